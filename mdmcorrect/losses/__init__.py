@@ -1,0 +1,22 @@
+"""Losses that teach a masked diffusion model to correct itself, each with a form that calls the model and one that
+takes logits."""
+
+from .masking import mask_tokens
+from .mdlm import mdlm_loss, mdlm_loss_from_logits
+from .outputs import LossOutput
+from .prism import PrismInputs, prism_inputs, prism_loss, prism_loss_from_logits
+from .proseco import corrector_inputs, proseco_loss, proseco_loss_from_logits
+
+__all__ = [
+    "LossOutput",
+    "PrismInputs",
+    "corrector_inputs",
+    "mask_tokens",
+    "mdlm_loss",
+    "mdlm_loss_from_logits",
+    "prism_inputs",
+    "prism_loss",
+    "prism_loss_from_logits",
+    "proseco_loss",
+    "proseco_loss_from_logits",
+]

@@ -1,0 +1,131 @@
+"""The masked diffusion loss: weighted cross-entropy at masked positions (MDLM, arXiv 2406.07524, eq. 10).
+
+L = E_{t, z_t} [ w(t) sum_{l: z_t^l = m} -log x_theta^l(x_0^l | z_t) ],    w(t) = -alpha'(t) / (1 - alpha(t)).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..schedules import Schedule, get_schedule
+from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
+from .outputs import Forward, LossOutput, call_model, check_logits, read_logits
+from .terms import Weight, normalize, time_weight, token_log_prob
+
+
+def mdlm_loss(
+    model: Any,
+    x0: Tensor,
+    *,
+    mask_id: int,
+    t: Tensor | None = None,
+    t_min: float = 1e-3,
+    antithetic: bool = True,
+    schedule: str | Schedule = "linear",
+    fixed: Tensor | None = None,
+    loss_mask: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    condition: Tensor | None = None,
+    weight: Weight = "elbo",
+    normalizer: str = "token",
+    generator: torch.Generator | None = None,
+    forward: Forward | None = None,
+    check: bool = True,
+) -> LossOutput:
+    """Mask x0 at random times, run the model once, and return the weighted cross-entropy at the masks.
+
+    Args:
+        model: ``tokens [B, L] -> logits [B, L, V]``, or an output with ``logits``. ``attention_mask`` and ``condition``
+            are passed on as keyword arguments when given.
+        x0: int64 ``[B, L]`` clean tokens, without ``mask_id`` except under padding.
+        mask_id: id of the mask token; its probability is 0 in the model's softmax.
+        t: ``[B]`` times in (0, 1]; None draws them uniform on ``[t_min, 1)``.
+        t_min: smallest drawn time.
+        antithetic: one time from each of B equal slices (see ``schedules.sample_times``).
+        schedule: "linear", "loglinear", "cosine" or an object with the methods of ``schedules.Schedule``.
+        fixed: bool ``[B, L]``, tokens that are never masked and carry no loss: prompts, givens.
+        loss_mask: bool ``[B, L]``; where False, tokens may be masked but carry no loss (loss on answers only).
+        attention_mask: bool or 0/1 ``[B, L]``; where 0, padding: never masked, no loss, in no denominator but "BL".
+        condition: passed to the model.
+        weight: "elbo" (w(t), 1/t for the linear schedules), "uniform", or a function of t.
+        normalizer: "token" (all scored tokens of the batch, masked or not: MDLM), "BL" (B * L: LLaDA pre-training,
+            PRISM's regulariser), "answer" (each row by its number of scored tokens: LLaDA's fine-tuning).
+        generator: source of times and masks.
+        forward: replaces the call of the model: ``forward(model, tokens, time=, attention_mask=, condition=)``, for
+            time-conditioned models and other signatures.
+        check: look at x0's values (mask_id among them? nothing to mask?), at the price of one host synchronisation.
+
+    Returns:
+        ``LossOutput`` with parts "mdlm" (the loss), "masked" (masked share of the free positions) and
+        "accuracy" (share of masked scored positions whose argmax is right). A batch in which no mask was drawn has loss 0.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument.
+    """
+    schedule = get_schedule(schedule)
+    check_tokens(x0, mask_id, t)
+    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
+    if check:
+        check_values(x0, mask_id, roles)
+    t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
+    z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
+    output = call_model(model, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
+    return mdlm_loss_from_logits(
+        read_logits(output),
+        x0,
+        z,
+        t,
+        mask_id=mask_id,
+        schedule=schedule,
+        fixed=fixed,
+        loss_mask=loss_mask,
+        attention_mask=attention_mask,
+        weight=weight,
+        normalizer=normalizer,
+    )
+
+
+def mdlm_loss_from_logits(
+    logits: Tensor,
+    x0: Tensor,
+    z: Tensor,
+    t: Tensor,
+    *,
+    mask_id: int,
+    schedule: str | Schedule = "linear",
+    fixed: Tensor | None = None,
+    loss_mask: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    weight: Weight = "elbo",
+    normalizer: str = "token",
+) -> LossOutput:
+    """:func:`mdlm_loss` for who masks and calls the model alone: ``logits [B, L, V]`` of ``z [B, L]`` at ``t [B]``."""
+    check_logits(logits, x0, mask_id)
+    if z.shape != x0.shape:
+        raise ValueError(f"z: expected the shape of x0, {tuple(x0.shape)}, got {tuple(z.shape)}")
+    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
+    masked = (z == mask_id) & roles.scored
+    w = time_weight(weight, get_schedule(schedule), t).unsqueeze(-1)
+    # Targets outside the masks are never used; mask_id there (a padding id, say) would make an infinite term.
+    log_prob = token_log_prob(logits, torch.where(masked, x0, _any_other_id(mask_id)), mask_id)
+    loss = normalize(torch.where(masked, -w * log_prob, 0), roles.scored, normalizer)
+    with torch.no_grad():
+        count = masked.sum().clamp(min=1)
+        right = masked & (logits.index_fill(-1, _index(mask_id, logits), float("-inf")).argmax(-1) == x0)
+        parts = {
+            "mdlm": loss.detach(),
+            "masked": ((z == mask_id) & roles.free).sum() / roles.free.sum().clamp(min=1),
+            "accuracy": right.sum() / count,
+        }
+    return LossOutput(loss, parts)
+
+
+def _any_other_id(mask_id: int) -> int:
+    return 0 if mask_id else 1
+
+
+def _index(mask_id: int, logits: Tensor) -> Tensor:
+    return torch.tensor([mask_id], device=logits.device)

@@ -1,0 +1,94 @@
+"""Calling a model in training, and reading logits, hidden states and condition from whatever it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Forward = Callable[..., Any]
+
+
+@dataclass
+class LossOutput:
+    """A loss and what to log beside it.
+
+    ``loss`` is a scalar with a graph; ``parts`` are detached scalars on the same device (reading them synchronises).
+    """
+
+    loss: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _field(output: Any, name: str) -> Any:
+    if isinstance(output, Mapping):
+        return output.get(name)
+    return getattr(output, name, None)
+
+
+def read_logits(output: Any) -> Tensor:
+    """The output itself if it is a tensor, else its ``logits``, attribute or key."""
+    logits = output if isinstance(output, Tensor) else _field(output, "logits")
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model: expected logits or an object with .logits, got {type(output).__name__}")
+    return logits
+
+
+def read_hidden(output: Any) -> Tensor:
+    """The output's ``hidden``, or the last of its ``hidden_states``."""
+    hidden = None if isinstance(output, Tensor) else _field(output, "hidden")
+    if hidden is None and not isinstance(output, Tensor):
+        states = _field(output, "hidden_states")
+        hidden = states[-1] if isinstance(states, (tuple, list)) and states else states
+    if not isinstance(hidden, Tensor):
+        raise TypeError(
+            "model: the quality head needs hidden states: expected an object with .hidden or .hidden_states, "
+            f"got {type(output).__name__} without them"
+        )
+    return hidden
+
+
+def read_condition(output: Any) -> Tensor | None:
+    """The output's ``condition`` (the vector that modulates its layers), None without one."""
+    return None if isinstance(output, Tensor) else _field(output, "condition")
+
+
+def call_model(
+    model: Any,
+    tokens: Tensor,
+    *,
+    forward: Forward | None,
+    time: Tensor,
+    attention_mask: Tensor | None,
+    condition: Tensor | None,
+) -> Any:
+    """``model(tokens)`` with the attention mask and condition the caller gave, or ``forward`` when there is one."""
+    if forward is not None:
+        return forward(model, tokens, time=time, attention_mask=attention_mask, condition=condition)
+    given: dict[str, Tensor] = {}
+    if attention_mask is not None:
+        given["attention_mask"] = attention_mask
+    if condition is not None:
+        given["condition"] = condition
+    return model(tokens, **given)
+
+
+def check_logits(logits: Tensor, tokens: Tensor, mask_id: int, name: str = "logits") -> None:
+    """Raise unless ``logits`` is floating ``[B, L, V]`` over ``tokens [B, L]`` with ``mask_id`` inside V."""
+    if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+        raise ValueError(
+            f"{name}: expected [B, L, V] = [{tokens.shape[0]}, {tokens.shape[1]}, V] for tokens "
+            f"{tuple(tokens.shape)}, got {tuple(logits.shape)}"
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"{name}: expected a floating dtype, got {logits.dtype}")
+    if not 0 <= mask_id < logits.shape[-1]:
+        raise ValueError(f"mask_id: expected an id within the vocabulary of {logits.shape[-1]}, got {mask_id}")
+
+
+def repeat_rows(value: Tensor | None, times: int) -> Tensor | None:
+    """Each row ``times`` times, neighbours together."""
+    return value if value is None or times == 1 else torch.repeat_interleave(value, times, dim=0)

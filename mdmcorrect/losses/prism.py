@@ -1,0 +1,254 @@
+"""PRISM (arXiv 2510.01384): teach a head the probability that a token is right given all the others.
+
+z = mask(x0);  S: k masked positions of z;  y = z with y_S drawn from the model (no gradient)
+L = E[ mean_{i in S} BCE( 1[x0_i = y_i], g_i(y) ) ] + lambda L_MDM                                  (section 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..schedules import Schedule, get_schedule
+from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
+from .mdlm import mdlm_loss_from_logits
+from .outputs import (
+    Forward,
+    LossOutput,
+    call_model,
+    check_logits,
+    read_condition,
+    read_hidden,
+    read_logits,
+    repeat_rows,
+)
+from .terms import Weight, draw_tokens, normalize, upcast, without_mask
+
+
+class PrismInputs(NamedTuple):
+    """``tokens`` y, int64 ``[B * n_y, L]`` (the n_y draws of a row are neighbours), and ``selected`` S, bool alike."""
+
+    tokens: Tensor
+    selected: Tensor
+
+
+def prism_loss(
+    model: Any,
+    x0: Tensor,
+    *,
+    mask_id: int,
+    head: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+    k: int = 1,
+    n_y: int = 1,
+    positions: str = "random",
+    leftmost: int | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    train_backbone: bool = True,
+    mdlm_weight: float | None = None,
+    t: Tensor | None = None,
+    t_min: float = 1e-3,
+    antithetic: bool = True,
+    schedule: str | Schedule = "linear",
+    fixed: Tensor | None = None,
+    loss_mask: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    condition: Tensor | None = None,
+    weight: Weight = "elbo",
+    normalizer: str = "token",
+    generator: torch.Generator | None = None,
+    forward: Forward | None = None,
+    check: bool = True,
+) -> LossOutput:
+    """One step of PRISM's fine-tuning: a forward on z, n_y draws of y, a forward on every y, the head on its states.
+
+    The minimiser of the first term at k = 1 is ``g_i(y) = p(x_i = y_i | y with i masked)``, whatever model drew y;
+    at k > 1 it averages ``p(x_i = y_i | y with S masked)`` over S, which is less informed (docs/losses.md).
+
+    Args:
+        model: as in :func:`mdlm_loss`, with hidden states in its output: ``hidden``, or the last of ``hidden_states``.
+        x0, mask_id, t, t_min, antithetic, schedule, fixed, loss_mask, attention_mask, condition, generator, forward,
+            check: as in :func:`mdlm_loss`. ``loss_mask`` also keeps S within the scored positions. The condition of the
+            model's output, not the argument, goes to the head.
+        head: ``head(hidden, condition) -> logits [B * n_y, L]``; None takes ``model.head`` (``heads.attach``).
+        k: number of masked positions filled and judged per y, 1 <= k <= L; a row with fewer masks fills all of them.
+        n_y: draws of y per z; positions are drawn anew for each.
+        positions: "random" (uniform among the masks) or "confidence" (the k with the highest maximum probability,
+            PRISM's variant for LLaDA).
+        leftmost: choose only among each row's leftmost masks, this many (LLaDA variant: 512); None for all.
+        temperature, top_p: how y is drawn; temperature 0 is the argmax (LLaDA variant); top_p drops the crossing token.
+        train_backbone: False runs both forwards without gradient and detaches the head's inputs. Dropout is not
+            switched off: call ``model.eval()``.
+        mdlm_weight: lambda (paper: 5 on Sudoku, 0.5 on OpenWebText). None: 1 with a trained backbone, 0 with a frozen.
+        weight, normalizer: of the masked diffusion term alone. The quality term is the mean over chosen positions.
+
+    Returns:
+        ``LossOutput`` with parts "quality" (mean BCE), "mdlm", "right" (share of chosen tokens that were right) and
+        "chosen" (their number). No mask drawn anywhere: the quality term is 0.
+
+    Raises:
+        ValueError, TypeError: besides those of :func:`mdlm_loss`: k > L, n_y < 1, a frozen backbone with
+            mdlm_weight > 0, a head or hidden states that are missing or of the wrong shape.
+    """
+    schedule = get_schedule(schedule)
+    check_tokens(x0, mask_id, t)
+    head = _find_head(model, head)
+    if mdlm_weight is None:
+        mdlm_weight = 1.0 if train_backbone else 0.0
+    if not train_backbone and mdlm_weight:
+        raise ValueError(f"mdlm_weight: expected 0 with train_backbone=False, got {mdlm_weight}")
+    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
+    if check:
+        check_values(x0, mask_id, roles)
+    t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
+    z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
+
+    with nullcontext() if train_backbone and mdlm_weight else torch.no_grad():
+        output = call_model(model, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
+        logits = read_logits(output)
+    y, selected = prism_inputs(
+        logits,
+        z,
+        mask_id=mask_id,
+        eligible=roles.scored,
+        k=k,
+        n_y=n_y,
+        positions=positions,
+        leftmost=leftmost,
+        temperature=temperature,
+        top_p=top_p,
+        generator=generator,
+    )
+
+    with nullcontext() if train_backbone else torch.no_grad():
+        judged = call_model(
+            model,
+            y,
+            forward=forward,
+            time=torch.repeat_interleave(t, n_y),
+            attention_mask=repeat_rows(attention_mask, n_y),
+            condition=repeat_rows(condition, n_y),
+        )
+        hidden, head_condition = read_hidden(judged), read_condition(judged)
+    quality_logit = head(hidden, head_condition)
+    result = prism_loss_from_logits(quality_logit, x0, y, selected)
+    if mdlm_weight:
+        mdlm = mdlm_loss_from_logits(
+            logits,
+            x0,
+            z,
+            t,
+            mask_id=mask_id,
+            schedule=schedule,
+            fixed=fixed,
+            loss_mask=loss_mask,
+            attention_mask=attention_mask,
+            weight=weight,
+            normalizer=normalizer,
+        )
+        result = LossOutput(result.loss + mdlm_weight * mdlm.loss, {**mdlm.parts, **result.parts})
+    return result
+
+
+def prism_inputs(
+    logits: Tensor,
+    z: Tensor,
+    *,
+    mask_id: int,
+    k: int = 1,
+    n_y: int = 1,
+    eligible: Tensor | None = None,
+    positions: str = "random",
+    leftmost: int | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> PrismInputs:
+    """Choose S among the masks of ``z`` and fill it from ``logits [B, L, V]``, without gradient.
+
+    S depends on z alone, never on the drawn tokens: the proposition needs that. Tokens are drawn at S only, so the
+    float64 work is on ``[B, n_y * k, V]``.
+    """
+    check_logits(logits, z, mask_id)
+    batch, length = z.shape
+    if not 1 <= k <= length:
+        raise ValueError(f"k: expected 1 <= k <= L = {length}, got {k}")
+    if n_y < 1:
+        raise ValueError(f"n_y: expected at least one draw per z, got {n_y}")
+    if leftmost is not None and leftmost < 1:
+        raise ValueError(f"leftmost: expected a positive number of masks or None, got {leftmost}")
+    masked = z == mask_id
+    if eligible is not None:
+        masked = masked & eligible
+    if leftmost is not None:
+        masked = masked & (masked.cumsum(-1) <= leftmost)
+    with torch.no_grad():
+        scores = _position_scores(logits, masked, mask_id, n_y, positions, generator)
+        best, index = scores.masked_fill(~masked.unsqueeze(1), float("-inf")).topk(k, dim=-1)
+        index = index.flatten(1)  # [B, n_y * k]
+        rows = logits.gather(1, index.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+        drawn = draw_tokens(without_mask(rows, mask_id), temperature=temperature, top_p=top_p, generator=generator)
+        index, drawn = index.view(batch * n_y, k), drawn.view(batch * n_y, k)
+        real = (best > float("-inf")).view(batch * n_y, k)
+        repeated = torch.repeat_interleave(z, n_y, dim=0)
+        y = repeated.scatter(1, index, torch.where(real, drawn, repeated.gather(1, index)))
+        selected = torch.zeros_like(y, dtype=torch.bool).scatter(1, index, real)
+    return PrismInputs(y, selected)
+
+
+def prism_loss_from_logits(quality_logit: Tensor, x0: Tensor, y: Tensor, selected: Tensor) -> LossOutput:
+    """The quality term alone: mean over ``selected`` of ``BCE(1[x0 = y], sigmoid(quality_logit))``.
+
+    Args:
+        quality_logit: ``[B * n_y, L]`` logits of g on y.
+        x0: int64 ``[B, L]`` clean tokens.
+        y, selected: from :func:`prism_inputs`, ``[B * n_y, L]``.
+    """
+    if y.ndim != 2 or y.shape[1] != x0.shape[1] or (y.shape[0] % x0.shape[0] if x0.shape[0] else y.shape[0]):
+        raise ValueError(f"y: expected [B * n_y, L] for x0 {tuple(x0.shape)}, got {tuple(y.shape)}")
+    if quality_logit.shape != y.shape:
+        raise ValueError(f"head: expected logits {tuple(y.shape)}, got {tuple(quality_logit.shape)}")
+    if selected.shape != y.shape:
+        raise ValueError(f"selected: expected the shape of y, {tuple(y.shape)}, got {tuple(selected.shape)}")
+    n_y = y.shape[0] // x0.shape[0] if x0.shape[0] else 1
+    right = torch.repeat_interleave(x0, n_y, dim=0) == y
+    with torch.autocast(quality_logit.device.type, enabled=False):
+        logit = upcast(quality_logit)
+        bce = F.binary_cross_entropy_with_logits(logit, right.to(logit.dtype), reduction="none")
+        loss = normalize(bce, selected, "token")
+    chosen = selected.sum()
+    parts = {
+        "quality": loss.detach(),
+        "right": (right & selected).sum() / chosen.clamp(min=1),
+        "chosen": chosen,
+    }
+    return LossOutput(loss, parts)
+
+
+def _find_head(
+    model: Any, head: Callable[[Tensor, Tensor | None], Tensor] | None
+) -> Callable[[Tensor, Tensor | None], Tensor]:
+    found = getattr(model, "head", None) if head is None else head
+    if not callable(found):
+        raise TypeError("head: expected a callable (hidden, condition) -> logits, or a model made by heads.attach")
+    return found
+
+
+def _position_scores(
+    logits: Tensor, masked: Tensor, mask_id: int, n_y: int, positions: str, generator: torch.Generator | None
+) -> Tensor:
+    """``[B, n_y, L]``, larger is chosen first."""
+    batch, length = masked.shape
+    if positions == "random":
+        device = masked.device if generator is None else generator.device
+        return torch.rand(batch, n_y, length, generator=generator, device=device).to(masked.device)
+    if positions == "confidence":
+        scores = without_mask(logits, mask_id)
+        confidence = scores.amax(-1) - scores.logsumexp(-1)
+        return confidence.unsqueeze(1).expand(batch, n_y, length)
+    raise ValueError(f"positions: expected 'random' or 'confidence', got {positions!r}")

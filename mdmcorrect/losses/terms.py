@@ -1,0 +1,89 @@
+"""The arithmetic the losses share: log-probabilities without the mask token, time weights, normalisers, drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..schedules import Schedule
+
+NORMALIZERS = ("token", "BL", "answer")
+Weight = str | Callable[[Tensor], Tensor]
+
+
+def upcast(x: Tensor) -> Tensor:
+    """float32, or float64 as it came: softmax and cross-entropy in half precision lose the tail."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def without_mask(logits: Tensor, mask_id: int) -> Tensor:
+    """Upcast logits with the mask token at -inf (SUBS, arXiv 2406.07524, section 3.2.3). The input is left as it is."""
+    index = torch.tensor([mask_id], device=logits.device)
+    return upcast(logits).index_fill(-1, index, float("-inf"))
+
+
+def token_log_prob(logits: Tensor, targets: Tensor, mask_id: int) -> Tensor:
+    """``log softmax(logits without mask)[targets]``, ``[B, L]``, in float32 or float64, also under autocast."""
+    with torch.autocast(logits.device.type, enabled=False):
+        scores = without_mask(logits, mask_id)
+        nll = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
+        return -nll.view_as(targets)
+
+
+def time_weight(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
+    """``[B]`` weights: "elbo" is the schedule's, "uniform" is 1, a callable maps t to them."""
+    if callable(weight):
+        return weight(t)
+    if weight == "elbo":
+        return schedule.weight(t)
+    if weight == "uniform":
+        return torch.ones_like(t)
+    raise ValueError(f"weight: expected 'elbo', 'uniform' or a callable of t, got {weight!r}")
+
+
+def normalize(per_token: Tensor, scored: Tensor, normalizer: str) -> Tensor:
+    """Sum ``per_token [B, L]`` over scored positions and divide.
+
+    "token": by the number of scored positions in the batch, masked or not. "BL": by B * L, padding and fixed positions
+    too. "answer": each row by its own number of scored positions, then the mean over the rows that have any.
+    Nothing scored gives 0.
+    """
+    total = torch.where(scored, per_token, 0)
+    if normalizer == "token":
+        return total.sum() / scored.sum().clamp(min=1)
+    if normalizer == "BL":
+        return total.sum() / max(scored.numel(), 1)
+    if normalizer == "answer":
+        length = scored.sum(-1)
+        return (total.sum(-1) / length.clamp(min=1)).sum() / (length > 0).sum().clamp(min=1)
+    raise ValueError(f"normalizer: expected one of {NORMALIZERS}, got {normalizer!r}")
+
+
+def draw_tokens(
+    scores: Tensor, *, temperature: float = 1.0, top_p: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """One token per row of ``scores [..., V]`` (logits, -inf allowed), no gradient.
+
+    ``temperature`` 0 is the argmax. ``top_p`` keeps the most probable tokens whose cumulated mass stays within it, and
+    always the first (the token that crosses is dropped, as MDLM, PRISM and ProSeCo do). The draw is an exponential race
+    in float64, whose tail float32 noise would cut.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature: expected >= 0, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
+    scores = scores.detach()
+    if temperature == 0:
+        return scores.argmax(-1)
+    probability = torch.softmax(scores.double() / temperature, -1)
+    if top_p < 1:
+        ordered, order = probability.sort(-1, descending=True, stable=True)
+        keep = ordered.cumsum(-1) <= top_p
+        keep[..., 0] = True
+        probability = torch.zeros_like(probability).scatter(-1, order, ordered * keep)
+    device = scores.device if generator is None else generator.device
+    race = torch.empty(scores.shape, dtype=torch.float64, device=device).exponential_(generator=generator)
+    return (probability / race.to(scores.device)).argmax(-1)
