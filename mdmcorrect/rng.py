@@ -1,0 +1,183 @@
+"""Counter-based randomness: the same draw for any batch, device, thread count and restart.
+
+Every random number of the package is one Philox4x32-10 output (Salmon et al., SC 2011). Its key is the 64-bit seed of a
+sequence, its counter ``(index, position, step, purpose << 16 | call)``, four 32-bit words; nothing else enters. The same
+arithmetic stands in ``csrc/core/philox.h`` and in :mod:`mdmcorrect.reference`, and all three agree bit for bit.
+
+The functions here are plain int64 tensor arithmetic: they run on any device, under ``torch.compile`` and without
+synchronising, and suit tensors of ``[batch, length]``. Kernels draw their own numbers.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+__all__ = ["Purpose", "sequence_seeds", "random_bits", "uniform", "gumbel"]
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+class Purpose(IntEnum):
+    """What a draw is for, so that two uses of one (index, position, step) never share bits."""
+
+    CHUNK = 1  # index: vocabulary chunk
+    TOKEN = 2  # index: global token id
+    POSITION = 3  # Gumbel noise of select_positions
+    COMMIT = 4  # Bernoulli unmasking
+    REMASK = 5  # Bernoulli remasking
+    COUNT = 6  # random counts
+    SEED = 7  # seed of sequence b
+    ORDER = 8  # uniform position scores
+    DENSE = 9  # one Gumbel per token
+
+
+def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a 32 x 32 bit product; the high half in two steps, since int64 holds only 63 bits."""
+    high = ((((word & 0xFFFF) * multiplier) >> 16) + (word >> 16) * multiplier) >> 16
+    return high, (word * multiplier) & _WORD
+
+
+def _philox(words: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Ten rounds of Philox4x32 on words held in int64 tensors, each in [0, 2^32)."""
+    x0, x1, x2, x3 = words
+    key0, key1 = key
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(x0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(x2, _MULTIPLIERS[1])
+        x0, x1, x2, x3 = high1 ^ x1 ^ key0, low1, high0 ^ x3 ^ key1, low0
+        key0, key1 = (key0 + _WEYL[0]) & _WORD, (key1 + _WEYL[1]) & _WORD
+    return x0, x1, x2, x3
+
+
+def random_bits(
+    seed: Tensor,
+    index: Tensor | int,
+    position: Tensor | int,
+    step: Tensor | int,
+    purpose: Purpose | int,
+    call: Tensor | int = 0,
+) -> Tensor:
+    """64 random bits per draw, as int64 (two's complement of the unsigned value), shape of the broadcast arguments.
+
+    Integers outside [0, 2^32) are taken modulo 2^32, ``call`` modulo 2^16.
+    """
+    index, position, step, call = (
+        torch.as_tensor(word, dtype=torch.int64, device=seed.device) for word in (index, position, step, call)
+    )
+    stream = (int(purpose) << 16) | (call & 0xFFFF)
+    seed, index, position, step, stream = torch.broadcast_tensors(seed, index, position, step, stream)
+    key = (seed & _WORD, (seed >> 32) & _WORD)
+    x0, x1, _, _ = _philox((index & _WORD, position & _WORD, step & _WORD, stream), key)
+    return (x0 << 32) | x1
+
+
+def sequence_seeds(
+    seed: int | Tensor | torch.Generator, batch: int, *, device: torch.device | str | None = None
+) -> Tensor:
+    """One seed per sequence, int64 ``[batch]``.
+
+    Args:
+        seed: an int64 tensor ``[batch]``, returned as it is: only this form makes a sequence independent of its place in
+            the batch. An int or a 0-d int64 tensor: sequence ``b`` gets ``philox(seed, b)``. A ``torch.Generator``: one
+            int64 is drawn from it, then as for an int.
+        batch: number of sequences.
+        device: where the seeds go; default: the device of a tensor ``seed``, else the CPU.
+
+    Raises:
+        TypeError: ``seed`` is of another type or dtype.
+        ValueError: a tensor ``seed`` whose shape is neither ``[batch]`` nor ``[]``.
+    """
+    if isinstance(seed, torch.Generator):
+        seed = torch.randint(-(2**63), 2**63 - 1, (), generator=seed, device=seed.device, dtype=torch.int64)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64:
+            raise TypeError(f"seed: expected an int64 tensor, got {seed.dtype}")
+        if device is not None:
+            seed = seed.to(device)
+        if seed.dim() == 1 and seed.shape[0] == batch:
+            return seed
+        if seed.dim() != 0:
+            raise ValueError(f"seed: expected shape [{batch}], one seed per sequence, or [], got {list(seed.shape)}")
+        root = seed
+    elif isinstance(seed, int) and not isinstance(seed, bool):
+        wrapped = (seed + 2**63) % 2**64 - 2**63
+        root = torch.full((), wrapped, dtype=torch.int64, device=device)
+    else:
+        raise TypeError(f"seed: expected an int, an int64 tensor or a torch.Generator, got {type(seed).__name__}")
+    sequence = torch.arange(batch, dtype=torch.int64, device=root.device)
+    return random_bits(root, sequence, sequence >> 32, 0, Purpose.SEED)
+
+
+def _uniform_from_bits(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """``min((r + 1/2) 2^-64, largest value below 1)`` for the unsigned r whose two's complement is ``bits``."""
+    # int64 holds r >= 2^63 as a negative number: halve it, keeping the lost bit as a sticky bit so that the conversion
+    # still rounds to nearest, and double the result.
+    halved = ((bits >> 1) & 0x7FFFFFFFFFFFFFFF) | (bits & 1)
+    value = torch.where(bits >= 0, bits.to(dtype), halved.to(dtype) * 2.0)
+    return (value * 2.0**-64 + 2.0**-65).clamp(max=1.0 - torch.finfo(dtype).eps / 2)
+
+
+def _position_grid(seed: Tensor, positions: Tensor | int, step: Tensor | int) -> tuple[Tensor, Tensor | int]:
+    """Positions as ``[L]`` or ``[B, L]`` and steps as a scalar or ``[B, 1]``, checked against the batch of ``seed``."""
+    if seed.dim() != 1 or seed.dtype != torch.int64:
+        raise ValueError(f"seed: expected int64 [B] (see sequence_seeds), got {seed.dtype} {list(seed.shape)}")
+    if isinstance(positions, int):
+        positions = torch.arange(positions, dtype=torch.int64, device=seed.device)
+    if positions.dtype != torch.int64 or positions.dim() not in (1, 2):
+        raise ValueError(
+            f"positions: expected a length or int64 [L] or [B, L], got {positions.dtype} {list(positions.shape)}"
+        )
+    if positions.dim() == 2 and positions.shape[0] != seed.shape[0]:
+        raise ValueError(f"positions: expected [{seed.shape[0]}, L] as seed has it, got {list(positions.shape)}")
+    if isinstance(step, Tensor) and step.dim() == 1:
+        if step.shape[0] != seed.shape[0]:
+            raise ValueError(f"step: expected [] or [{seed.shape[0]}] as seed has it, got {list(step.shape)}")
+        step = step[:, None]
+    return positions, step
+
+
+def uniform(
+    seed: Tensor,
+    positions: Tensor | int,
+    step: Tensor | int,
+    purpose: Purpose | int,
+    call: Tensor | int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """One uniform number in (0, 1) for each position of each sequence, ``[B, L]``.
+
+    Args:
+        seed: int64 ``[B]``, one per sequence (:func:`sequence_seeds`).
+        positions: a length L (positions 0 to L - 1), or int64 ``[L]`` or ``[B, L]``.
+        step: an int, or int64 ``[]`` or ``[B]``.
+        purpose: what the numbers are for.
+        call: tells calls within one step apart; modulo 2^16.
+        dtype: float32 or float64. Both are ``(r + 1/2) 2^-64`` of the same 64 bits, rounded; never 0, never 1.
+    """
+    grid, step = _position_grid(seed, positions, step)
+    return _uniform_from_bits(random_bits(seed[:, None], 0, grid, step, purpose, call), dtype)
+
+
+def gumbel(
+    seed: Tensor,
+    positions: Tensor | int,
+    step: Tensor | int,
+    purpose: Purpose | int,
+    call: Tensor | int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """One standard Gumbel variate for each position of each sequence, ``[B, L]``; arguments as for :func:`uniform`.
+
+    Computed as ``-log(-log1p(-u))``: large values come from small u, where floating point is dense, so the upper tail
+    reaches 45.05 instead of ending at 16.6 as it does with float32 uniforms near 1 (arXiv 2409.02908, section 5).
+    """
+    u = uniform(seed, positions, step, purpose, call, dtype=dtype)
+    return -torch.log(-torch.log1p(-u))
