@@ -1,4 +1,4 @@
-"""The quality head of PRISM (arXiv 2510.01384): from a hidden state to P(the token at this position is right | the rest).
+"""The quality head of PRISM (arXiv 2510.01384): from a hidden state to P(the token here is right | the rest).
 
 ``QualityHead`` is the layer; ``attach`` puts it on any model whose hidden states can be reached, by a function of the
 model's output or by a forward hook on a named submodule.
@@ -45,11 +45,8 @@ class QualityHead(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("hidden_size", hidden_size),
-            ("mlp_hidden", mlp_hidden),
-            ("condition_size", condition_size),
-        ):
+        sizes = {"hidden_size": hidden_size, "mlp_hidden": mlp_hidden, "condition_size": condition_size}
+        for name, size in sizes.items():
             if size is not None and size < 1:
                 raise ValueError(f"{name}: expected a positive size, got {size}")
         if norm not in _NORMS:
@@ -145,7 +142,7 @@ class ModelWithQuality(nn.Module):
         capture: str,
     ) -> None:
         super().__init__()
-        self.model, self.head = model, head
+        self.model, self.quality_head = model, head
         self._read_hidden, self._read_logits, self._read_condition = hidden, logits, condition
         self._module, self._captured = module, None
         if module is not None:
@@ -169,7 +166,7 @@ class ModelWithQuality(nn.Module):
         hidden = self._hidden(output)
         logits = read_logits(output) if self._read_logits is None else self._read_logits(output)
         condition = read_condition(output) if self._read_condition is None else self._read_condition(output)
-        quality_logit = self.head(hidden, condition)
+        quality_logit = self.quality_head(hidden, condition)
         return QualityOutput(logits, hidden, torch.sigmoid(quality_logit), quality_logit, condition)
 
     def _hidden(self, output: Any) -> Tensor:

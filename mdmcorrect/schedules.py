@@ -31,7 +31,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """``alpha(t) = 1 - t``: the mask probability is the time itself (LLaDA, arXiv 2502.09992, eq. 3); weight ``1/t``."""
+    """``alpha(t) = 1 - t``: the mask probability is the time itself (LLaDA, arXiv 2502.09992); weight ``1/t``."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -45,7 +45,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class LogLinear:
-    """``sigma(t) = -log(1 - (1 - eps) t)``, hence ``alpha(t) = exp(-sigma(t)) = 1 - (1 - eps) t`` (MDLM, PRISM, ProSeCo).
+    """``sigma(t) = -log(1 - (1 - eps) t)``, hence ``alpha(t) = exp(-sigma(t)) = 1 - (1 - eps) t`` (MDLM, PRISM).
 
     The factor ``1 - eps`` cancels in the weight, which is ``sigma' / expm1(sigma) = 1/t`` exactly, not up to ``eps``.
     """

@@ -59,9 +59,7 @@ def check_values(x0: Tensor, mask_id: int, roles: Roles) -> None:
     masks = ((x0 == mask_id) & roles.present).sum()
     found, free = torch.stack([masks, roles.free.sum()]).tolist()
     if found:
-        raise ValueError(
-            f"x0: expected clean tokens, found mask_id {mask_id} at {found} positions that are not padding"
-        )
+        raise ValueError(f"x0: expected clean tokens, found mask_id {mask_id} at {found} positions outside padding")
     if not free and x0.numel():
         raise ValueError("fixed, attention_mask: expected some position that may be masked, all are fixed or padding")
 

@@ -60,7 +60,7 @@ def mdlm_loss(
 
     Returns:
         ``LossOutput`` with parts "mdlm" (the loss), "masked" (masked share of the free positions) and
-        "accuracy" (share of masked scored positions whose argmax is right). A batch in which no mask was drawn has loss 0.
+        "accuracy" (share of masked scored positions whose argmax is right). When no mask was drawn the loss is 0.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument.

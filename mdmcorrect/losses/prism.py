@@ -75,7 +75,7 @@ def prism_loss(
         x0, mask_id, t, t_min, antithetic, schedule, fixed, loss_mask, attention_mask, condition, generator, forward,
             check: as in :func:`mdlm_loss`. ``loss_mask`` also keeps S within the scored positions. The condition of the
             model's output, not the argument, goes to the head.
-        head: ``head(hidden, condition) -> logits [B * n_y, L]``; None takes ``model.head`` (``heads.attach``).
+        head: ``head(hidden, condition) -> logits [B * n_y, L]``; None takes ``model.quality_head`` (``heads.attach``).
         k: number of masked positions filled and judged per y, 1 <= k <= L; a row with fewer masks fills all of them.
         n_y: draws of y per z; positions are drawn anew for each.
         positions: "random" (uniform among the masks) or "confidence" (the k with the highest maximum probability,
@@ -233,7 +233,7 @@ def prism_loss_from_logits(quality_logit: Tensor, x0: Tensor, y: Tensor, selecte
 def _find_head(
     model: Any, head: Callable[[Tensor, Tensor | None], Tensor] | None
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
-    found = getattr(model, "head", None) if head is None else head
+    found = getattr(model, "quality_head", None) if head is None else head
     if not callable(found):
         raise TypeError("head: expected a callable (hidden, condition) -> logits, or a model made by heads.attach")
     return found
