@@ -1,22 +1,16 @@
 // Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //
 // A counter-based generator has no state: the draw belongs to its counter, so it is the same on every device, for every
-// batch, thread count and launch shape. Key: the sequence's seed. Counter: (index, position, step, purpose << 16 | call).
-//
-// Everything here has internal linkage: each instruction set compiles its own copy, and none may leak into another's.
+// batch, thread count and launch shape. Key: the sequence's seed. Counter: (index, position, step, purpose << 16 |
+// call).
 #pragma once
 
-#include <stdint.h>
-
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#define MDM_HOST_DEVICE __host__ __device__ __forceinline__ static
-#else
-#define MDM_HOST_DEVICE __attribute__((always_inline)) static inline
-#endif
+#include "core/config.h"
 
 namespace mdmcorrect {
 
-// What a draw is for, so that two uses of one (index, position, step) never share bits. mdmcorrect/rng.py has the same names.
+// What a draw is for, so that two uses of one (index, position, step) never share bits. mdmcorrect/rng.py has the same
+// names.
 enum class Purpose : uint32_t {
   CHUNK = 1,     // index: vocabulary chunk
   TOKEN = 2,     // index: global token id
@@ -33,13 +27,17 @@ struct PhiloxCounter {
   uint32_t x0, x1, x2, x3;
 };
 
+}  // namespace mdmcorrect
+
+namespace MDM_NAMESPACE {
+
 constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u;
 constexpr uint32_t kPhiloxMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u;
 constexpr uint32_t kPhiloxWeyl1 = 0xBB67AE85u;
 constexpr int kPhiloxRounds = 10;
 
-MDM_HOST_DEVICE PhiloxCounter philox4x32(PhiloxCounter counter, uint32_t key0, uint32_t key1) {
+MDM_INLINE PhiloxCounter philox4x32(PhiloxCounter counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const uint64_t product0 = static_cast<uint64_t>(kPhiloxMultiplier0) * counter.x0;
     const uint64_t product1 = static_cast<uint64_t>(kPhiloxMultiplier1) * counter.x2;
@@ -52,19 +50,18 @@ MDM_HOST_DEVICE PhiloxCounter philox4x32(PhiloxCounter counter, uint32_t key0, u
 }
 
 // The last counter word: the purpose above, the call within the step below.
-MDM_HOST_DEVICE uint32_t philox_stream(Purpose purpose, int64_t call) {
+MDM_INLINE uint32_t philox_stream(Purpose purpose, int64_t call) {
   return static_cast<uint32_t>(purpose) << 16 | (static_cast<uint32_t>(call) & 0xFFFFu);
 }
 
 // 64 random bits of one draw; int64 arguments are taken modulo 2^32.
-MDM_HOST_DEVICE uint64_t philox_bits(int64_t seed, int64_t index, int64_t position, int64_t step, Purpose purpose,
-                                     int64_t call) {
+MDM_INLINE uint64_t philox_bits(int64_t seed, int64_t index, int64_t position, int64_t step, Purpose purpose,
+                                int64_t call) {
   const uint64_t key = static_cast<uint64_t>(seed);
-  const PhiloxCounter out =
-      philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(position), static_cast<uint32_t>(step),
-                  philox_stream(purpose, call)},
-                 static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
+  const PhiloxCounter out = philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(position),
+                                        static_cast<uint32_t>(step), philox_stream(purpose, call)},
+                                       static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
   return static_cast<uint64_t>(out.x0) << 32 | out.x1;
 }
 
-}  // namespace mdmcorrect
+}  // namespace MDM_NAMESPACE
