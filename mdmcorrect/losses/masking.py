@@ -54,14 +54,18 @@ def check_tokens(x0: Tensor, mask_id: int, t: Tensor | None = None) -> None:
             raise TypeError(f"t: expected a floating dtype, got {t.dtype}")
 
 
-def check_values(x0: Tensor, mask_id: int, roles: Roles) -> None:
-    """Raise if clean tokens contain the mask, or if nothing can be masked. One host synchronisation."""
-    masks = ((x0 == mask_id) & roles.present).sum()
-    found, free = torch.stack([masks, roles.free.sum()]).tolist()
+def check_values(x0: Tensor, mask_id: int, roles: Roles, t: Tensor | None = None) -> None:
+    """Raise if clean tokens contain the mask, nothing can be masked or a time is no time. One host synchronisation."""
+    facts = [((x0 == mask_id) & roles.present).sum(), roles.free.sum()]
+    if t is not None:
+        facts.append((~((t > 0) & (t <= 1))).sum().to(x0.device))
+    found, free, *bad_times = torch.stack(facts).tolist()
     if found:
         raise ValueError(f"x0: expected clean tokens, found mask_id {mask_id} at {found} positions outside padding")
     if not free and x0.numel():
         raise ValueError("fixed, attention_mask: expected some position that may be masked, all are fixed or padding")
+    if any(bad_times):
+        raise ValueError(f"t: expected times in (0, 1], got {bad_times[0]} outside")
 
 
 def draw_times(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..schedules import Schedule, get_schedule
 from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
 from .outputs import Forward, LossOutput, call_model, check_logits, read_logits
-from .terms import Weight, normalize, time_weight, token_log_prob
+from .terms import Weight, normalize, score_targets, time_weight
 
 
 def mdlm_loss(
@@ -69,7 +69,7 @@ def mdlm_loss(
     check_tokens(x0, mask_id, t)
     roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
     if check:
-        check_values(x0, mask_id, roles)
+        check_values(x0, mask_id, roles, t)
     t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
     z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
     output = call_model(model, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
@@ -109,23 +109,13 @@ def mdlm_loss_from_logits(
     roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
     masked = (z == mask_id) & roles.scored
     w = time_weight(weight, get_schedule(schedule), t).unsqueeze(-1)
-    # Targets outside the masks are never used; mask_id there (a padding id, say) would make an infinite term.
-    log_prob = token_log_prob(logits, torch.where(masked, x0, _any_other_id(mask_id)), mask_id)
-    loss = normalize(torch.where(masked, -w * log_prob, 0), roles.scored, normalizer)
+    log_prob, right = score_targets(logits, x0, masked, mask_id)
+    # The weight is masked too: at t = 0 it is infinite, and 0 * inf would reach the gradient as NaN.
+    loss = normalize(-w.where(masked, 0) * log_prob, roles.scored, normalizer)
     with torch.no_grad():
-        count = masked.sum().clamp(min=1)
-        right = masked & (logits.index_fill(-1, _index(mask_id, logits), float("-inf")).argmax(-1) == x0)
         parts = {
             "mdlm": loss.detach(),
             "masked": ((z == mask_id) & roles.free).sum() / roles.free.sum().clamp(min=1),
-            "accuracy": right.sum() / count,
+            "accuracy": (right & masked).sum() / masked.sum().clamp(min=1),
         }
     return LossOutput(loss, parts)
-
-
-def _any_other_id(mask_id: int) -> int:
-    return 0 if mask_id else 1
-
-
-def _index(mask_id: int, logits: Tensor) -> Tensor:
-    return torch.tensor([mask_id], device=logits.device)

@@ -66,14 +66,16 @@ def call_model(
     condition: Tensor | None,
 ) -> Any:
     """``model(tokens)`` with the attention mask and condition the caller gave, or ``forward`` when there is one."""
-    if forward is not None:
-        return forward(model, tokens, time=time, attention_mask=attention_mask, condition=condition)
-    given: dict[str, Tensor] = {}
-    if attention_mask is not None:
-        given["attention_mask"] = attention_mask
-    if condition is not None:
-        given["condition"] = condition
-    return model(tokens, **given)
+    given = {"attention_mask": attention_mask, "condition": condition}
+    try:
+        if forward is not None:
+            return forward(model, tokens, time=time, **given)
+        return model(tokens, **{name: value for name, value in given.items() if value is not None})
+    except IndexError as error:  # what an embedding says of an id beyond its table
+        low, high = int(tokens.min()), int(tokens.max())
+        raise IndexError(
+            f"model: failed on token ids from {low} to {high}; are mask_id and x0 within its vocabulary? ({error})"
+        ) from error
 
 
 def check_logits(logits: Tensor, tokens: Tensor, mask_id: int, name: str = "logits") -> None:

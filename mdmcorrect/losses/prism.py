@@ -104,7 +104,7 @@ def prism_loss(
         raise ValueError(f"mdlm_weight: expected 0 with train_backbone=False, got {mdlm_weight}")
     roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
     if check:
-        check_values(x0, mask_id, roles)
+        check_values(x0, mask_id, roles, t)
     t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
     z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
 

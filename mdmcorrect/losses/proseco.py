@@ -18,7 +18,7 @@ from ..schedules import Schedule, get_schedule
 from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
 from .mdlm import mdlm_loss_from_logits
 from .outputs import Forward, LossOutput, call_model, check_logits, read_logits
-from .terms import Weight, draw_tokens, normalize, time_weight, token_log_prob, without_mask
+from .terms import Weight, draw_tokens, normalize, score_targets, time_weight, without_mask
 
 
 def proseco_loss(
@@ -75,7 +75,7 @@ def proseco_loss(
     check_tokens(x0, mask_id, t)
     roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
     if check:
-        check_values(x0, mask_id, roles)
+        check_values(x0, mask_id, roles, t)
     t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
     z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
     call = {"forward": forward, "time": t, "attention_mask": attention_mask, "condition": condition}
@@ -194,21 +194,19 @@ def proseco_loss_from_logits(
     scored = assign_roles(
         x0, fixed=None if score_fixed else fixed, loss_mask=loss_mask, attention_mask=attention_mask
     ).scored
-    other_id = 0 if mask_id else 1
-    log_prob = token_log_prob(corrector_logits, torch.where(scored, x0, other_id), mask_id)
+    log_prob, mended = score_targets(corrector_logits, x0, scored, mask_id)
     wrong = tokens != x0
     gain = torch.where(wrong, log_prob, log_prob.exp()) if upweight_errors else log_prob
     w = time_weight(weight if weighted else "uniform", schedule, t).unsqueeze(-1)
     corrector = normalize(-w * gain, scored, normalizer)
     loss = mdlm_weight * mdlm.loss + corrector_weight * corrector
     with torch.no_grad():
-        same = without_mask(corrector_logits, mask_id).argmax(-1) == x0
         errors, rights = wrong & scored, ~wrong & scored
         parts = {
             **mdlm.parts,
             "corrector": corrector.detach(),
             "input_errors": errors.sum() / scored.sum().clamp(min=1),
-            "corrected": (errors & same).sum() / errors.sum().clamp(min=1),
-            "broken": (rights & ~same).sum() / rights.sum().clamp(min=1),
+            "corrected": (errors & mended).sum() / errors.sum().clamp(min=1),
+            "broken": (rights & ~mended).sum() / rights.sum().clamp(min=1),
         }
     return LossOutput(loss, parts)

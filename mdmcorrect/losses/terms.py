@@ -25,12 +25,18 @@ def without_mask(logits: Tensor, mask_id: int) -> Tensor:
     return upcast(logits).index_fill(-1, index, float("-inf"))
 
 
-def token_log_prob(logits: Tensor, targets: Tensor, mask_id: int) -> Tensor:
-    """``log softmax(logits without mask)[targets]``, ``[B, L]``, in float32 or float64, also under autocast."""
+def score_targets(logits: Tensor, targets: Tensor, used: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+    """``log softmax(logits without mask)[targets]`` and whether the argmax is the target, both ``[B, L]``.
+
+    Only ``used`` positions count: elsewhere the log-probability is 0 and sends no gradient, whatever the target there.
+    float32 or float64, also under autocast.
+    """
     with torch.autocast(logits.device.type, enabled=False):
         scores = without_mask(logits, mask_id)
-        nll = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
-        return -nll.view_as(targets)
+        nll = F.cross_entropy(
+            scores.flatten(0, 1), targets.masked_fill(~used, -100).flatten(), ignore_index=-100, reduction="none"
+        )
+    return -nll.view_as(targets), scores.detach().argmax(-1) == targets
 
 
 def time_weight(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
