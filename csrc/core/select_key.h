@@ -1,0 +1,67 @@
+// Ranking by integer keys: a larger key is chosen before a smaller one, equal keys by lowest index.
+//
+// A floating-point number becomes an unsigned integer of the same order: non-negative numbers get the sign bit set,
+// negative ones are inverted. Radix selection then needs neither comparisons of floats nor a special case for infinities.
+// Every real key is above 0 (that of -inf is 0x007fffff), so key 0 marks a position that takes no part.
+#pragma once
+
+#include "core/gumbel.h"
+#include "core/philox.h"
+#include "core/select_positions_params.h"
+
+namespace MDM_NAMESPACE {
+
+constexpr uint64_t kLeftOut = 0;
+constexpr int kScoreKeyBits = 32;   // score_key
+constexpr int kGumbelKeyBits = 64;  // gumbel_key
+
+// -0 ranks as +0: adding +0 turns the one into the other and changes nothing else.
+MDM_INLINE uint64_t ordered_bits(float value) {
+  const float canonical = value + 0.0f;
+  uint32_t bits;
+#if defined(__CUDA_ARCH__)
+  bits = __float_as_uint(canonical);
+#else
+  __builtin_memcpy(&bits, &canonical, sizeof(bits));
+#endif
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+MDM_INLINE uint64_t ordered_bits(double value) {
+  const double canonical = value + 0.0;
+  uint64_t bits;
+#if defined(__CUDA_ARCH__)
+  bits = static_cast<uint64_t>(__double_as_longlong(canonical));
+#else
+  __builtin_memcpy(&bits, &canonical, sizeof(bits));
+#endif
+  return (bits >> 63) != 0 ? ~bits : bits | 0x8000000000000000u;
+}
+
+// Rank by score; NaN is left out.
+MDM_INLINE uint64_t score_key(float score, bool largest) {
+  if (score != score) return kLeftOut;
+  return ordered_bits(largest ? score : -score);
+}
+
+// Gumbel top-k: the k largest of score / T + Gumbel are a draw without replacement from softmax(score / T).
+// In float64, since a float32 sum would drop the noise's low bits where |score / T| is large.
+MDM_INLINE uint64_t gumbel_key(float score, bool largest, double temperature, float gumbel) {
+  if (score != score) return kLeftOut;
+  const double value = static_cast<double>(largest ? score : -score);
+  return ordered_bits(value / temperature + static_cast<double>(gumbel));
+}
+
+// Key of one position of select_positions.
+MDM_INLINE uint64_t position_key(const SelectPositionsParams& params, int64_t row, int64_t col) {
+  if (at_or<uint8_t>(params.eligible, row, col, 1) == 0) return kLeftOut;
+  const float score = at(params.scores, row, col);
+  if (params.temperature == 0.0) return score_key(score, params.largest);
+  if (score != score) return kLeftOut;
+  const int64_t position = at_or<int64_t>(params.positions, row, col, col);
+  const uint64_t bits = philox_bits(row_value(params.seed, row), 0, position, row_value(params.step, row),
+                                    Purpose::POSITION, *params.call);
+  return gumbel_key(score, params.largest, params.temperature, gumbel_from_bits(bits));
+}
+
+}  // namespace MDM_NAMESPACE

@@ -1,0 +1,41 @@
+// The CPU kernels, one function per op, and the table that holds those of one instruction set.
+//
+// A kernel works on rows [begin, end) of what its params describe, in one thread. It never throws, allocates nothing
+// (what it needs as scratch is handed in), and instantiates no std template: see core/config.h.
+#pragma once
+
+#include "core/config.h"
+#include "core/remask_step_params.h"
+#include "core/select_positions_params.h"
+
+namespace mdmcorrect {
+
+struct CpuKernels {
+  const char* isa;
+  // scratch: 2 * length words.
+  void (*select_positions)(const SelectPositionsParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  // scratch: 2 * length words.
+  void (*remask_step)(const RemaskStepParams&, int64_t begin, int64_t end, uint64_t* scratch);
+};
+
+// The table for this process: the best instruction set of the machine, or the one MDMCORRECT_ISA names. Null if that
+// variable names one this build or machine lacks; isa_error() then says so in a sentence.
+const CpuKernels* cpu_kernels();
+const char* isa_error();
+
+// Names, space separated: what was compiled in, and what this machine can run of it.
+const char* isas_built();
+const char* isas_supported();
+// The table of one instruction set, or null if it is not built or the machine cannot run it.
+const CpuKernels* cpu_kernels_of(const char* isa);
+
+}  // namespace mdmcorrect
+
+namespace MDM_NAMESPACE {
+
+extern const CpuKernels kernel_table;
+
+void select_positions(const SelectPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+
+}  // namespace MDM_NAMESPACE

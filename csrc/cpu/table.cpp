@@ -1,0 +1,8 @@
+// Compiled once per instruction set: the table of that set's kernels, in the order of CpuKernels.
+#include "cpu/kernels.h"
+
+namespace MDM_NAMESPACE {
+
+const CpuKernels kernel_table = {MDM_ISA_NAME, select_positions, remask_step};
+
+}  // namespace MDM_NAMESPACE

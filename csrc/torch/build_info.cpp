@@ -1,0 +1,51 @@
+// mdmcorrect::build_info() -> str: what this library is, as JSON, for mdmcorrect/_native.py and `mdmcorrect doctor`.
+#include <torch/csrc/stable/library.h>
+
+#include <sstream>
+#include <string>
+
+#include "torch/checks.h"
+
+#ifndef USE_CUDA
+#define MDM_CUDA_VERSION ""
+#define MDM_CUDA_ARCHS ""
+#define MDM_CUDA_OPS ""
+#endif
+
+namespace mdmcorrect {
+namespace {
+
+std::string json_string(const std::string& text) { return '"' + text + '"'; }
+
+// "a b c" -> ["a", "b", "c"]
+std::string list(const std::string& words) {
+  std::istringstream in(words);
+  std::string word, out;
+  while (in >> word) out += (out.empty() ? "" : ", ") + json_string(word);
+  return '[' + out + ']';
+}
+
+#if defined(__clang__)
+constexpr const char* kCompiler = "clang " __clang_version__;
+#elif defined(__GNUC__)
+constexpr const char* kCompiler = "gcc " __VERSION__;
+#else
+constexpr const char* kCompiler = "unknown";
+#endif
+
+std::string build_info() {
+  std::ostringstream out;
+  out << "{\"version\": " << json_string(MDM_VERSION) << ", \"compiler\": " << json_string(kCompiler)
+      << ", \"torch_target\": " << json_string("2.10") << ", \"isas_built\": " << list(isas_built())
+      << ", \"isas_supported\": " << list(isas_supported()) << ", \"isa\": " << json_string(chosen_kernels().isa)
+      << ", \"cuda_version\": " << json_string(MDM_CUDA_VERSION) << ", \"cuda_archs\": " << list(MDM_CUDA_ARCHS)
+      << ", \"cuda_ops\": " << list(MDM_CUDA_OPS) << "}";
+  return out.str();
+}
+
+}  // namespace
+}  // namespace mdmcorrect
+
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CompositeExplicitAutograd, m) {
+  m.impl("build_info", TORCH_BOX(&mdmcorrect::build_info));
+}

@@ -1,0 +1,133 @@
+// Argument checks of the bindings. The Python wrappers have said everything in a user's words before; these hold the
+// contract for whoever calls torch.ops.mdmcorrect directly, so that no wrong argument can crash a kernel.
+//
+// Only shapes, dtypes and devices are looked at, never values: a value on a device would cost a synchronisation.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "core/tensor_view.h"
+#include "cpu/kernels.h"
+
+namespace mdmcorrect {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_of(const Tensor& tensor) {
+  std::ostringstream out;
+  out << '[';
+  for (int64_t i = 0; i < tensor.dim(); ++i) out << (i == 0 ? "" : ", ") << tensor.size(i);
+  out << ']';
+  return out.str();
+}
+
+// Plain runtime_error: STD_TORCH_CHECK would put file and line before a sentence meant for users.
+template <class... Parts>
+void check(bool condition, const char* op, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream out;
+  out << "mdmcorrect::" << op << ": ";
+  (out << ... << parts);
+  throw std::runtime_error(out.str());
+}
+
+// Shape, dtype and device of an argument against what `like` (the op's first tensor) has.
+inline void check_grid(const char* op, const char* name, const Tensor& tensor, int64_t batch, int64_t length,
+                       const Tensor& like) {
+  check(tensor.dim() == 2 && tensor.size(0) == batch && tensor.size(1) == length, op, name, ": expected shape [", batch,
+        ", ", length, "], got ", shape_of(tensor));
+  check(tensor.device() == like.device(), op, name, ": expected the device of the other tensors");
+}
+
+inline FloatGrid float_grid(const char* op, const char* name, const std::optional<Tensor>& tensor, int64_t batch,
+                            int64_t length, const Tensor& like) {
+  if (!tensor) return {nullptr, 0, 0, FloatType::float32};
+  check_grid(op, name, *tensor, batch, length, like);
+  FloatType type = FloatType::float32;
+  switch (tensor->scalar_type()) {
+    case ScalarType::Float:
+      break;
+    case ScalarType::BFloat16:
+      type = FloatType::bfloat16;
+      break;
+    case ScalarType::Half:
+      type = FloatType::float16;
+      break;
+    default:
+      check(false, op, name, ": expected float32, bfloat16 or float16");
+  }
+  return {tensor->const_data_ptr(), tensor->stride(0), tensor->stride(1), type};
+}
+
+inline Grid<uint8_t> bool_grid(const char* op, const char* name, const std::optional<Tensor>& tensor, int64_t batch,
+                               int64_t length, const Tensor& like) {
+  if (!tensor) return {nullptr, 0, 0};
+  check_grid(op, name, *tensor, batch, length, like);
+  check(tensor->scalar_type() == ScalarType::Bool, op, name, ": expected dtype bool");
+  return {static_cast<const uint8_t*>(tensor->const_data_ptr()), tensor->stride(0), tensor->stride(1)};
+}
+
+inline Grid<int64_t> int_grid(const char* op, const char* name, const Tensor& tensor, int64_t batch, int64_t length,
+                              const Tensor& like) {
+  check_grid(op, name, tensor, batch, length, like);
+  check(tensor.scalar_type() == ScalarType::Long, op, name, ": expected dtype int64");
+  return {static_cast<const int64_t*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1)};
+}
+
+// positions: absent, [L] or [B, L].
+inline Grid<int64_t> position_grid(const char* op, const std::optional<Tensor>& tensor, int64_t batch, int64_t length,
+                                   const Tensor& like) {
+  if (!tensor) return {nullptr, 0, 0};
+  if (tensor->dim() == 2) return int_grid(op, "positions", *tensor, batch, length, like);
+  check(tensor->dim() == 1 && tensor->size(0) == length, op, "positions: expected shape [", length, "] or [", batch,
+        ", ", length, "], got ", shape_of(*tensor));
+  check(tensor->scalar_type() == ScalarType::Long, op, "positions: expected dtype int64");
+  check(tensor->device() == like.device(), op, "positions: expected the device of the other tensors");
+  return {static_cast<const int64_t*>(tensor->const_data_ptr()), 0, tensor->stride(0)};
+}
+
+// One integer per row, [B], or one for all, [].
+inline RowInts row_ints(const char* op, const char* name, const std::optional<Tensor>& tensor, int64_t batch,
+                        const Tensor& like) {
+  if (!tensor) return {nullptr, 0};
+  const bool shared = tensor->dim() == 0;
+  check(shared || (tensor->dim() == 1 && tensor->size(0) == batch), op, name, ": expected shape [] or [", batch,
+        "], got ", shape_of(*tensor));
+  check(tensor->scalar_type() == ScalarType::Long, op, name, ": expected dtype int64");
+  check(tensor->device() == like.device(), op, name, ": expected the device of the other tensors");
+  return {static_cast<const int64_t*>(tensor->const_data_ptr()), shared ? 0 : tensor->stride(0)};
+}
+
+// call: [], one number for the whole call.
+inline const int64_t* call_number(const char* op, const Tensor& tensor, const Tensor& like) {
+  check(tensor.dim() == 0, op, "call: expected shape [], got ", shape_of(tensor));
+  return row_ints(op, "call", tensor, 1, like).data;
+}
+
+// The kernels of this process, or the sentence about MDMCORRECT_ISA.
+inline const CpuKernels& chosen_kernels() {
+  const CpuKernels* kernels = cpu_kernels();
+  if (kernels == nullptr) throw std::runtime_error(isa_error());
+  return *kernels;
+}
+
+// What an op answers to a CUDA tensor when it was built without its CUDA kernel.
+[[noreturn]] inline void throw_no_cuda_kernel(const char* op) {
+#ifdef USE_CUDA
+  const char* reason = "has no CUDA kernel yet; move its tensors to the CPU";
+#else
+  const char* reason =
+      "was built for the CPU only; move its tensors to the CPU, or rebuild mdmcorrect where nvcc is found (`mdmcorrect "
+      "doctor` shows what is missing)";
+#endif
+  throw std::runtime_error("mdmcorrect::" + std::string(op) + ": got a CUDA tensor, but this op " + reason + ".");
+}
+
+}  // namespace mdmcorrect

@@ -1,0 +1,19 @@
+// Every operator's schema, in one place. Implementations are registered by csrc/torch/<op>.cpp for CPU and CUDA, fake
+// kernels by mdmcorrect/ops/<op>.py.
+//
+// Counts, seeds, steps and calls are int64 tensors: an int would be a constant of torch.compile's graph and recompile
+// it at every step. seed is [B]; k, step and the counts are [B] or []; call is [].
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(mdmcorrect, m) {
+  m.def(
+      "select_positions(Tensor scores, Tensor k, Tensor? eligible, float temperature, Tensor? positions, bool largest, "
+      "Tensor seed, Tensor step, Tensor call) -> Tensor");
+
+  m.def(
+      "remask_step(Tensor tokens, Tensor proposals, Tensor? unmask_score, Tensor? keep_score, Tensor? unmask_count, "
+      "Tensor? remask_count, int mask_id, Tensor? fixed, Tensor? eligible, bool refill_if_short, Tensor? keep_count, "
+      "Tensor? commit, Tensor? remask) -> (Tensor tokens, Tensor committed, Tensor remasked)");
+
+  m.def("build_info() -> str");
+}

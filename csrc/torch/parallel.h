@@ -1,0 +1,38 @@
+// Rows over torch's own threads (no OpenMP of ours: a second runtime in the process oversubscribes the machine).
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace mdmcorrect {
+
+// Work that repays waking a thread, in elements of about a nanosecond each.
+constexpr int64_t kElementsPerTask = 16384;
+
+// Splits [0, rows) into even contiguous ranges, at most one per thread, and calls
+//   kernel(begin, end, scratch)
+// for each, scratch being words_per_task words of its own. row_cost: about how many elements a row takes. The scratch is
+// allocated here, in the caller's thread, because a worker must not throw: its message would be lost across the ABI.
+template <class Kernel>
+void parallel_rows(int64_t rows, int64_t row_cost, int64_t words_per_task, const Kernel& kernel) {
+  if (rows <= 0) return;
+  const int64_t worthwhile = std::max<int64_t>(1, rows * std::max<int64_t>(1, row_cost) / kElementsPerTask);
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t tasks = std::min({rows, worthwhile, threads});
+  std::vector<uint64_t> scratch(static_cast<size_t>(tasks * words_per_task));
+  const auto run = [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      kernel(rows * task / tasks, rows * (task + 1) / tasks, scratch.data() + task * words_per_task);
+    }
+  };
+  if (tasks == 1) {
+    run(0, 1);
+  } else {
+    torch::stable::parallel_for(0, tasks, 1, run);
+  }
+}
+
+}  // namespace mdmcorrect

@@ -1,0 +1,98 @@
+"""Checks and conversions of arguments that the operators share.
+
+Errors name the argument, say what came and what was expected. Values of tensors are never looked at: on a device that
+would cost a synchronisation, under ``torch.compile`` a graph break.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mdmcorrect import rng
+
+SCORE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+Count = int | Tensor
+Seed = int | Tensor | torch.Generator
+
+
+def require_tensor(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    return value
+
+
+def require_matrix(name: str, value: object) -> tuple[int, int]:
+    """Shape (B, L) of a tensor that must have two dimensions."""
+    tensor = require_tensor(name, value)
+    if tensor.dim() != 2:
+        raise ValueError(f"{name}: expected shape [B, L], got {list(tensor.shape)}")
+    return tensor.shape[0], tensor.shape[1]
+
+
+def require_like(name: str, value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
+    """Shape and device of an argument that must match those of the operator's first tensor."""
+    tensor = require_tensor(name, value)
+    if tuple(tensor.shape) != shape:
+        raise ValueError(
+            f"{name}: expected shape {list(shape)} as {like_name} has it, got {list(tensor.shape)}"
+        )
+    require_device(name, tensor, like, like_name)
+
+
+def require_device(name: str, tensor: Tensor, like: Tensor, like_name: str) -> None:
+    if tensor.device != like.device:
+        raise ValueError(f"{name}: expected device {like.device} as {like_name} has it, got {tensor.device}")
+
+
+def require_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:
+    if tensor.dtype not in dtypes:
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
+
+
+def require_scores(name: str, value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
+    require_like(name, value, shape, like, like_name)
+    require_dtype(name, require_tensor(name, value), *SCORE_DTYPES)
+
+
+def require_mask(name: str, value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
+    require_like(name, value, shape, like, like_name)
+    require_dtype(name, require_tensor(name, value), torch.bool)
+
+
+def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum: int | None = None) -> Tensor:
+    """An int, or int64 ``[]`` or ``[B]``, as an int64 tensor on the device of ``like``.
+
+    ``minimum`` is held against a Python int only; what a tensor holds is clamped by the kernels.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, Tensor)):
+        raise TypeError(f"{name}: expected an int or an int64 tensor, got {type(value).__name__}")
+    if isinstance(value, int):
+        if minimum is not None and value < minimum:
+            raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+        return torch.full((), value, dtype=torch.int64, device=like.device)
+    require_dtype(name, value, torch.int64)
+    if value.dim() != 0 and tuple(value.shape) != (batch,):
+        raise ValueError(f"{name}: expected shape [] or [{batch}], one per row, got {list(value.shape)}")
+    if value.dim() == 0 and value.device != like.device:
+        return value.to(like.device)
+    require_device(name, value, like, "the scores")
+    return value
+
+
+def row_seeds(seed: Seed, batch: int, like: Tensor) -> Tensor:
+    """One seed per row, int64 ``[B]`` on the device of ``like``; see :func:`mdmcorrect.rng.sequence_seeds`."""
+    return rng.sequence_seeds(seed, batch, device=like.device)
+
+
+def require_positions(value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
+    """positions: int64 ``[L]`` or ``[B, L]``."""
+    tensor = require_tensor("positions", value)
+    require_dtype("positions", tensor, torch.int64)
+    if tuple(tensor.shape) not in (shape, shape[1:]):
+        raise ValueError(
+            f"positions: expected shape [{shape[1]}] or {list(shape)}, got {list(tensor.shape)}"
+        )
+    require_device("positions", tensor, like, like_name)

@@ -1,0 +1,123 @@
+"""Builds the native library by driving CMake; everything else about the package is in pyproject.toml.
+
+CMakeLists.txt is the only list of sources. This file finds torch, a compiler and cmake, says in one sentence what is
+missing, and tells CMake where the results go. Environment variables: MDMCORRECT_CUDA (auto, on, off),
+MDMCORRECT_CUDA_ARCHS (such as "80;90"), CMAKE_BUILD_PARALLEL_LEVEL, CXX.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+TORCH_MINIMUM = (2, 10)
+
+
+def fail(sentence: str) -> None:
+    raise SystemExit(f"mdmcorrect: {sentence}")
+
+
+def find_torch() -> Path:
+    """Folder of the installed torch, found without importing it; exits with a sentence if there is none that will do."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        fail(
+            "torch was not found in the environment that builds; install torch 2.10 or newer first, then run "
+            "`pip install --no-build-isolation .` so that the build sees it."
+        )
+    version = importlib.metadata.version("torch")
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or tuple(map(int, numbers.groups())) < TORCH_MINIMUM:
+        fail(f"torch {version} is too old; torch 2.10 or newer is needed: `pip install --upgrade torch`.")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def find_tool(module: str, hint: str) -> list[str]:
+    """Command that runs `module`'s tool (cmake, ninja): the one on PATH, else the one of the pip package."""
+    found = shutil.which(module) or shutil.which(module, path=sysconfig.get_path("scripts"))
+    if found is None:
+        fail(hint)
+    return [found]
+
+
+def check_compiler() -> None:
+    names = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    if not any(shutil.which(name) for name in names):
+        fail(
+            f"no C++17 compiler was found (looked for {', '.join(names)}); install one (Debian, Ubuntu: "
+            "`apt install g++`; Fedora: `dnf install gcc-c++`; conda: `conda install cxx-compiler`) or set CXX."
+        )
+
+
+def pybind11_cmake_dir() -> str:
+    """Folder of pybind11's CMake files, or "" when it is not installed: the _host module is then left out."""
+    if importlib.util.find_spec("pybind11") is None:
+        return ""
+    import pybind11
+
+    return pybind11.get_cmake_dir()
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds with CMake, in one folder per Python so that rebuilds are incremental."""
+
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name == "mdmcorrect._host":
+            return  # CMake has made it beside _C, if pybind11 and Python's headers are there
+        torch_dir = find_torch()
+        check_compiler()
+        cmake = find_tool("cmake", "cmake was not found; `pip install cmake` (and, for faster builds, ninja).")
+        out_dir = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build_dir = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
+        build_dir.mkdir(parents=True, exist_ok=True)
+        configure = [
+            *cmake,
+            f"-S{ROOT}",
+            f"-B{build_dir}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DMDMCORRECT_OUTPUT_DIR={out_dir}",
+            f"-DMDMCORRECT_TORCH_DIR={torch_dir}",
+            f"-DMDMCORRECT_VERSION={self.distribution.get_version()}",
+            f"-DMDMCORRECT_CUDA={os.environ.get('MDMCORRECT_CUDA', 'auto')}",
+            f"-DMDMCORRECT_CUDA_ARCHS={os.environ.get('MDMCORRECT_CUDA_ARCHS', '')}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11_cmake_dir()}",
+        ]
+        fresh = not (build_dir / "CMakeCache.txt").exists()
+        if fresh and (shutil.which("ninja") or shutil.which("ninja", path=sysconfig.get_path("scripts"))):
+            configure.append("-GNinja")
+            configure.append(f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja', '')[0]}")
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
+        try:
+            subprocess.run(configure, check=True)
+            subprocess.run([*cmake, "--build", str(build_dir), "--parallel", jobs], check=True)
+        except subprocess.CalledProcessError as error:
+            step = "configuring" if error.cmd == configure else "compiling"
+            fail(f"{step} the native library failed; the messages above say why (build folder: {build_dir}).")
+
+
+# The examples live at the top of the repository, where readers look for them, and install as mdmcorrect.examples.
+EXAMPLES = ["mdmcorrect.examples", *(f"mdmcorrect.examples.{name}" for name in find_packages("examples"))]
+
+setup(
+    packages=[*find_packages(include=["mdmcorrect", "mdmcorrect.*"]), *EXAMPLES],
+    package_dir={"mdmcorrect.examples": "examples"},
+    package_data={"mdmcorrect": ["py.typed"], "mdmcorrect.examples.sudoku": ["checkpoints/*"]},
+    ext_modules=[
+        Extension("mdmcorrect._C", sources=[], py_limited_api=True),
+        Extension("mdmcorrect._host", sources=[], optional=True),
+    ],
+    cmdclass={"build_ext": CMakeBuild},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
