@@ -1,0 +1,143 @@
+"""What a sampler asks of a model, and the few forms of model it understands.
+
+A model is any callable. In the simplest form it takes tokens ``[B, L]`` and returns logits ``[B, L, V]``. One whose
+second parameter is called ``request`` is told everything a step knows (:class:`Request`); the others get
+``attention_mask``, ``position_ids`` and ``condition`` as keywords when there is something to pass. The answer is a
+tensor of logits, an :class:`Output`, or any object or mapping with ``logits`` (Hugging Face outputs,
+:class:`mdmcorrect.heads.QualityOutput`) and, where a method needs it, ``quality``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .schedules import LogLinear
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one forward is for. ``b`` rows, those of the batch that need this forward.
+
+    Attributes:
+        batch: int64 ``[b]``, which rows of the sampler's batch these are.
+        wanted: bool ``[b, L]``, positions whose logits will be read; a model may leave the others undefined.
+        time: float64 ``[b]``, noise level: the share of masked tokens, or the t of an ancestral sampler.
+        step: int64 ``[b]``, the row's step, from 0.
+        position_ids: int64 ``[b, L]``, positions counted from the first real token of the row.
+        attention_mask: bool ``[b, L]``, False on padding; None where there is no padding.
+        condition: what the caller gave, its tensors with a leading dimension of B cut to these rows.
+        needs: names of outputs this method reads besides the logits, such as ``"quality"``.
+        correction: which corrector pass of the step this is, from 1; 0 for the predictor.
+    """
+
+    batch: Tensor
+    wanted: Tensor
+    time: Tensor
+    step: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor | None = None
+    condition: Any = None
+    needs: frozenset[str] = frozenset()
+    correction: int = 0
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model answers.
+
+    ``logits [b, L, V]`` in fp32, bf16 or fp16; ``quality [b, L]``, the probability in (0, 1) that the token now at a
+    position is right given the others (PRISM's g, arXiv 2510.01384); ``hidden [b, L, D]`` is passed over.
+    """
+
+    logits: Tensor
+    quality: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+Model = Callable[[Tensor, Request], Output]
+
+
+def as_model(model: Any) -> Model:
+    """Any supported form of model as ``(tokens, request) -> Output``.
+
+    Raises:
+        TypeError: ``model`` is not callable.
+    """
+    if not callable(model):
+        raise TypeError(f"model: expected a callable tokens -> logits, got {type(model).__name__}")
+    accepts = _parameters(model)
+
+    def call(tokens: Tensor, request: Request) -> Output:
+        return _read(model(tokens, **_arguments(model, accepts, request)), model)
+
+    return call
+
+
+def model_name(model: Any) -> str:
+    """How error messages call a model."""
+    return getattr(model, "__name__", None) or type(model).__name__
+
+
+class SigmaDenoiser:
+    """A denoiser called as ``net(tokens, sigma)``, such as MDLM's DiT, as a model.
+
+    Args:
+        net: takes tokens ``[b, L]`` and ``sigma [b]`` float32, returns logits or any supported output.
+        schedule: gives ``sigma(t)``.
+        time_conditioned: False passes zeros, as networks trained without time conditioning expect.
+    """
+
+    def __init__(self, net: Callable[..., Any], schedule: LogLinear | None = None, *, time_conditioned: bool = True):
+        self.net, self.schedule, self.time_conditioned = net, schedule or LogLinear(), time_conditioned
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        sigma = self.schedule.sigma(request.time) if self.time_conditioned else torch.zeros_like(request.time)
+        return _read(self.net(tokens, sigma.float()), self.net)
+
+
+def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+    except (TypeError, ValueError):  # builtins and compiled callables without a signature: tokens only
+        return {}
+
+
+def _arguments(model: Any, accepts: Mapping[str, inspect.Parameter], request: Request) -> dict[str, Any]:
+    if "request" in accepts:
+        return {"request": request}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepts.values())
+    arguments: dict[str, Any] = {}
+    for name in ("attention_mask", "condition"):
+        value = getattr(request, name)
+        if value is None:
+            continue
+        if not (takes_any or name in accepts):
+            raise TypeError(
+                f"{name}: was given to the sampler, but the model {model_name(model)} takes neither {name!r} nor "
+                f"'request'; add one of these parameters to it"
+            )
+        arguments[name] = value
+    if "position_ids" in accepts and request.attention_mask is not None:
+        arguments["position_ids"] = request.position_ids
+    return arguments
+
+
+def _read(answer: Any, model: Any) -> Output:
+    if isinstance(answer, Output):
+        return answer
+    if isinstance(answer, Tensor):
+        return Output(logits=answer)
+    read = answer.get if isinstance(answer, Mapping) else lambda name: getattr(answer, name, None)
+    logits, quality = read("logits"), read("quality")
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"model: expected {model_name(model)} to return logits, an Output, or an object with .logits, "
+            f"got {type(answer).__name__}"
+        )
+    return Output(logits=logits, quality=quality)

@@ -1,0 +1,99 @@
+"""Correctors: revise committed tokens by further forwards, and hand the step the scores of the last of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .scoring import Scores
+from .state import State
+from .window import View
+
+
+class Rescore(Protocol):
+    """A counted forward: scores ``[B, L]`` of ``tokens`` at ``where``, for some rows, in pass ``correction``."""
+
+    def __call__(self, tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int) -> Scores: ...
+
+
+class Correct(Protocol):
+    """A corrector: decides when, reads its own forwards, writes committed positions only."""
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """Names of the scores read, ``max_logprob`` among them: corrected tokens keep it as their commit score."""
+
+    @property
+    def revisits(self) -> bool:
+        """Whether rows without masks go on being corrected until nothing changes or their steps are used."""
+
+    def due(self, state: State, view: View) -> Tensor:
+        """bool ``[B]``: rows whose turn it is."""
+
+    def __call__(
+        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
+    ) -> tuple[Tensor, Scores]:
+        """Corrected tokens ``[B, L]`` and the scores that replace the step's, for the given rows."""
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """ProSeCo's corrector: fill everything with the argmax, replace all of it by the argmax again, until it stands.
+
+    ProSeCo (arXiv 2602.11590, algorithms 2 and 3). The first guess y is the predictor's argmax at every generated
+    position of the canvas. Each pass reads y and rewrites it up to the end of the row's window. Afterwards committed
+    tokens are taken from y; masked positions stay masked, but what they are committed to is drawn from the last pass:
+    the predictor's draw is discarded. A row leaves as soon as a pass changes nothing in it.
+
+    Args:
+        passes: S, forwards at most per correction.
+        every: omega, correct at steps i with ``(i + 1) % omega == 0`` of the window.
+        start: no correction while ``i + 1 < start``.
+        carry_over: y keeps committed tokens as they are in the first guess (ProSeCo on LLaDA); False takes the
+            predictor's argmax there too, for models trained without carry-over.
+        revisits: go on when no mask is left, until a correction changes nothing or the steps are used.
+    """
+
+    passes: int = 1
+    every: int = 1
+    start: int = 0
+    carry_over: bool = True
+    revisits: bool = True
+
+    def __post_init__(self) -> None:
+        if self.passes < 0:
+            raise ValueError(f"corrector passes: expected at least 0, got {self.passes}")
+        if self.every < 1:
+            raise ValueError(f"correct_every: expected at least 1, got {self.every}")
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return frozenset({"argmax", "max_logprob"})
+
+    def due(self, state: State, view: View) -> Tensor:
+        number = view.step + 1
+        return (number % self.every == 0) & (number >= self.start) & ~view.finishing & (self.passes > 0)
+
+    def __call__(
+        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
+    ) -> tuple[Tensor, Scores]:
+        writable = torch.zeros_like(state.done)
+        writable[list(rows)] = True
+        committed = state.committed(view.mask_id)
+        guessed = writable[:, None] & ~state.fixed & (scores["argmax"] >= 0)
+        if self.carry_over:
+            guessed &= ~committed
+        y = torch.where(guessed, scores["argmax"], state.tokens)
+        for correction in range(1, self.passes + 1):
+            revised = rescore(y, rows, view.reach, correction)
+            again = torch.where(view.reach & (revised["argmax"] >= 0), revised["argmax"], y)
+            moved = (again != y).any(1).tolist()
+            y, scores = again, revised.over(scores)
+            rows = [row for row in rows if moved[row]]
+            if not rows:
+                break
+        return torch.where(committed & view.reach & writable[:, None], y, state.tokens), scores

@@ -1,0 +1,186 @@
+"""The one loop of every sampler: window, forward, score, correct, plan, apply, record.
+
+A step asks the host one question, which rows are live and which need a forward; a corrector asks one more per pass.
+Everything else stays on the device of the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .correct import Correct
+from .forward import Forward
+from .plan import Intent, Plan, Update
+from .result import StepEvent, copy_event
+from .scoring import Scores
+from .state import State
+from .window import Blocks, View
+
+Callback = Callable[[StepEvent], Any]
+Stop = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A method's parts, a model behind ``forward``, and the rules that end a row; see :class:`Sampler` for each."""
+
+    steps: int
+    plan: Plan
+    window: Blocks
+    correct: Correct | None
+    finish: bool
+    cache: bool
+    forward: Forward
+    mask_id: int
+    eos_id: int | None = None
+    stop: Stop | None = None
+
+    def run(
+        self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None, shown: frozenset[str]
+    ) -> tuple[State, str]:
+        """Step until every row is done; the state then, and why it stopped. ``shown``: scores that events carry."""
+        state = self._close(state)
+        index = 0
+        try:
+            while (step := self._step(state)) is not None:
+                before, (state, update, corrected, scores) = state, step
+                if callback is None and record is None:
+                    continue
+                listed = {name: scores[name] for name in shown}
+                event = copy_event(index, before, state, update.committed, update.remasked, corrected, listed)
+                index += 1
+                if record is not None:
+                    record(event)
+                if callback is not None and callback(event):
+                    return state, "callback"
+        except KeyboardInterrupt:  # a step cut short leaves no trace: the state is that of the step before
+            return state, "interrupted"
+        return state, "finished"
+
+    def _step(self, state: State) -> tuple[State, Update, Tensor, Scores] | None:
+        """One step of every live row, or None if there is none."""
+        state, view = self.window.view(state, self.steps, self.mask_id)
+        intent = self.plan.prepare(state, view)
+        due = self._due(state, view)
+        ahead = self._rows(state, view, intent, due)
+        if ahead is None:
+            return None
+        rows, correcting, finishing = ahead
+        time = self.plan.time(state, view)
+        scores = self.forward.nothing(state.tokens)
+        corrected = torch.zeros_like(state.fixed)
+        before = state
+        if rows:
+            wanted = state.masked(self.mask_id) & view.eligible
+            if correcting:
+                wanted = wanted | (due[:, None] & ~state.fixed)
+            scores = self.forward(state, state.tokens, rows, wanted, time)
+        if self.correct is not None and correcting:
+
+            def rescore(tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int) -> Scores:
+                return self.forward(before, tokens, rows, where, time, correction)
+
+            tokens, scores = self.correct(state, view, correcting, scores, rescore)
+            state, corrected = self._revise(state, tokens, scores)
+        update = self.plan(state, view, intent, scores)
+        if finishing:
+            update = self._fill(state, view, update, scores)
+        state = self._apply(state, view, update, scores, corrected, correcting)
+        return self._close(state), update, corrected, scores
+
+    def _due(self, state: State, view: View) -> Tensor:
+        if self.correct is None:
+            return torch.zeros_like(state.done)
+        return self.correct.due(state, view) & ~state.done
+
+    def _rows(self, state: State, view: View, intent: Intent, due: Tensor) -> tuple[list[int], list[int], bool] | None:
+        """Rows that need a forward, those of them to correct, and whether any is finishing: the one host question."""
+        pointless = state.settled | ~state.committed(self.mask_id).any(1)
+        need = intent.need | (due & ~pointless) | view.finishing if self.cache else torch.ones_like(due)
+        need = need & ~state.done
+        live, needed, correcting, finishing = torch.stack(
+            [~state.done, need, need & due, view.finishing]
+        ).tolist()  # fmt: skip
+        if not any(live):
+            return None
+        return _indices(needed), _indices(correcting), any(finishing)
+
+    def _revise(self, state: State, tokens: Tensor, scores: Scores) -> tuple[State, Tensor]:
+        """The state with corrected tokens, scored by the corrector's own probability, and where they are."""
+        corrected = tokens != state.tokens
+        commit_score = torch.where(corrected, scores["max_logprob"].exp(), state.commit_score)
+        return replace(state, tokens=tokens, commit_score=commit_score), corrected
+
+    def _fill(self, state: State, view: View, update: Update, scores: Scores) -> Update:
+        """The update, with rows that have used their steps filled by the argmax (MDLM's noise removal)."""
+        last = view.finishing[:, None]
+        tokens, committed, remasked = ops.remask_step(
+            state.tokens,
+            scores["argmax"],
+            mask_id=self.mask_id,
+            fixed=state.fixed,
+            commit=state.masked(self.mask_id) & last,
+        )
+        return Update(
+            tokens=torch.where(last, tokens, update.tokens),
+            committed=torch.where(last, committed, update.committed),
+            remasked=torch.where(last, remasked, update.remasked),
+        )
+
+    def _apply(
+        self, state: State, view: View, update: Update, scores: Scores, corrected: Tensor, correcting: Sequence[int]
+    ) -> State:
+        """The state after the step: what was written, what is known of it, the next step of each row."""
+        written = (update.committed | update.remasked).any(1)
+        settled = state.settled.clone()
+        settled[list(correcting)] = True
+        settled &= ~(written | corrected.any(1))
+        kept = torch.where(update.remasked, torch.nan, state.commit_score)
+        state = replace(
+            state,
+            tokens=update.tokens,
+            settled=settled,
+            commit_score=torch.where(update.committed, scores["confidence"], kept),
+            commits=state.commits + update.committed,
+            done=state.done | view.finishing,
+            **self.forward.taken(state),
+        )
+        return self.window.advance(state, view, self._waiting(state))
+
+    def _waiting(self, state: State) -> Tensor:
+        """bool ``[B]``: rows that have business left without a mask in sight."""
+        if self.plan.revisits:
+            return torch.ones_like(state.done)
+        return ~state.settled if self.correct is not None and self.correct.revisits else torch.zeros_like(state.done)
+
+    def _close(self, state: State) -> State:
+        """The state with rows marked done that have ended."""
+        filled = ~state.masked(self.mask_id).any(1)
+        spent = self.window.spent(state)
+        done = state.done | (filled & (spent | ~self._waiting(state)))
+        if not self.finish:
+            done = done | spent
+        tokens = state.tokens
+        if self.eos_id is not None:
+            ended = self._ended(state)
+            tokens = torch.where(ended & ~state.fixed & ~done[:, None], self.eos_id, tokens)
+            done = done | ended.any(1)
+        if self.stop is not None:
+            done = done | self.stop(tokens, state.fixed).to(device=done.device, dtype=torch.bool)
+        return replace(state, tokens=tokens, done=done)
+
+    def _ended(self, state: State) -> Tensor:
+        """bool ``[B, L]``: positions from the first generated end of sequence on that has no mask before it."""
+        unfilled = state.masked(self.mask_id).long().cumsum(1)
+        first = (state.tokens == self.eos_id) & ~state.fixed & (unfilled == 0)
+        return first.long().cumsum(1) > 0
+
+
+def _indices(flags: Sequence[bool]) -> list[int]:
+    return [row for row, flag in enumerate(flags) if flag]

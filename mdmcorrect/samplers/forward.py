@@ -1,0 +1,173 @@
+"""One call of the model for the rows that need it: compaction, checks, scoring, counting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..model import Output, Request, as_model, model_name
+from .scoring import Scores, Scoring
+from .state import State
+
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+_T = TypeVar("_T")
+
+
+class Forward:
+    """Runs the model on some rows of the batch and scatters the scores back to ``[B, L]``.
+
+    Args:
+        model: see :mod:`mdmcorrect.model`.
+        scoring: how logits become scores.
+        mask_id: the mask token.
+        wants: names of the scores the method's parts read, beyond ``token`` and ``argmax``.
+        method: what error messages call the method.
+        condition: handed to the model; tensors in it with a leading dimension of B are cut to the rows of the call.
+        logits_processor: ``(tokens [b, L], logits [b, L, V]) -> logits``, applied before anything is read.
+        padded: whether there is padding, so that the model is to get an attention mask.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        scoring: Scoring,
+        mask_id: int,
+        wants: frozenset[str],
+        method: str,
+        condition: Any = None,
+        logits_processor: LogitsProcessor | None = None,
+        *,
+        padded: bool = False,
+    ) -> None:
+        self.name, self.model = model_name(model), as_model(model)
+        self.scoring, self.mask_id, self.method = scoring, mask_id, method
+        self.wants = wants | {"token", "argmax", "confidence"}
+        self.condition, self.logits_processor, self.padded = condition, logits_processor, padded
+        self._nfe: Tensor | None = None
+        self._calls = self._token_forwards = 0
+
+    def __call__(
+        self, state: State, tokens: Tensor, rows: Sequence[int], where: Tensor, time: Tensor, correction: int = 0
+    ) -> Scores:
+        """Scores of ``tokens [B, L]`` at the positions ``where`` (bool ``[B, L]``) of the given rows.
+
+        Returns:
+            Scores ``[B, L]``, -1 or NaN wherever nothing was scored.
+
+        Raises:
+            TypeError, ValueError: the model's answer has the wrong type, shape or dtype, its vocabulary does not hold
+                ``mask_id``, or it lacks the quality that the method reads.
+        """
+        batch = tokens.shape[0]
+        index = torch.tensor(rows, dtype=torch.int64, device=tokens.device)
+
+        def take(value: Tensor) -> Tensor:
+            return value if len(rows) == batch else value.index_select(0, index)
+
+        asked = take(tokens)
+        request = Request(
+            batch=index,
+            wanted=take(where),
+            time=take(time),
+            step=take(state.step),
+            position_ids=take(state.positions),
+            attention_mask=take(state.attention_mask) if self.padded else None,
+            condition=_take_rows(self.condition, batch, take),
+            needs=self.wants & {"quality"},
+            correction=correction,
+        )
+        output = self.model(asked, request)
+        self._check(output, asked)
+        logits = output.logits
+        if self.logits_processor is not None:
+            logits = self.logits_processor(asked, logits)
+            self._check_logits(logits, asked, "logits_processor")
+        scores = self.scoring(
+            logits,
+            tokens=asked,
+            rows=request.wanted,
+            positions=request.position_ids,
+            mask_id=self.mask_id,
+            want=self.wants,
+            seed=take(state.seed),
+            step=request.step,
+            call=correction,
+        )
+        if output.quality is not None:
+            scores["quality"] = output.quality.float()
+        self._count(index, batch, asked)
+        if len(rows) == batch:
+            return scores
+        return Scores({name: _scatter(value, index, batch) for name, value in scores.items()})
+
+    def nothing(self, tokens: Tensor) -> Scores:
+        """The scores of a step without a forward: every name, with nothing in it."""
+        unscored = torch.full(tokens.shape, torch.nan, device=tokens.device)
+        empty = Scores(dict.fromkeys(self.wants, unscored))
+        empty.update(dict.fromkeys({"token", "argmax"}, torch.full_like(tokens, -1)))
+        return empty
+
+    def taken(self, state: State) -> dict[str, Any]:
+        """Counters of the state after the forwards made since the last call of this method."""
+        nfe = state.nfe if self._nfe is None else state.nfe + self._nfe
+        counters = {
+            "nfe": nfe,
+            "calls": state.calls + self._calls,
+            "token_forwards": state.token_forwards + self._token_forwards,
+        }
+        self._nfe, self._calls, self._token_forwards = None, 0, 0
+        return counters
+
+    def _count(self, index: Tensor, batch: int, asked: Tensor) -> None:
+        if self._nfe is None:
+            self._nfe = torch.zeros(batch, dtype=torch.int64, device=index.device)
+        self._nfe = self._nfe.index_add(0, index, torch.ones_like(index))
+        self._calls += 1
+        self._token_forwards += asked.numel()
+
+    def _check(self, output: Output, asked: Tensor) -> None:
+        self._check_logits(output.logits, asked, f"model {self.name}")
+        if output.quality is None:
+            if "quality" in self.wants:
+                raise ValueError(
+                    f"quality: {self.method} reads each token's quality, but the model {self.name} gives none; return "
+                    f"mdmcorrect.model.Output(logits, quality=...) or put a head on it with mdmcorrect.heads.attach"
+                )
+        elif not isinstance(output.quality, Tensor) or output.quality.shape != asked.shape:
+            got = list(output.quality.shape) if isinstance(output.quality, Tensor) else type(output.quality).__name__
+            raise ValueError(f"model {self.name}: expected quality {list(asked.shape)}, got {got}")
+        elif not output.quality.is_floating_point():
+            raise TypeError(f"model {self.name}: expected floating quality, got {output.quality.dtype}")
+
+    def _check_logits(self, logits: Any, asked: Tensor, source: str) -> None:
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"{source}: expected a tensor of logits, got {type(logits).__name__}")
+        if logits.ndim != 3 or logits.shape[:2] != asked.shape:
+            raise ValueError(
+                f"{source}: expected logits [{asked.shape[0]}, {asked.shape[1]}, V] for tokens "
+                f"{list(asked.shape)}, got {list(logits.shape)}"
+            )
+        if not logits.is_floating_point():
+            raise TypeError(f"{source}: expected floating logits, got {logits.dtype}")
+        if self.mask_id >= logits.shape[-1]:
+            raise ValueError(
+                f"mask_id: {self.mask_id} is out of range of the {logits.shape[-1]} ids of the logits of {source}"
+            )
+
+
+def _take_rows(condition: _T, batch: int, take: Callable[[Tensor], Tensor]) -> _T | Any:
+    if isinstance(condition, Tensor):
+        return take(condition) if condition.ndim and condition.shape[0] == batch else condition
+    if isinstance(condition, Mapping):
+        return {name: _take_rows(value, batch, take) for name, value in condition.items()}
+    if isinstance(condition, (list, tuple)):
+        return tuple(_take_rows(value, batch, take) for value in condition)
+    return condition
+
+
+def _scatter(value: Tensor, index: Tensor, batch: int) -> Tensor:
+    empty = torch.nan if value.is_floating_point() else -1
+    return value.new_full((batch, *value.shape[1:]), empty).index_copy(0, index, value)

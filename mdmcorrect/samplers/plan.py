@@ -1,0 +1,123 @@
+"""How one step writes the canvas. Here: commit and remask by rank; :mod:`.ancestral` does it by Bernoulli draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .remask import Remask
+from .scoring import Scores
+from .state import State
+from .unmask import Unmask
+from .window import View
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What a step knows before its forward; each plan adds what it needs.
+
+    ``need``: bool ``[B]``, rows that cannot do without the forward.
+    """
+
+    need: Tensor
+
+
+@dataclass(frozen=True)
+class Counts(Intent):
+    """How many positions a step commits, as far as known, and masks again: int64 ``[B]`` each."""
+
+    unmask: Tensor
+    remask: Tensor
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step did: ``tokens`` int64, ``committed`` and ``remasked`` bool, each ``[B, L]``."""
+
+    tokens: Tensor
+    committed: Tensor
+    remasked: Tensor
+
+
+class Plan(Protocol):
+    """One way to update the canvas."""
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """Names of the scores read."""
+
+    @property
+    def revisits(self) -> bool:
+        """Whether a row without masks may get some again, so that it must go on until its steps are used."""
+
+    def time(self, state: State, view: View) -> Tensor:
+        """float64 ``[B]``: the noise level a time-conditioned model is told."""
+
+    def prepare(self, state: State, view: View) -> Intent:
+        """What can be decided before the forward."""
+
+    def __call__(self, state: State, view: View, intent: Any, scores: Scores) -> Update:
+        """The step itself. Rows without a forward carry tokens of -1, which nothing commits."""
+
+
+@dataclass(frozen=True)
+class UnmaskThenRemask:
+    """Commit the best masked positions, mask the worst committed ones, and commit as many more as were masked.
+
+    Net progress per step is ``unmask.count``, with or without remasking: both are decided on one forward (PRISM, arXiv
+    2510.01384, algorithm 3).
+
+    Args:
+        unmask: which masked positions, and how many net.
+        remask: which committed positions, None for none.
+        refill: "if_short" lets a position just masked be filled again when other masks run out; "never" makes it wait
+            for the next step (PRISM on LLaDA).
+    """
+
+    unmask: Unmask = field(default_factory=Unmask)
+    remask: Remask | None = None
+    refill: str = "if_short"
+
+    def __post_init__(self) -> None:
+        if self.refill not in ("if_short", "never"):
+            raise ValueError(f"refill: expected 'if_short' or 'never', got {self.refill!r}")
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return self.unmask.wants | (self.remask.wants if self.remask else frozenset())
+
+    @property
+    def revisits(self) -> bool:
+        return False
+
+    def time(self, state: State, view: View) -> Tensor:
+        return state.masked(view.mask_id).sum(1).double() / (~state.fixed).sum(1).clamp(min=1)
+
+    def prepare(self, state: State, view: View) -> Counts:
+        masks = (state.tokens == view.mask_id) & view.eligible
+        count = self.unmask.count.before(state, view)
+        remask = self.remask.how_many(state, view) if self.remask else torch.zeros_like(count)
+        remask = torch.where(masks.any(1), remask, 0)
+        return Counts(need=(count + remask > 0) & masks.any(1), unmask=count, remask=remask)
+
+    def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
+        masked = (state.tokens == view.mask_id) & view.eligible
+        count = self.unmask.count.after(intent.unmask, masked, scores)
+        rank = self.unmask.rank(state, scores)
+        tokens, committed, remasked = ops.remask_step(
+            state.tokens,
+            scores["token"],
+            unmask_score=rank,
+            keep_score=self.remask.keep(state, scores) if self.remask else None,
+            unmask_count=count + intent.remask,
+            remask_count=intent.remask if self.remask else None,
+            mask_id=view.mask_id,
+            fixed=state.fixed,
+            eligible=view.eligible,
+            refill=self.refill,
+        )
+        return Update(tokens, committed, remasked)

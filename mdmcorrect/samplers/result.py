@@ -1,0 +1,90 @@
+"""What a sampler hands back: the result, and one event per step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .state import State
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One step of the whole batch, given to the callback and kept in the history. Its tensors are copies.
+
+    Attributes:
+        index: which step of this call of the sampler, from 0.
+        step: int64 ``[B]``, the step each row made.
+        live: bool ``[B]``, rows that made one.
+        before, tokens: int64 ``[B, L]``, tokens before and after.
+        committed, remasked, corrected: bool ``[B, L]``, what changed and by which part.
+        nfe: int64 ``[B]``, forwards used so far.
+        scores: by name ``[B, L]``, those asked for; NaN or -1 where the step computed none.
+    """
+
+    index: int
+    step: Tensor
+    live: Tensor
+    before: Tensor
+    tokens: Tensor
+    committed: Tensor
+    remasked: Tensor
+    corrected: Tensor
+    nfe: Tensor
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """Where a run ended.
+
+    Attributes:
+        tokens: int64 ``[B, L]``. Masks remain only if the run was stopped, if ``finish=False``, or where the model's
+            logits were NaN or admitted no token.
+        nfe: int64 ``[B]``, forwards each row was in: predictor and corrector; a row that needs none sits out.
+        steps: int64 ``[B]``, steps each row made.
+        stopped: "finished", "callback" (it returned True) or "interrupted" (KeyboardInterrupt).
+        state: hand it back as ``state=`` to go on; :meth:`State.state_dict` saves it.
+        history: the steps of this call, or None.
+        calls: forwards of the model, whatever their batch.
+        token_forwards: tokens that went through the model, padding included.
+    """
+
+    tokens: Tensor
+    nfe: Tensor
+    steps: Tensor
+    stopped: str
+    state: State
+    history: list[StepEvent] | None
+    calls: int
+    token_forwards: int
+
+    def complete(self, mask_id: int) -> Tensor:
+        """bool ``[B]``: rows without a mask left to fill."""
+        return ~self.state.masked(mask_id).any(1)
+
+
+def copy_event(
+    index: int,
+    before: State,
+    after: State,
+    committed: Tensor,
+    remasked: Tensor,
+    corrected: Tensor,
+    scores: Mapping[str, Tensor],
+) -> StepEvent:
+    """An event that shares no memory with the run, so that whoever gets it cannot change what follows."""
+    return StepEvent(
+        index=index,
+        step=before.step.clone(),
+        live=~before.done,
+        before=before.tokens.clone(),
+        tokens=after.tokens.clone(),
+        committed=committed.clone(),
+        remasked=remasked.clone(),
+        corrected=corrected.clone(),
+        nfe=after.nfe.clone(),
+        scores={name: value.detach().clone() for name, value in scores.items()},
+    )

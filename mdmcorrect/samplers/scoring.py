@@ -1,0 +1,99 @@
+"""From logits to the few numbers per position that decide a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+
+
+class Scores(dict[str, Tensor]):
+    """Scores by name, each ``[B, L]``: those of :func:`mdmcorrect.ops.score_tokens` and ``quality``.
+
+    Positions that no forward of this step scored hold -1 (token ids) or NaN.
+    """
+
+    def __missing__(self, name: str) -> Tensor:
+        raise KeyError(f"score {name!r} was not computed; the part that reads it must name it in `wants`")
+
+    def over(self, others: Scores) -> Scores:
+        """These scores where they were computed, else the others'; names missing here are the others'."""
+        scored = self["argmax"] >= 0
+        return Scores({name: torch.where(scored, self.get(name, value), value) for name, value in others.items()})
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How tokens are proposed and scored; arguments of :func:`mdmcorrect.ops.score_tokens`.
+
+    Args:
+        temperature: 0 proposes the most probable token, else one exact draw per position.
+        top_k, top_p, top_p_rule, filter_order: filters of the draw. "exclusive" drops the token that crosses ``top_p``,
+            as MDLM, ReMDM, PRISM and ProSeCo do; "inclusive" keeps it.
+        law: statistics of the distribution before ("raw") or after ("proposal") temperature and filters.
+        mask_token: "suppress" gives the mask token probability zero everywhere (SUBS, MDLM); "forbid" never proposes it
+            but leaves its mass in the confidences (LLaDA). Either way a model that predicts the mask is overruled.
+        confidence_dtype: dtype that confidences are rounded to before positions are compared: "logits" for that of the
+            logits, which is behaviour where bf16 confidences tie (LLaDA); None for float32.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    top_p_rule: str = "exclusive"
+    filter_order: str = "top_k_first"
+    law: str = "raw"
+    mask_token: str = "suppress"
+    confidence_dtype: torch.dtype | str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature: expected a number >= 0, got {self.temperature}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected 0 < top_p <= 1, got {self.top_p}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
+        if self.mask_token not in ("suppress", "forbid"):
+            raise ValueError(f"mask_token: expected 'suppress' or 'forbid', got {self.mask_token!r}")
+
+    def __call__(
+        self,
+        logits: Tensor,
+        *,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        mask_id: int,
+        want: Iterable[str],
+        seed: Tensor,
+        step: Tensor,
+        call: int,
+    ) -> Scores:
+        """Scores of ``logits [b, L, V]`` at the positions ``rows`` (bool ``[b, L]``)."""
+        names = sorted(set(want) - {"quality"})
+        dtype = logits.dtype if self.confidence_dtype == "logits" else self.confidence_dtype
+        excluded: dict[str, Any] = {self.mask_token: [mask_id]}
+        result = ops.score_tokens(
+            logits,
+            tokens=tokens,
+            rows=rows,
+            positions=positions,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            top_p_rule=self.top_p_rule,
+            filter_order=self.filter_order,
+            law=self.law,
+            confidence_dtype=dtype,
+            want=names,
+            seed=seed,
+            step=step,
+            call=call,
+            **excluded,
+        )
+        return Scores({name: getattr(result, name) for name in names})

@@ -1,0 +1,169 @@
+"""Everything a run knows between two steps: what it is stopped with, saved as, and goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import rng
+
+
+@dataclass(frozen=True)
+class State:
+    """Per-row state of B sequences of L positions. Steps make a new one; no tensor is written in place.
+
+    Attributes:
+        tokens: int64 ``[B, L]``.
+        fixed: bool ``[B, L]``, positions never written: prompts, givens, padding.
+        attention_mask: bool ``[B, L]``, False on padding.
+        positions: int64 ``[B, L]``, counted from the first real token, so that padding moves no random draw.
+        seed: int64 ``[B]``.
+        step: int64 ``[B]``, steps the row has made; part of the address of every random draw.
+        window: int64 ``[B]``, index of the row's window (block).
+        window_step: int64 ``[B]``, steps made within it.
+        quota: int64 ``[B]``, masks the window held when the row entered it.
+        done: bool ``[B]``.
+        settled: bool ``[B]``, the last correction changed nothing and nothing was written since: another is of no use.
+        commit_score: float32 ``[B, L]``, probability of the token when it was committed (or last corrected); NaN where
+            nothing is committed.
+        commits: int64 ``[B, L]``, how often the position was committed.
+        nfe: int64 ``[B]``, forwards the row was in.
+        calls: forwards of the model, whatever their batch.
+        token_forwards: tokens that went through the model, padding included.
+    """
+
+    tokens: Tensor
+    fixed: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    seed: Tensor
+    step: Tensor
+    window: Tensor
+    window_step: Tensor
+    quota: Tensor
+    done: Tensor
+    settled: Tensor
+    commit_score: Tensor
+    commits: Tensor
+    nfe: Tensor
+    calls: int = 0
+    token_forwards: int = 0
+
+    def masked(self, mask_id: int) -> Tensor:
+        """bool ``[B, L]``: positions still to be filled."""
+        return (self.tokens == mask_id) & ~self.fixed
+
+    def committed(self, mask_id: int) -> Tensor:
+        """bool ``[B, L]``: positions the sampler has filled and may revise."""
+        return (self.tokens != mask_id) & ~self.fixed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors and numbers, for ``torch.save``."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def load(cls, values: dict[str, Any], device: torch.device | str | None = None) -> State:
+        """The state that :meth:`state_dict` described.
+
+        Raises:
+            ValueError: entries are missing or unknown.
+        """
+        names = {f.name for f in fields(cls)}
+        if values.keys() != names:
+            raise ValueError(
+                f"state: missing {sorted(names - values.keys())}, unknown {sorted(values.keys() - names)}; "
+                f"was it saved by another version?"
+            )
+        return cls(**values).to(device) if device is not None else cls(**values)
+
+    def to(self, device: torch.device | str) -> State:
+        """The same state on another device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in _COUNTERS}
+        return replace(self, **moved)
+
+
+_COUNTERS = ("calls", "token_forwards")
+
+
+def initial_state(
+    tokens: Tensor,
+    *,
+    mask_id: int,
+    fixed: Tensor | None = None,
+    lengths: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    positions: Tensor | None = None,
+    seed: int | Tensor | torch.Generator = 0,
+) -> State:
+    """Check what the caller gave and lay out the state of step 0; arguments as for :class:`Sampler`'s call.
+
+    Raises:
+        TypeError: a tensor of the wrong dtype.
+        ValueError: a tensor of the wrong shape, or a negative ``mask_id``.
+    """
+    if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
+        got = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TypeError(f"tokens: expected an int64 tensor [B, L], got {got}")
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens: expected [B, L], got {list(tokens.shape)}; add a batch dimension with tokens[None]")
+    if isinstance(mask_id, bool) or not isinstance(mask_id, int):
+        raise TypeError(f"mask_id: expected an int, got {type(mask_id).__name__}")
+    if mask_id < 0:
+        raise ValueError(f"mask_id: expected an id >= 0, got {mask_id}")
+    batch, length = tokens.shape
+    device = tokens.device
+    real = _real_positions(tokens, lengths, attention_mask)
+    if fixed is None:
+        fixed = tokens != mask_id
+    else:
+        fixed = _check_mask("fixed", fixed, tokens)
+    if positions is None:
+        # Position of the row's first real token: 0 unless the row is padded on the left.
+        first = real.long().argmax(dim=1, keepdim=True)
+        positions = (torch.arange(length, device=device) - first).clamp(min=0)
+    elif positions.dtype != torch.int64 or positions.shape != tokens.shape:
+        raise ValueError(
+            f"positions: expected int64 {list(tokens.shape)}, got {positions.dtype} {list(positions.shape)}"
+        )
+    zeros = torch.zeros(batch, dtype=torch.int64, device=device)
+    return State(
+        tokens=tokens.clone(),
+        fixed=fixed | ~real,
+        attention_mask=real,
+        positions=positions.to(device),
+        seed=rng.sequence_seeds(seed, batch, device=device),
+        step=zeros,
+        window=zeros,
+        window_step=zeros,
+        quota=zeros,
+        done=torch.zeros(batch, dtype=torch.bool, device=device),
+        settled=torch.zeros(batch, dtype=torch.bool, device=device),
+        commit_score=torch.full(tokens.shape, torch.nan, device=device),
+        commits=torch.zeros_like(tokens),
+        nfe=zeros,
+    )
+
+
+def _check_mask(name: str, value: Tensor, tokens: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype.is_floating_point or value.dtype.is_complex:
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: expected a bool tensor {list(tokens.shape)}, got {got}")
+    if value.shape != tokens.shape:
+        raise ValueError(f"{name}: expected {list(tokens.shape)} like tokens, got {list(value.shape)}")
+    return value.to(device=tokens.device, dtype=torch.bool)
+
+
+def _real_positions(tokens: Tensor, lengths: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+    if lengths is not None and attention_mask is not None:
+        raise ValueError("lengths, attention_mask: give one of them; lengths means padding on the right")
+    if attention_mask is not None:
+        return _check_mask("attention_mask", attention_mask, tokens)
+    if lengths is None:
+        return torch.ones_like(tokens, dtype=torch.bool)
+    if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64 or lengths.shape != tokens.shape[:1]:
+        got = f"{lengths.dtype} {list(lengths.shape)}" if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise ValueError(f"lengths: expected int64 [{tokens.shape[0]}], got {got}")
+    return torch.arange(tokens.shape[1], device=tokens.device) < lengths.to(tokens.device)[:, None]
