@@ -86,7 +86,7 @@ def draw_tokens(
         return scores.argmax(-1)
     probability = torch.softmax(scores.double() / temperature, -1)
     if top_p < 1:
-        ordered, order = probability.sort(-1, descending=True, stable=True)
+        ordered, order = probability.sort(dim=-1, descending=True, stable=True)
         keep = ordered.cumsum(-1) <= top_p
         keep[..., 0] = True
         probability = torch.zeros_like(probability).scatter(-1, order, ordered * keep)
