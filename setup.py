@@ -29,7 +29,7 @@ def fail(sentence: str) -> None:
 
 
 def find_torch() -> Path:
-    """Folder of the installed torch, found without importing it; exits with a sentence if there is none that will do."""
+    """Folder of the installed torch, found without importing it; exits with a sentence if none will do."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         fail(

@@ -1,7 +1,8 @@
 """Loads the compiled library, which registers the operators under ``torch.ops.mdmcorrect``.
 
-Everything that can be missing is answered with one ``ImportError`` of one sentence that says what to do: no torch, a torch
-older than 2.10, a library that was not built, an instruction set that ``MDMCORRECT_ISA`` asks for and the machine lacks.
+Everything that can be missing is answered with one ``ImportError`` of one sentence that says what to do: no torch, a
+torch older than 2.10, a library that was not built, an instruction set that ``MDMCORRECT_ISA`` asks for and the machine
+lacks.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def load() -> None:
         torch.ops.load_library(str(LIBRARY))
         torch.ops.mdmcorrect.build_info()
     except (OSError, RuntimeError) as error:
-        raise ImportError(f"mdmcorrect's compiled library did not load into torch {torch.__version__}: {error}") from error
+        raise ImportError(
+            f"mdmcorrect's compiled library did not load into torch {torch.__version__}: {error}"
+        ) from error
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
     python tools/ensure_requirements.py --torch torch==2.13.0 --extras test,dev
 
-torch is installed only if there is none: whatever torch is already there stays. The environment variable TORCH_INDEX_URL,
-where set, names the package index for it, such as the one of CPU wheels that pytorch.org's install page gives.
+torch is installed only if there is none: whatever torch is already there stays. The environment variable
+TORCH_INDEX_URL, where set, names the package index for it, such as the one of CPU wheels that pytorch.org's install
+page gives.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 // Ranking by integer keys: a larger key is chosen before a smaller one, equal keys by lowest index.
 //
 // A floating-point number becomes an unsigned integer of the same order: non-negative numbers get the sign bit set,
-// negative ones are inverted. Radix selection then needs neither comparisons of floats nor a special case for infinities.
-// Every real key is above 0 (that of -inf is 0x007fffff), so key 0 marks a position that takes no part.
+// negative ones are inverted. Radix selection then needs neither comparisons of floats nor a special case for
+// infinities. Every real key is above 0 (that of -inf is 0x007fffff), so key 0 marks a position that takes no part.
 #pragma once
 
 #include "core/gumbel.h"

@@ -31,10 +31,10 @@ struct Isa {
 // Best first. The builtin asks the processor and the operating system (XCR0) alike.
 const Isa kIsas[] = {
 #if MDM_HAS_AVX512
-    {&avx512::kernel_table,
-     __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx2") &&
-         __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
+    {&avx512::kernel_table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx2") &&
+                                __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
 #endif
 #if MDM_HAS_AVX2
     {&avx2::kernel_table,

@@ -41,9 +41,11 @@ static inline Cut find_cut(const uint64_t* keys, int64_t n, int64_t count, int b
 template <class Take, class Skip>
 static inline void select_largest(const uint64_t* keys, int64_t n, int64_t participants, int64_t count, int bits,
                                   uint64_t* candidates, const Take& take, const Skip& skip) {
-  Cut cut{~uint64_t{0}, 0};                             // count <= 0: nothing
-  if (count >= participants) cut = {0, 0};              // everything that takes part
-  else if (count > 0) cut = find_cut(keys, n, count, bits, candidates);
+  Cut cut{~uint64_t{0}, 0};  // count <= 0: nothing
+  if (count >= participants)
+    cut = {0, 0};  // everything that takes part
+  else if (count > 0)
+    cut = find_cut(keys, n, count, bits, candidates);
   for (int64_t i = 0; i < n; ++i) {
     bool chosen = keys[i] > cut.key;
     if (keys[i] == cut.key && cut.ties > 0) {

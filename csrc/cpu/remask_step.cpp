@@ -1,5 +1,5 @@
-// remask_step on the CPU. Per row: a key for every masked position that may be committed and for every committed one that
-// may be masked again, then radix selection; O(L).
+// remask_step on the CPU. Per row: a key for every masked position that may be committed and for every committed one
+// that may be masked again, then radix selection; O(L).
 #include "core/select_key.h"
 #include "cpu/kernels.h"
 #include "cpu/radix_select.h"
@@ -18,7 +18,8 @@ MDM_INLINE bool open_to_change(const RemaskStepParams& p, int64_t row, int64_t c
   return at_or<uint8_t>(p.fixed, row, col, 0) == 0 && at_or<uint8_t>(p.eligible, row, col, 1) != 0;
 }
 
-// A negative proposal (no admissible token) is never committed, nor is the mask itself, which would be no commit at all.
+// A negative proposal (no admissible token) is never committed, nor is the mask itself, which would be no commit at
+// all.
 MDM_INLINE bool admissible(const RemaskStepParams& p, int64_t row, int64_t col) {
   const int64_t proposal = at(p.proposals, row, col);
   return proposal >= 0 && proposal != p.mask_id;

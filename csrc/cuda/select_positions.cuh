@@ -1,8 +1,9 @@
-// select_positions on CUDA: one block per row, radix selection on 64-bit keys with a 256-bin histogram in shared memory.
+// select_positions on CUDA: one block per row, radix selection on 64-bit keys with a 256-bin histogram in shared
+// memory.
 //
 // The keys (core/select_key.h) are those of the CPU kernel. Rows of up to kCachedLength positions keep them in shared
-// memory; longer rows compute a key anew whenever it is needed, which costs arithmetic but no memory, and gives the same
-// bits each time. A pass narrows the cut by one byte of the key, most significant first:
+// memory; longer rows compute a key anew whenever it is needed, which costs arithmetic but no memory, and gives the
+// same bits each time. A pass narrows the cut by one byte of the key, most significant first:
 //
 //   count the keys that match the bytes fixed so far, by their next byte  ->  warp 0 finds the bin in which the k-th
 //   largest lies, from the top  ->  that bin is the next fixed byte, and k loses the keys in the bins above it.
@@ -21,7 +22,8 @@ constexpr int kMaxThreads = 1024;
 constexpr int64_t kCachedLength = 4096;  // 32 KiB of keys, within the 48 KiB every launch may have
 constexpr unsigned kFullWarp = 0xffffffffu;
 
-// What the whole block shares about one row. A field is written by one thread between two barriers, read after the second.
+// What the whole block shares about one row. A field is written by one thread between two barriers, read after the
+// second.
 struct SelectState {
   unsigned histogram[kBins];
   unsigned warp_ties[kMaxThreads / kWarp];
@@ -31,7 +33,8 @@ struct SelectState {
   int64_t matching;                 // how many there are
 };
 
-// Warp 0: the bin, from the top, in which the `remaining`-th largest key lies. Lane i holds bins 255 - 8i down to 248 - 8i.
+// Warp 0: the bin, from the top, in which the `remaining`-th largest key lies. Lane i holds bins 255 - 8i down to 248 -
+// 8i.
 __device__ inline void choose_bin(SelectState& state, int shift) {
   constexpr int kPerLane = kBins / kWarp;
   const int lane = threadIdx.x;
@@ -55,8 +58,8 @@ __device__ inline void choose_bin(SelectState& state, int shift) {
   }
 }
 
-// Whether each thread's flag is among the first `limit` set ones, counting from the lowest thread; *limit loses the number
-// of set flags. Every thread of the block calls it; blockDim.x is a multiple of 32.
+// Whether each thread's flag is among the first `limit` set ones, counting from the lowest thread; *limit loses the
+// number of set flags. Every thread of the block calls it; blockDim.x is a multiple of 32.
 __device__ inline bool take_in_order(bool flag, int64_t* limit, unsigned* warp_counts) {
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
@@ -85,8 +88,11 @@ __global__ void __launch_bounds__(kMaxThreads) select_positions_kernel(const Sel
   const int top_shift = (params.temperature == 0.0 ? kScoreKeyBits : kGumbelKeyBits) - 8;
 
   for (int64_t row = blockIdx.x; row < params.batch; row += gridDim.x) {
-    // Thread t reads back only the cached keys t, t + blockDim.x, ... that it wrote itself: no barrier is needed for them.
-    const auto key_of = [&](int64_t col) -> uint64_t { return kCached ? cached_keys[col] : position_key(params, row, col); };
+    // Thread t reads back only the cached keys t, t + blockDim.x, ... that it wrote itself: no barrier is needed for
+    // them.
+    const auto key_of = [&](int64_t col) -> uint64_t {
+      return kCached ? cached_keys[col] : position_key(params, row, col);
+    };
 
     if (threadIdx.x == 0) {
       state.participants = 0;

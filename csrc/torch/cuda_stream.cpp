@@ -22,7 +22,8 @@ GetCurrentStream find_get_current_stream() {
 cudaStream_t current_cuda_stream(int32_t device) {
   static const GetCurrentStream get_current_stream = find_get_current_stream();
   if (get_current_stream == nullptr) {
-    throw std::runtime_error("mdmcorrect: got a CUDA tensor, but this torch has no libtorch_cuda.so to give its stream.");
+    throw std::runtime_error(
+        "mdmcorrect: got a CUDA tensor, but this torch has no libtorch_cuda.so to give its stream.");
   }
   void* stream = nullptr;
   if (get_current_stream(device, &stream) != 0) {

@@ -14,8 +14,8 @@ constexpr int64_t kElementsPerTask = 16384;
 
 // Splits [0, rows) into even contiguous ranges, at most one per thread, and calls
 //   kernel(begin, end, scratch)
-// for each, scratch being words_per_task words of its own. row_cost: about how many elements a row takes. The scratch is
-// allocated here, in the caller's thread, because a worker must not throw: its message would be lost across the ABI.
+// for each, scratch being words_per_task words of its own. row_cost: about how many elements a row takes. The scratch
+// is allocated here, in the caller's thread, because a worker must not throw: its message would be lost across the ABI.
 template <class Kernel>
 void parallel_rows(int64_t rows, int64_t row_cost, int64_t words_per_task, const Kernel& kernel) {
   if (rows <= 0) return;

@@ -57,6 +57,8 @@ std::tuple<Tensor, Tensor, Tensor> remask_step(const Tensor& tokens, const Tenso
   params.out_committed = static_cast<uint8_t*>(committed.mutable_data_ptr());
   params.out_remasked = static_cast<uint8_t*>(remasked.mutable_data_ptr());
 
+  // An empty tensor's pointer is null, which would read as an argument that was not given.
+  if (batch == 0 || length == 0) return {out, committed, remasked};
   if (tokens.is_cuda()) throw_no_cuda_kernel(kOp);
   const CpuKernels& kernels = chosen_kernels();
   parallel_rows(batch, 4 * length, 2 * length, [&](int64_t begin, int64_t end, uint64_t* scratch) {

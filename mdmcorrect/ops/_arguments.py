@@ -13,9 +13,6 @@ from mdmcorrect import rng
 
 SCORE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-Count = int | Tensor
-Seed = int | Tensor | torch.Generator
-
 
 def require_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
@@ -35,9 +32,7 @@ def require_like(name: str, value: object, shape: tuple[int, int], like: Tensor,
     """Shape and device of an argument that must match those of the operator's first tensor."""
     tensor = require_tensor(name, value)
     if tuple(tensor.shape) != shape:
-        raise ValueError(
-            f"{name}: expected shape {list(shape)} as {like_name} has it, got {list(tensor.shape)}"
-        )
+        raise ValueError(f"{name}: expected shape {list(shape)} as {like_name} has it, got {list(tensor.shape)}")
     require_device(name, tensor, like, like_name)
 
 
@@ -82,7 +77,7 @@ def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum:
     return value
 
 
-def row_seeds(seed: Seed, batch: int, like: Tensor) -> Tensor:
+def row_seeds(seed: int | Tensor | torch.Generator, batch: int, like: Tensor) -> Tensor:
     """One seed per row, int64 ``[B]`` on the device of ``like``; see :func:`mdmcorrect.rng.sequence_seeds`."""
     return rng.sequence_seeds(seed, batch, device=like.device)
 
@@ -92,7 +87,5 @@ def require_positions(value: object, shape: tuple[int, int], like: Tensor, like_
     tensor = require_tensor("positions", value)
     require_dtype("positions", tensor, torch.int64)
     if tuple(tensor.shape) not in (shape, shape[1:]):
-        raise ValueError(
-            f"positions: expected shape [{shape[1]}] or {list(shape)}, got {list(tensor.shape)}"
-        )
+        raise ValueError(f"positions: expected shape [{shape[1]}] or {list(shape)}, got {list(tensor.shape)}")
     require_device("positions", tensor, like, like_name)

@@ -34,19 +34,20 @@ def remask_step(
     A position is *masked* where ``tokens == mask_id`` and *committed* elsewhere. Fixed positions and those that are not
     eligible never change. Which of the others do is said in one of two ways:
 
-    **Two bands.** Of the masked positions the ``unmask_count`` with the highest ``unmask_score`` take their proposal, or
-    those where ``commit`` is true. Of the committed ones the ``remask_count`` with the lowest ``keep_score`` are masked, or
-    those where ``remask`` is true; with neither, none are. A position that was just masked is not filled in the same step.
-    If there are fewer masked positions than ``unmask_count`` asks for, ``refill`` decides: ``"if_short"`` masks that many
-    fewer, the best kept first, so that the row still makes its net progress (the top-k sampler of PRISM, arXiv 2510.01384,
-    algorithm 3); ``"never"`` masks all the same (PRISM's sampler for LLaDA).
+    **Two bands.** Of the masked positions the ``unmask_count`` with the highest ``unmask_score`` take their proposal,
+    or those where ``commit`` is true. Of the committed ones the ``remask_count`` with the lowest ``keep_score`` are
+    masked, or those where ``remask`` is true; with neither, none are. A position that was just masked is not filled in
+    the same step. If there are fewer masked positions than ``unmask_count`` asks for, ``refill`` decides:
+    ``"if_short"`` masks that many fewer, the best kept first, so that the row still makes its net progress (the top-k
+    sampler of PRISM, arXiv 2510.01384, algorithm 3); ``"never"`` masks all the same (PRISM's sampler for LLaDA).
 
     **One pool.** With ``keep_count``, masked positions (by ``unmask_score``) and committed ones (by ``keep_score``) are
-    ranked together; the ``keep_count`` best hold a token afterwards: masked ones among them take their proposal, committed
-    ones outside are masked (path planning, P2, arXiv 2502.03540; RemeDi, arXiv 2509.23653).
+    ranked together; the ``keep_count`` best hold a token afterwards: masked ones among them take their proposal,
+    committed ones outside are masked (path planning, P2, arXiv 2502.03540; RemeDi, arXiv 2509.23653).
 
-    Every ranking breaks ties by the lowest index. A NaN score takes its position out of the ranking: it stays as it is. So
-    does a masked position whose proposal is negative (no admissible token) or the mask itself: neither is ever committed.
+    Every ranking breaks ties by the lowest index. A NaN score takes its position out of the ranking: it stays as it is.
+    So does a masked position whose proposal is negative (no admissible token) or the mask itself: neither is ever
+    committed.
 
     Args:
         tokens: int64 ``[B, L]``; not modified.

@@ -27,18 +27,19 @@ def select_positions(
 ) -> Tensor:
     """Mark exactly ``min(k[b], eligible positions of row b)`` positions in every row.
 
-    At ``temperature=0`` these are the best scores, ties going to the lowest index. At ``temperature > 0`` they are a draw
-    without replacement from ``softmax(scores / temperature)`` over the eligible positions (of ``-scores`` with
-    ``largest=False``): position i gets the key ``scores[i] / temperature + Gumbel(seed, position, step, call)`` and the k
-    largest keys win, which is the Plackett-Luce law (Kool, van Hoof and Welling, arXiv 1903.06059, section 2). One noise
-    number belongs to each position, so the draw is the same for any batch, padding, device and thread count.
+    At ``temperature=0`` these are the best scores, ties going to the lowest index. At ``temperature > 0`` they are a
+    draw without replacement from ``softmax(scores / temperature)`` over the eligible positions (of ``-scores`` with
+    ``largest=False``): position i gets the key ``scores[i] / temperature + Gumbel(seed, position, step, call)`` and the
+    k largest keys win, which is the Plackett-Luce law (Kool, van Hoof and Welling, arXiv 1903.06059, section 2). One
+    noise number belongs to each position, so the draw is the same for any batch, padding, device and thread count.
 
     Nothing is read back to the host, and nothing depends on values for its shape.
 
     Args:
-        scores: ``[B, L]`` float32, bfloat16 or float16; any strides. A NaN score takes its position out, as if it were not
-            eligible. -inf ranks last but counts as eligible, +inf ranks first; -0 equals +0.
-        k: how many, an int or int64 ``[]`` or ``[B]``. More than there are takes all; a negative number in a tensor none.
+        scores: ``[B, L]`` float32, bfloat16 or float16; any strides. A NaN score takes its position out, as if it were
+            not eligible. -inf ranks last but counts as eligible, +inf ranks first; -0 equals +0.
+        k: how many, an int or int64 ``[]`` or ``[B]``. More than there are takes all; a negative number in a tensor
+            none.
         eligible: bool ``[B, L]``; only positions where it is true may be chosen. Default: all.
         temperature: 0 for the best, else the temperature of the draw; finite.
         positions: int64 ``[L]`` or ``[B, L]``: the numbers the noise belongs to, where padding or slicing moved them.
@@ -54,8 +55,8 @@ def select_positions(
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
-        ValueError: a shape or device that does not match ``scores``, a negative int ``k``, a temperature that is negative
-            or not finite.
+        ValueError: a shape or device that does not match ``scores``, a negative int ``k``, a temperature that is
+            negative or not finite.
         RuntimeError: a CUDA tensor, but a library built without CUDA.
 
     Example:
