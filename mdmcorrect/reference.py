@@ -1,7 +1,8 @@
 """The truth: every operator in plain NumPy and float64, one short function each.
 
-Nothing here is fast. Tests compare each kernel with these functions; read them to learn what an operator does. The random
-bits are the kernels' own, so sampled tokens agree except where two noisy values differ by less than float32 resolves.
+Nothing here is fast. Tests compare each kernel with these functions; read them to learn what an operator does. The
+random bits are the kernels' own, so sampled tokens agree except where two noisy values differ by less than float32
+resolves.
 """
 
 from __future__ import annotations
@@ -149,8 +150,8 @@ def proposal_logits(
 def draw(y: Array, seed: int, position: int, step: int, call: int) -> int:
     """One exact draw from softmax(y): a Gumbel race between chunks, then an exponential race inside the winner.
 
-    The largest noisy value of a chunk is one Gumbel at the chunk's log-sum-exp; which id attains it is independent of that
-    value. So one number per chunk picks the chunk, and one per id of the winning chunk picks the token.
+    The largest noisy value of a chunk is one Gumbel at the chunk's log-sum-exp; which id attains it is independent of
+    that value. So one number per chunk picks the chunk, and one per id of the winning chunk picks the token.
     """
     chunks = -(-len(y) // CHUNK)
     padded = np.full(chunks * CHUNK, -np.inf)
@@ -158,7 +159,8 @@ def draw(y: Array, seed: int, position: int, step: int, call: int) -> int:
     grouped = padded.reshape(chunks, CHUNK)
     with np.errstate(divide="ignore"):
         log_mass = np.log(np.exp(grouped).sum(1))
-    winner = int((log_mass + gumbel(random_bits(seed, np.arange(chunks), position, step, Purpose.CHUNK, call))).argmax())
+    noise = gumbel(random_bits(seed, np.arange(chunks), position, step, Purpose.CHUNK, call))
+    winner = int((log_mass + noise).argmax())
     ids = winner * CHUNK + np.arange(CHUNK)
     noise = gumbel(random_bits(seed, ids, position, step, Purpose.TOKEN, call))
     return int(ids[(grouped[winner] + noise).argmax()])
@@ -219,7 +221,7 @@ def score_row(
     }
 
 
-# ------------------------------------------------------------------------------------------- select_positions, remask_step
+# ---------------------------------------------------------------------------------------- select_positions, remask_step
 
 
 def best(key: Array, k: int, taking_part: NDArray[np.bool_]) -> NDArray[np.bool_]:

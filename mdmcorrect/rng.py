@@ -1,8 +1,8 @@
 """Counter-based randomness: the same draw for any batch, device, thread count and restart.
 
-Every random number of the package is one Philox4x32-10 output (Salmon et al., SC 2011). Its key is the 64-bit seed of a
-sequence, its counter ``(index, position, step, purpose << 16 | call)``, four 32-bit words; nothing else enters. The same
-arithmetic stands in ``csrc/core/philox.h`` and in :mod:`mdmcorrect.reference`, and all three agree bit for bit.
+Every random number of the package is one Philox4x32-10 output (Salmon et al., SC 2011). Its key is the 64-bit seed of
+a sequence, its counter ``(index, position, step, purpose << 16 | call)``, four 32-bit words; nothing else enters. The
+same arithmetic stands in ``csrc/core/philox.h`` and in :mod:`mdmcorrect.reference`, and all three agree bit for bit.
 
 The functions here are plain int64 tensor arithmetic: they run on any device, under ``torch.compile`` and without
 synchronising, and suit tensors of ``[batch, length]``. Kernels draw their own numbers.
@@ -15,7 +15,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-__all__ = ["Purpose", "sequence_seeds", "random_bits", "uniform", "gumbel"]
+__all__ = ["Purpose", "gumbel", "random_bits", "sequence_seeds", "uniform"]
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -83,9 +83,9 @@ def sequence_seeds(
     """One seed per sequence, int64 ``[batch]``.
 
     Args:
-        seed: an int64 tensor ``[batch]``, returned as it is: only this form makes a sequence independent of its place in
-            the batch. An int or a 0-d int64 tensor: sequence ``b`` gets ``philox(seed, b)``. A ``torch.Generator``: one
-            int64 is drawn from it, then as for an int.
+        seed: an int64 tensor ``[batch]``, returned as it is: only this form makes a sequence independent of its place
+            in the batch. An int or a 0-d int64 tensor: sequence ``b`` gets ``philox(seed, b)``. A ``torch.Generator``:
+            one int64 is drawn from it, then as for an int.
         batch: number of sequences.
         device: where the seeds go; default: the device of a tensor ``seed``, else the CPU.
 

@@ -6,6 +6,7 @@
 
 #include "core/config.h"
 #include "core/remask_step_params.h"
+#include "core/score_tokens_params.h"
 #include "core/select_positions_params.h"
 
 namespace mdmcorrect {
@@ -16,6 +17,8 @@ struct CpuKernels {
   void (*select_positions)(const SelectPositionsParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // scratch: 2 * length words.
   void (*remask_step)(const RemaskStepParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  // Rows are params.row_index[begin, end). scratch: 2 * vocab + vocab / 1024 + 64 words with top_k or top_p, else none.
+  void (*score_tokens)(const ScoreTokensParams&, int64_t begin, int64_t end, uint64_t* scratch);
 };
 
 // The table for this process: the best instruction set of the machine, or the one MDMCORRECT_ISA names. Null if that
@@ -37,5 +40,6 @@ extern const CpuKernels kernel_table;
 
 void select_positions(const SelectPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 
 }  // namespace MDM_NAMESPACE

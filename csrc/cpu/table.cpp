@@ -3,6 +3,6 @@
 
 namespace MDM_NAMESPACE {
 
-const CpuKernels kernel_table = {MDM_ISA_NAME, select_positions, remask_step};
+const CpuKernels kernel_table = {MDM_ISA_NAME, select_positions, remask_step, score_tokens};
 
 }  // namespace MDM_NAMESPACE

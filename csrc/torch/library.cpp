@@ -6,6 +6,14 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mdmcorrect, m) {
+  // ids holds token and argmax, stats the other scores, each [wanted, B, L] in the order of TokenScore; want: a bit
+  // each.
+  m.def(
+      "score_tokens(Tensor logits, int want, Tensor temperature, Tensor? tokens, Tensor? rows, Tensor? positions, "
+      "Tensor? top_k, Tensor? top_p, bool top_p_inclusive, bool top_p_first, Tensor? suppress, Tensor? forbid, "
+      "bool proposal_law, bool probabilities, ScalarType confidence_dtype, Tensor seed, Tensor step, Tensor call) "
+      "-> (Tensor ids, Tensor stats)");
+
   m.def(
       "select_positions(Tensor scores, Tensor k, Tensor? eligible, float temperature, Tensor? positions, bool largest, "
       "Tensor seed, Tensor step, Tensor call) -> Tensor");

@@ -6,6 +6,7 @@ Each is one function here, one kernel per device in the compiled library, and on
 """
 
 from mdmcorrect.ops.remask_step import remask_step
+from mdmcorrect.ops.score_tokens import TokenScores, score_tokens
 from mdmcorrect.ops.select_positions import select_positions
 
-__all__ = ["remask_step", "select_positions"]
+__all__ = ["TokenScores", "remask_step", "score_tokens", "select_positions"]

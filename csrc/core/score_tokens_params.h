@@ -1,0 +1,66 @@
+// score_tokens: statistics of every position's distribution over the vocabulary, and one token for it.
+#pragma once
+
+#include "core/tensor_view.h"
+
+namespace mdmcorrect {
+
+constexpr int64_t kVocabularyChunk = 512;  // ids; part of the random numbers' definition, never a tuning knob
+
+// What the outputs are called in `want`, bit i for the i-th; mdmcorrect/ops/score_tokens.py has the same order.
+enum class TokenScore : int32_t {
+  token = 0,
+  argmax,
+  logprob,
+  proposal_logprob,
+  current_logprob,
+  max_logprob,
+  second_logprob,
+  entropy,
+  margin,
+  logsumexp,
+  confidence,
+  count
+};
+constexpr int kTokenScores = static_cast<int>(TokenScore::count);
+constexpr int kTokenIdScores = 2;  // the first two are int64 ids, the rest float32
+
+struct ScoreTokensParams {
+  int64_t batch;   // B
+  int64_t length;  // L
+  int64_t vocab;   // V
+
+  const void* logits;  // [B, L, V], last stride 1
+  FloatType type;
+  int64_t batch_stride;     // in elements
+  int64_t position_stride;  // in elements
+  bool probabilities;       // logits holds unnormalised probabilities
+
+  Grid<int64_t> tokens;      // [B, L] or null
+  Grid<int64_t> positions;   // [B, L] or null: 0, 1, ..., L - 1
+  Grid<double> temperature;  // [B, L]; not above 0: argmax
+  Grid<int64_t> top_k;       // [B, L] or null
+  Grid<double> top_p;        // [B, L] or null; not below 1: no nucleus
+  bool top_p_inclusive;
+  bool top_p_first;
+
+  const int64_t* suppress;  // [suppress_count], ascending, each in [0, V)
+  int64_t suppress_count;
+  const int64_t* forbid;  // [forbid_count], likewise
+  int64_t forbid_count;
+
+  bool proposal_law;          // statistics after temperature and filters
+  FloatType confidence_type;  // what confidence is rounded to
+
+  RowInts seed;         // [B]
+  RowInts step;         // [B]
+  const int64_t* call;  // []
+
+  const int64_t* row_index;  // the rows b * L + l to do, ascending; null: all B * L
+
+  // [B * L] each, null where not wanted.
+  int64_t* ids[kTokenIdScores];
+  float* values[kTokenScores];  // entries of the ids stay null
+};
+
+}  // namespace mdmcorrect

@@ -1,0 +1,252 @@
+// Which ids of a row may be proposed: forbidden ids, top_k and top_p, without a sort.
+//
+// Every filter keeps a prefix of the order "falling value, then rising id", so a kept set is a value and, among the ids
+// that tie with it, the last one kept. The prefix ends where a cumulative weight crosses a limit (a count for top_k,
+// probability mass for top_p), and that place is found by counting into 256 bins, eight bits of the value at a time.
+// Masses are integers, so their sums have no order.
+#pragma once
+
+#include "core/select_key.h"
+#include "cpu/vocabulary_chunk.h"
+
+namespace MDM_NAMESPACE {
+
+// The kept ids: x > threshold, or x == threshold and id <= last_tie.
+struct KeptSet {
+  float threshold;
+  int64_t last_tie;
+};
+
+// One row and everything that says what may be proposed there.
+struct ProposalRow {
+  const ScoreTokensParams* params;
+  RowReader* reader;
+  const uint8_t* data;
+  int64_t chunks;
+};
+
+// Memory for the candidates of one row; see filter_scratch_words.
+struct FilterScratch {
+  uint64_t* mass;    // [vocab]
+  float* values;     // [vocab + kLanes]
+  uint32_t* ids;     // [vocab + kLanes]
+  float* chunk_max;  // [chunks + kLanes], of what may be proposed
+};
+
+MDM_INLINE FilterScratch carve_filter_scratch(uint64_t* words, int64_t vocab) {
+  uint32_t* halves = reinterpret_cast<uint32_t*>(words + vocab);
+  return {words, reinterpret_cast<float*>(halves), halves + vocab + kLanes,
+          reinterpret_cast<float*>(halves + 2 * (vocab + kLanes))};
+}
+
+// ------------------------------------------------------------------------------------------------- chunks of a
+// proposal
+
+static float max_of(const float* values, int padded) {
+  Floats max = broadcast(-__builtin_inff());
+  for (int i = 0; i < padded; i += kLanes) max = maximum(load(values + i), max);
+  return reduce_max(max);
+}
+
+MDM_INLINE bool is_kept(const KeptSet& kept, float x, int64_t id) {
+  return x > kept.threshold || (x == kept.threshold && id <= kept.last_tie);
+}
+
+// The chunk with forbidden ids at -inf.
+static Chunk without_forbidden(const ProposalRow& row, const Chunk& chunk, int64_t index) {
+  const ScoreTokensParams& params = *row.params;
+  const int64_t begin = index * kChunk;
+  const IdRange dropped = ids_between(params.forbid, params.forbid_count, begin, begin + chunk.padded);
+  if (dropped.first == dropped.last) return chunk;
+  float* masked = row.reader->masked;
+  __builtin_memcpy(masked, chunk.values, sizeof(float) * static_cast<size_t>(chunk.padded));
+  for (int64_t i = dropped.first; i < dropped.last; ++i) masked[params.forbid[i] - begin] = -__builtin_inff();
+  return {masked, chunk.padded, max_of(masked, chunk.padded), chunk.invalid};
+}
+
+// The chunk with everything outside the kept set at -inf.
+static Chunk without_filtered(const ProposalRow& row, const Chunk& chunk, int64_t index, const KeptSet& kept) {
+  const int64_t begin = index * kChunk;
+  float* masked = row.reader->masked;
+  for (int i = 0; i < chunk.padded; ++i) {
+    masked[i] = is_kept(kept, chunk.values[i], begin + i) ? chunk.values[i] : -__builtin_inff();
+  }
+  return {masked, chunk.padded, max_of(masked, chunk.padded), chunk.invalid};
+}
+
+// What may be proposed of a chunk; kept is null where no filter is on.
+static Chunk read_proposal_chunk(const ProposalRow& row, int64_t index, const KeptSet* kept) {
+  const Chunk chunk = without_forbidden(row, read_chunk(row.reader, row.data, index), index);
+  return kept == nullptr ? chunk : without_filtered(row, chunk, index, *kept);
+}
+
+// ------------------------------------------------------------------------------------------------ masses in fixed
+// point
+
+constexpr float kMassHalf = 0x1p20f;               // a mass has two digits to this base:
+constexpr uint64_t kMassUnit = uint64_t{1} << 40;  // the most likely id's mass
+
+// Both digits of trunc(2^40 e^y), y <= 0; each step is exact, so every lane is an exact integer.
+MDM_INLINE void mass_digits(Floats y, Words* high, Words* low) {
+  const Floats scaled = mul(exp_nonpositive(y), broadcast(kMassHalf));
+  *high = truncate(scaled);
+  *low = truncate(mul(sub(scaled, signed_to_float(*high)), broadcast(kMassHalf)));
+}
+
+MDM_INLINE uint64_t mass_from_digits(uint32_t high, uint32_t low) { return (static_cast<uint64_t>(high) << 20) + low; }
+
+static uint64_t chunk_mass(const Chunk& chunk, float max, float scale) {
+  Words high_sum = words_from(0), low_sum = high_sum;  // at most 32 terms of 2^20 per lane
+  for (int i = 0; i < chunk.padded; i += kLanes) {
+    Words high, low;
+    mass_digits(mul(sub(load(chunk.values + i), broadcast(max)), broadcast(scale)), &high, &low);
+    high_sum = add_words(high_sum, high);
+    low_sum = add_words(low_sum, low);
+  }
+  uint32_t highs[kLanes], lows[kLanes];
+  store(highs, high_sum);
+  store(lows, low_sum);
+  uint64_t total = 0;
+  for (int i = 0; i < kLanes; ++i) total += mass_from_digits(highs[i], lows[i]);
+  return total;
+}
+
+// Masses of candidates, 0 below `smallest`; returns their sum. values is padded with -inf.
+static uint64_t candidate_masses(const FilterScratch& scratch, int64_t count, float max, float scale, float smallest) {
+  uint64_t total = 0;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    uint32_t highs[kLanes], lows[kLanes];
+    Words high, low;
+    mass_digits(mul(sub(load(scratch.values + i), broadcast(max)), broadcast(scale)), &high, &low);
+    store(highs, high);
+    store(lows, low);
+    for (int64_t lane = 0; lane < kLanes && i + lane < count; ++lane) {
+      const uint64_t mass = scratch.values[i + lane] >= smallest ? mass_from_digits(highs[lane], lows[lane]) : 0;
+      scratch.mass[i + lane] = mass;
+      total += mass;
+    }
+  }
+  return total;
+}
+
+// ----------------------------------------------------------------------------------------------------- finding the
+// place
+
+// The inverse of ordered_bits (core/select_key.h).
+MDM_INLINE float value_of_key(uint32_t key) {
+  return float_from_bits((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+}
+
+struct Crossing {
+  bool found;
+  float value;      // the value at which the running weight, largest value first, exceeds the limit
+  uint64_t before;  // weight of all larger values
+};
+
+// weights null: 1 each.
+static Crossing find_crossing(const float* values, const uint64_t* weights, int64_t count, uint64_t limit) {
+  uint32_t prefix = 0;
+  uint64_t before = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    uint64_t bins[256] = {};
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t key = static_cast<uint32_t>(ordered_bits(values[i]));
+      const uint32_t above = shift == 24 ? 0 : key >> (shift + 8);
+      if (above == prefix) bins[(key >> shift) & 255] += weights == nullptr ? 1 : weights[i];
+    }
+    int bin = 255;
+    while (bin >= 0 && before + bins[bin] <= limit) before += bins[bin--];
+    if (bin < 0) return {false, 0.0f, before};
+    prefix = prefix << 8 | static_cast<uint32_t>(bin);
+  }
+  return {true, value_of_key(prefix), before};
+}
+
+// Copies the proposable ids with x >= smallest, in rising order of id, and pads the values; returns how many.
+static int64_t collect_candidates(const ProposalRow& row, const FilterScratch& scratch, float smallest) {
+  int64_t count = 0;
+  for (int64_t index = 0; index < row.chunks; ++index) {
+    if (!(scratch.chunk_max[index] >= smallest) || scratch.chunk_max[index] == -__builtin_inff()) continue;
+    const Chunk chunk = read_proposal_chunk(row, index, nullptr);
+    for (int i = 0; i < chunk.padded; i += kLanes) {
+      const Floats x = load(chunk.values + i);
+      uint32_t hits = bits(at_least(x, broadcast(smallest)));
+      for (; hits != 0; hits &= hits - 1) {
+        const int lane = i + __builtin_ctz(hits);
+        if (chunk.values[lane] == -__builtin_inff()) continue;
+        scratch.values[count] = chunk.values[lane];
+        scratch.ids[count++] = static_cast<uint32_t>(index * kChunk + lane);
+      }
+    }
+  }
+  for (int64_t i = count; i < count + kLanes; ++i) scratch.values[i] = -__builtin_inff();
+  return count;
+}
+
+// The k-th largest proposable value, -inf where there are no more than k. Leaves the candidates in scratch.
+static float kth_largest(const ProposalRow& row, const FilterScratch& scratch, int64_t k, int64_t* count) {
+  // The k-th largest chunk maximum is a lower bound, and usually close.
+  const uint64_t limit = static_cast<uint64_t>(k - 1);
+  const Crossing bound = find_crossing(scratch.chunk_max, nullptr, row.chunks, limit);
+  *count = collect_candidates(row, scratch, bound.found ? bound.value : -__builtin_inff());
+  const Crossing kth = find_crossing(scratch.values, nullptr, *count, limit);
+  return kth.found ? kth.value : -__builtin_inff();
+}
+
+// The id of the n-th candidate (from 1) that equals value; -1 for n = 0.
+static int64_t nth_tie(const FilterScratch& scratch, int64_t count, float value, uint64_t n) {
+  int64_t id = -1;
+  for (int64_t i = 0; i < count && n > 0; ++i) {
+    if (scratch.values[i] == value) id = scratch.ids[i], --n;
+  }
+  return id;
+}
+
+// The nucleus among the candidates, whose masses are in scratch.
+static KeptSet nucleus(const FilterScratch& scratch, int64_t count, uint64_t limit, bool inclusive, float otherwise) {
+  const Crossing crossing = find_crossing(scratch.values, scratch.mass, count, limit);
+  if (!crossing.found) return {otherwise, INT64_MAX};
+  uint64_t mass = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    if (scratch.values[i] == crossing.value) {
+      mass = scratch.mass[i];
+      break;
+    }
+  }
+  uint64_t ties = (limit - crossing.before) / mass + (inclusive ? 1 : 0);
+  if (ties == 0 && crossing.before == 0) ties = 1;  // the most likely id always stays
+  return {crossing.value, nth_tie(scratch, count, crossing.value, ties)};
+}
+
+// The kept set of a row whose largest proposable value is `max`. top_k is at least 1; top_p not below 1 means no
+// nucleus.
+static KeptSet find_kept(const ProposalRow& row, const FilterScratch& scratch, float max, float scale, int64_t top_k,
+                         double top_p) {
+  const bool by_count = top_k < row.params->vocab, by_mass = top_p < 1.0;
+  const double p = top_p > 0.0 ? top_p : 0.0;
+  const float everything = -__builtin_inff();
+  int64_t count = 0;
+  const float kth = by_count ? kth_largest(row, scratch, top_k, &count) : everything;
+  if (!by_mass) return {kth, INT64_MAX};
+
+  if (by_count && !row.params->top_p_first) {
+    const uint64_t total = candidate_masses(scratch, count, max, scale, kth);
+    const uint64_t limit = static_cast<uint64_t>(p * static_cast<double>(total));
+    return nucleus(scratch, count, limit, row.params->top_p_inclusive, kth);
+  }
+  uint64_t total = 0;
+  for (int64_t index = 0; index < row.chunks; ++index) {
+    if (scratch.chunk_max[index] == everything) continue;
+    total += chunk_mass(read_proposal_chunk(row, index, nullptr), max, scale);
+  }
+  const uint64_t limit = static_cast<uint64_t>(p * static_cast<double>(total));
+  // Values below this hold less than total - limit together, whatever their number, so the crossing lies above.
+  const double share = static_cast<double>(total - limit) / (static_cast<double>(kMassUnit) * row.params->vocab);
+  const float smallest = static_cast<float>(max + (log(share) - 1e-3) / scale);
+  count = collect_candidates(row, scratch, smallest);
+  candidate_masses(scratch, count, max, scale, everything);
+  const KeptSet kept = nucleus(scratch, count, limit, row.params->top_p_inclusive, everything);
+  return kth > kept.threshold ? KeptSet{kth, INT64_MAX} : kept;
+}
+
+}  // namespace MDM_NAMESPACE

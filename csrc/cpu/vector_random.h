@@ -1,0 +1,62 @@
+// core/philox.h and core/gumbel.h for sixteen consecutive indices: the same bits, in registers.
+#pragma once
+
+#include "core/philox.h"
+#include "cpu/vector_math.h"
+
+namespace MDM_NAMESPACE {
+
+// What the sixteen draws of one call share.
+struct DrawKey {
+  uint32_t key0, key1;
+  uint32_t position, step;
+  uint32_t stream;  // purpose and call
+};
+
+MDM_INLINE DrawKey draw_key(int64_t seed, int64_t position, int64_t step, Purpose purpose, int64_t call) {
+  const uint64_t key = static_cast<uint64_t>(seed);
+  return {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32), static_cast<uint32_t>(position),
+          static_cast<uint32_t>(step), philox_stream(purpose, call)};
+}
+
+// The 64 bits of the draws first_index, ..., first_index + 15.
+MDM_INLINE void philox_bits16(const DrawKey& key, uint32_t first_index, Words* high, Words* low) {
+  Words x0 = iota(first_index), x1 = words_from(key.position), x2 = words_from(key.step), x3 = words_from(key.stream);
+  uint32_t key0 = key.key0, key1 = key.key1;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    Words high0, low0, high1, low1;
+    multiply_wide(x0, kPhiloxMultiplier0, &high0, &low0);
+    multiply_wide(x2, kPhiloxMultiplier1, &high1, &low1);
+    x0 = xor_words(xor_words(high1, x1), words_from(key0));
+    x1 = low1;
+    x2 = xor_words(xor_words(high0, x3), words_from(key1));
+    x3 = low0;
+    key0 += kPhiloxWeyl0;
+    key1 += kPhiloxWeyl1;
+  }
+  *high = x0;
+  *low = x1;
+}
+
+MDM_INLINE Floats uniform_from_bits16(Words high, Words low) {
+  const Floats u = add(mul(float_from_u64(high, low), broadcast(0x1p-64f)), broadcast(0x1p-65f));
+  return select(at_least(u, broadcast(0x1.fffffep-1f)), broadcast(0x1.fffffep-1f), u);
+}
+
+// -log(1 - u), within 1.5 ulp for every u in [2^-65, 1 - 2^-24]: what 1 - u loses is put back to first order, and for
+// tiny u that is all there is.
+MDM_INLINE Floats exponential_from_uniform16(Floats u) {
+  const Floats one = broadcast(1.0f);
+  const Floats w = sub(one, u);
+  const Floats lost = sub(sub(one, w), u);
+  return sub(broadcast(0.0f), add(log_normal(w), div(lost, w)));
+}
+
+// Sixteen standard exponential variates.
+MDM_INLINE Floats exponential16(const DrawKey& key, uint32_t first_index) {
+  Words high, low;
+  philox_bits16(key, first_index, &high, &low);
+  return exponential_from_uniform16(uniform_from_bits16(high, low));
+}
+
+}  // namespace MDM_NAMESPACE
