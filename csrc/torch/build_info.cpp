@@ -38,8 +38,8 @@ std::string build_info() {
   out << "{\"version\": " << json_string(MDM_VERSION) << ", \"compiler\": " << json_string(kCompiler)
       << ", \"torch_target\": " << json_string("2.10") << ", \"isas_built\": " << list(isas_built())
       << ", \"isas_supported\": " << list(isas_supported()) << ", \"isa\": " << json_string(chosen_kernels().isa)
-      << ", \"cuda_version\": " << json_string(MDM_CUDA_VERSION) << ", \"cuda_archs\": " << list(MDM_CUDA_ARCHS)
-      << ", \"cuda_ops\": " << list(MDM_CUDA_OPS) << "}";
+      << ", \"ops\": " << list(MDM_OPS) << ", \"cuda_version\": " << json_string(MDM_CUDA_VERSION)
+      << ", \"cuda_archs\": " << list(MDM_CUDA_ARCHS) << ", \"cuda_ops\": " << list(MDM_CUDA_OPS) << "}";
   return out.str();
 }
 

@@ -1,0 +1,106 @@
+"""``mdmcorrect bench``: runs the benchmarks of the source tree and prints one line per case.
+
+Columns: time of one call, the bytes it must move over that time, that time as a multiple of the floor's, and how many
+times as fast as each peer it is (1 is even, below 1 is slower). All from the same run; see benchmarks/conftest.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mdmcorrect
+
+BENCHMARKS = Path(mdmcorrect.__file__).resolve().parent.parent / "benchmarks"
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("bench", help="time the operators against a floor and what a user has today")
+    parser.add_argument("pattern", nargs="?", default="", help="only cases whose name contains this, as for pytest -k")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw speed-ups over the peers as bars (PNG)")
+    parser.add_argument("--smoke", action="store_true", help="run every case once, without timing")
+
+
+def run(args: argparse.Namespace) -> int:
+    for module in ("pytest", "pytest_benchmark"):
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"{module} is missing; run `pip install 'mdmcorrect[bench]'`")
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("matplotlib is missing, which --plot needs; run `pip install matplotlib`")
+    if not BENCHMARKS.is_dir():
+        raise ImportError(f"the benchmarks are not installed; run this in a source tree (looked for {BENCHMARKS})")
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={BENCHMARKS.parent}"]
+        timing = ["--benchmark-disable"] if args.smoke else [f"--benchmark-json={report}", "--benchmark-columns=median"]
+        status = subprocess.run([*command, *timing, "-k", args.pattern, str(BENCHMARKS)], check=False).returncode
+        if args.smoke or status != 0:
+            return status
+        measured = json.loads(report.read_text())
+    rows = table(measured)
+    print_table(rows)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if args.plot:
+        plot(rows, args.plot)
+    return 0
+
+
+def table(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per case out of pytest-benchmark's JSON."""
+    rows = []
+    for case in measured["benchmarks"]:
+        extra = case["extra_info"]
+        rows.append(
+            {
+                "case": case["name"].removeprefix("test_"),
+                "seconds": extra["seconds"]["ours"],
+                "gigabytes_per_second": extra["gigabytes_per_second"],
+                "times_the_floor": extra["times_the_floor"],
+                "speedup_over": extra["speedup_over"],
+            }
+        )
+    return rows
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        print("no case matched")
+        return
+    width = max(len(row["case"]) for row in rows)
+    print(f"\n{'case':<{width}}  {'time':>10}  {'GB/s':>7}  {'x floor':>8}  as fast as ... times over")
+    for row in rows:
+        peers = ", ".join(f"{name} {ratio:.1f}" for name, ratio in row["speedup_over"].items())
+        print(
+            f"{row['case']:<{width}}  {row['seconds'] * 1e6:>7.1f} us  {row['gigabytes_per_second']:>7.2f}"
+            f"  {row['times_the_floor']:>8.1f}  {peers}"
+        )
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Horizontal bars, one group per case: how many times as fast as each peer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    peers = list(dict.fromkeys(name for row in rows for name in row["speedup_over"]))
+    height = 0.8 / max(1, len(peers))
+    figure, axes = pyplot.subplots(figsize=(9, 1 + 0.5 * len(rows)), layout="constrained")
+    for offset, peer in enumerate(peers):
+        at = [index + offset * height for index, row in enumerate(rows) if peer in row["speedup_over"]]
+        axes.barh(at, [row["speedup_over"][peer] for row in rows if peer in row["speedup_over"]], height, label=peer)
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("times as fast as")
+    axes.set_yticks(range(len(rows)), [row["case"] for row in rows])
+    axes.invert_yaxis()
+    axes.legend()
+    figure.savefig(path, dpi=150)

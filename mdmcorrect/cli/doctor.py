@@ -1,0 +1,168 @@
+"""``mdmcorrect doctor``: what is installed, what was built, which kernel each operator uses here, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mdmcorrect
+from mdmcorrect import _native
+
+# Oldest driver that runs what an nvcc of that major version made.
+DRIVER_FOR_NVCC = {12: 525, 13: 580}
+
+
+@dataclass
+class Diagnosis:
+    """What doctor found: facts in the order they are printed, the kernel of each operator, and things to do."""
+
+    facts: dict[str, str] = field(default_factory=dict)
+    kernels: dict[str, dict[str, str]] = field(default_factory=dict)
+    advice: list[str] = field(default_factory=list)
+    usable: bool = True
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("doctor", help="what is installed and built here, and what to do about the rest")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 if the operators can be used here, else 1."""
+    found = diagnose()
+    if args.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        print_diagnosis(found)
+    return 0 if found.usable else 1
+
+
+def diagnose() -> Diagnosis:
+    found = Diagnosis()
+    found.facts["mdmcorrect"] = f"{mdmcorrect.__version__} ({Path(mdmcorrect.__file__).parent})"
+    found.facts["python"] = f"{platform.python_version()} on {platform.platform()}"
+    problem = _native.torch_problem()
+    if problem is not None:
+        found.facts["torch"] = "missing or too old"
+        found.advice.append(problem)
+        found.usable = False
+        return found
+    import torch
+
+    found.facts["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads"
+    found.facts["compiler"] = _compiler(found.advice)
+    try:
+        info = _native.build_info()
+    except ImportError as error:
+        found.facts["library"] = "not usable"
+        found.advice.append(str(error))
+        found.usable = False
+        return found
+    found.facts["library"] = f"{info['compiler']}, LibTorch stable ABI {info['torch_target']} ({_native.LIBRARY})"
+    found.facts["instruction sets"] = _instruction_sets(info)
+    _cuda(info, torch, found)
+    on_device = "a CUDA kernel" if torch.cuda.is_available() else "a CUDA kernel, no device to run it"
+    for op in info["ops"]:
+        found.kernels[op] = {"cpu": info["isa"], "cuda": on_device if op in info["cuda_ops"] else "none"}
+    return found
+
+
+def _compiler(advice: list[str]) -> str:
+    compilers = [name for name in (os.environ.get("CXX", "c++"), "g++", "clang++") if shutil.which(name)]
+    if not compilers:
+        advice.append("No C++ compiler is here: the library runs, but to rebuild it install one (apt install g++).")
+        return "none"
+    return str(shutil.which(compilers[0]))
+
+
+def _instruction_sets(info: dict[str, Any]) -> str:
+    forced = os.environ.get("MDMCORRECT_ISA")
+    why = f"MDMCORRECT_ISA={forced}" if forced else "the best this machine runs"
+    missing = [isa for isa in info["isas_built"] if isa not in info["isas_supported"]]
+    beyond = f"; built, but not for this processor: {', '.join(missing)}" if missing else ""
+    return f"{info['isa']} in use ({why}); here: {', '.join(info['isas_supported'])}{beyond}"
+
+
+def _cuda(info: dict[str, Any], torch: Any, found: Diagnosis) -> None:
+    """The CUDA build, the device, the driver, and whether they fit one another."""
+    nvcc, driver, available = info["cuda_version"], driver_version(), torch.cuda.is_available()
+    if nvcc:
+        archs = ", ".join(f"sm_{arch}" for arch in info["cuda_archs"])
+        found.facts["CUDA build"] = f"nvcc {nvcc}, for {archs} and PTX of the first and last"
+    else:
+        found.facts["CUDA build"] = "none"
+    found.facts["CUDA in torch"] = str(torch.version.cuda or "none")
+    found.facts["driver"] = driver or "none found"
+    if not available:
+        found.facts["CUDA device"] = "none"
+        if driver and not torch.version.cuda:
+            found.advice.append(
+                "There is an NVIDIA driver, but this torch is a CPU build: install a CUDA torch to use the GPU."
+            )
+    else:
+        major, minor = torch.cuda.get_device_capability()
+        found.facts["CUDA device"] = f"{torch.cuda.get_device_name()}, sm_{major}{minor}"
+        if nvcc and not covered((major, minor), info["cuda_archs"]):
+            found.advice.append(
+                f"This build has no code for sm_{major}{minor}: rebuild with MDMCORRECT_CUDA_ARCHS={major}{minor}."
+            )
+        if not nvcc:
+            found.advice.append(
+                "There is a GPU, but this build is for the CPU only: put nvcc on PATH and run "
+                "`MDMCORRECT_CUDA=on pip install --no-build-isolation .` to build the CUDA kernels."
+            )
+    if nvcc and driver:
+        needed = DRIVER_FOR_NVCC.get(int(nvcc.split(".")[0]), 0)
+        if int(driver.split(".")[0]) < needed:
+            found.advice.append(
+                f"The CUDA kernels were built with nvcc {nvcc}, which needs driver {needed} or newer; this is "
+                f"{driver}: update the driver, or rebuild with an older nvcc."
+            )
+
+
+def covered(capability: tuple[int, int], archs: list[str]) -> bool:
+    """Whether code built for `archs` (SASS of each, PTX of the first and last) runs on a device of this capability.
+
+    SASS runs on its own major version from its minor version on; PTX on any later device.
+    """
+    known = [divmod(int(re.sub(r"\D", "", arch)), 10) for arch in archs]
+    same_major = any(major == capability[0] and minor <= capability[1] for major, minor in known)
+    return same_major or any(ptx <= capability for ptx in (known[0], known[-1]))
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA kernel driver such as "580.65.06", or None; asks no CUDA library."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        text = ""
+    match = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", text)
+    if match:
+        return match[1]
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    match = re.match(r"\d+\.[\d.]+", answer.stdout)
+    return match[0] if match and answer.returncode == 0 else None
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    width = max(len(name) for name in [*found.facts, *found.kernels])
+    for name, text in found.facts.items():
+        print(f"{name:<{width}}  {text}")
+    if found.kernels:
+        print("\nkernel of each operator")
+        for op, kernels in found.kernels.items():
+            print(f"  {op:<{width}}  CPU: {kernels['cpu']:<8}  CUDA: {kernels['cuda']}")
+    print("\nto do" if found.advice else "\nnothing to do")
+    for sentence in found.advice:
+        print(f"  - {sentence}")

@@ -1,0 +1,108 @@
+"""`mdmcorrect doctor`: the facts of this machine, and the sentence for everything that can be missing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from mdmcorrect import _native, cli
+from mdmcorrect.cli import doctor
+
+BUILD = {
+    "compiler": "gcc 12", "torch_target": "2.10", "isas_built": ["avx512", "avx2", "generic"],
+    "isas_supported": ["avx2", "generic"], "isa": "avx2", "ops": ["select_positions", "remask_step"],
+    "cuda_version": "13.0.88", "cuda_archs": ["80", "90"], "cuda_ops": ["select_positions"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Lets a test say what build, device and driver doctor sees."""
+
+    def pretend(build=BUILD, capability=None, driver=None, torch_cuda="13.0"):
+        monkeypatch.setattr(_native, "build_info", lambda: build)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Test GPU")
+        monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+        monkeypatch.setattr(doctor, "driver_version", lambda: driver)
+        return doctor.diagnose()
+
+    return pretend
+
+
+def test_this_machine(capsys):
+    assert cli.main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    info = _native.build_info()
+    assert f"{info['isa']} in use" in text
+    assert all(re.search(rf"{op} .*CPU: {info['isa']}", text) for op in info["ops"])
+
+
+def test_json(capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["kernels"]) == set(_native.build_info()["ops"])
+
+
+def test_a_matching_gpu_needs_nothing(machine):
+    found = machine(capability=(9, 0), driver="580.65.06")
+    assert found.advice == []
+    assert found.facts["CUDA device"] == "Test GPU, sm_90"
+    assert found.kernels["select_positions"] == {"cpu": "avx2", "cuda": "a CUDA kernel"}
+    assert found.kernels["remask_step"]["cuda"] == "none"
+
+
+def test_old_driver(machine):
+    (advice,) = machine(capability=(9, 0), driver="550.54.15").advice
+    assert "nvcc 13.0.88, which needs driver 580 or newer; this is 550.54.15" in advice
+
+
+def test_gpu_but_cpu_build(machine):
+    (advice,) = machine({**BUILD, "cuda_version": "", "cuda_archs": [], "cuda_ops": []}, (9, 0), "580.1").advice
+    assert "this build is for the CPU only" in advice
+
+
+def test_gpu_but_cpu_torch(machine):
+    (advice,) = machine(driver="580.1", torch_cuda=None).advice
+    assert "this torch is a CPU build" in advice
+
+
+def test_uncovered_architecture(machine):
+    (advice,) = machine({**BUILD, "cuda_archs": ["90"]}, (8, 0), "580.1").advice
+    assert "MDMCORRECT_CUDA_ARCHS=80" in advice
+
+
+@pytest.mark.parametrize(
+    ("capability", "archs", "runs"),
+    [
+        ((8, 6), ["80"], True),  # SASS of the same major version
+        ((8, 0), ["86"], False),  # older than the only code there is
+        ((12, 1), ["80", "90"], True),  # by PTX
+        ((10, 0), ["80", "86", "89", "90", "100", "120"], True),
+        ((7, 5), ["80", "90"], False),
+    ],
+)
+def test_covered(capability, archs, runs):
+    assert doctor.covered(capability, archs) is runs
+
+
+def test_missing_torch(monkeypatch, capsys):
+    monkeypatch.setattr(
+        _native, "torch_problem", lambda: "mdmcorrect needs torch 2.10 or newer, and none is installed."
+    )
+    assert cli.main(["doctor"]) == 1
+    assert "- mdmcorrect needs torch 2.10" in capsys.readouterr().out
+
+
+def test_driver_version_is_read_from_the_kernel_module(monkeypatch):
+    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12\n"
+    monkeypatch.setattr(doctor.Path, "read_text", lambda self: text)
+    assert doctor.driver_version() == "580.65.06"
+    monkeypatch.setattr(
+        doctor.Path, "read_text", lambda self: text.replace("Open Kernel Module", "x86_64 Kernel Module")
+    )
+    assert doctor.driver_version() == "580.65.06"
