@@ -49,11 +49,13 @@ def test_fixed_loss_mask_and_padding_restrict_sum_and_divisor():
     attention_mask[1, 4:] = 0
     loss_mask = torch.ones(3, 6, dtype=torch.bool)
     loss_mask[2, 1] = False
-    x0[1, 4:] = 2  # padded with the mask token itself
+    x0[1, 4:] = z[1, 4:] = 2  # padded with the mask token itself
+    logits.requires_grad_()
     roles = {"fixed": fixed, "attention_mask": attention_mask, "loss_mask": loss_mask}
     scored = (~fixed & attention_mask.bool() & loss_mask).numpy()
-    terms = -(1 / t.numpy())[:, None] * log_prob(logits, x0, 2) * (z == 2).numpy()
+    terms = -(1 / t.numpy())[:, None] * log_prob(logits.detach(), x0, 2) * (z == 2).numpy()
     terms = np.where(scored, terms, 0)
+    right = np.delete(logits.detach().numpy(), 2, -1).argmax(-1) == np.delete(np.arange(V), 2).searchsorted(x0)
     expected = {
         "token": terms.sum() / scored.sum(),
         "BL": terms.sum() / 18,
@@ -63,6 +65,9 @@ def test_fixed_loss_mask_and_padding_restrict_sum_and_divisor():
         result = mdlm_loss_from_logits(logits, x0, z, t, mask_id=2, normalizer=normalizer, **roles)
         assert result.loss.item() == pytest.approx(value, rel=1e-12)
         assert result.parts["mdlm"].item() == result.loss.item()
+        assert result.parts["accuracy"].item() == pytest.approx(right[(z == 2).numpy() & scored].mean())
+        (gradient,) = torch.autograd.grad(result.loss, logits)
+        assert torch.equal(gradient.abs().sum(-1) > 0, (z == 2) & torch.from_numpy(scored))
 
 
 def test_weights_and_schedules():

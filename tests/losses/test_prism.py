@@ -90,6 +90,7 @@ def test_confident_positions_are_the_k_of_largest_maximum_probability_among_the_
     for position, height in enumerate((1.0, 9.0, 3.0, 2.0, 4.0, 8.0)):
         logits[0, position, 2] = height
     logits[0, 0, MASK] = 50.0  # the mask's own probability is no confidence
+    logits[0, 3] += 30.0  # nor is the height of all logits together
     for leftmost, expected in ((None, [4, 5]), (4, [2, 4]), (2, [0, 2])):
         y, selected = prism_inputs(
             logits, z, mask_id=MASK, k=2, positions="confidence", leftmost=leftmost, temperature=0
