@@ -80,7 +80,8 @@ class Engine:
             wanted = state.masked(self.mask_id) & view.eligible
             if correcting:
                 wanted = wanted | (due[:, None] & ~state.fixed)
-            scores = self.forward(state, state.tokens, rows, wanted, time)
+            also = frozenset({"argmax"} if finishing else ())
+            scores = self.forward(state, state.tokens, rows, wanted, time, also=also)
         if self.correct is not None and correcting:
 
             def rescore(tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int) -> Scores:

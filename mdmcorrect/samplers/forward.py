@@ -23,7 +23,7 @@ class Forward:
         model: see :mod:`mdmcorrect.model`.
         scoring: how logits become scores.
         mask_id: the mask token.
-        wants: names of the scores the method's parts read, beyond ``token`` and ``argmax``.
+        wants: names of the scores the method's parts read, beyond ``token`` and ``confidence``.
         method: what error messages call the method.
         condition: handed to the model; tensors in it with a leading dimension of B are cut to the rows of the call.
         logits_processor: ``(tokens [b, L], logits [b, L, V]) -> logits``, applied before anything is read.
@@ -44,15 +44,24 @@ class Forward:
     ) -> None:
         self.name, self.model = model_name(model), as_model(model)
         self.scoring, self.mask_id, self.method = scoring, mask_id, method
-        self.wants = wants | {"token", "argmax", "confidence"}
+        self.wants = wants | {"token", "confidence"}
         self.condition, self.logits_processor, self.padded = condition, logits_processor, padded
         self._nfe: Tensor | None = None
         self._calls = self._token_forwards = 0
 
     def __call__(
-        self, state: State, tokens: Tensor, rows: Sequence[int], where: Tensor, time: Tensor, correction: int = 0
+        self,
+        state: State,
+        tokens: Tensor,
+        rows: Sequence[int],
+        where: Tensor,
+        time: Tensor,
+        correction: int = 0,
+        also: frozenset[str] = frozenset(),
     ) -> Scores:
         """Scores of ``tokens [B, L]`` at the positions ``where`` (bool ``[B, L]``) of the given rows.
+
+        ``also`` names scores that only this forward is to give.
 
         Returns:
             Scores ``[B, L]``, -1 or NaN wherever nothing was scored.
@@ -91,7 +100,7 @@ class Forward:
             rows=request.wanted,
             positions=request.position_ids,
             mask_id=self.mask_id,
-            want=self.wants,
+            want=self.wants | also,
             seed=take(state.seed),
             step=request.step,
             call=correction,
@@ -107,7 +116,7 @@ class Forward:
         """The scores of a step without a forward: every name, with nothing in it."""
         unscored = torch.full(tokens.shape, torch.nan, device=tokens.device)
         empty = Scores(dict.fromkeys(self.wants, unscored))
-        empty.update(dict.fromkeys({"token", "argmax"}, torch.full_like(tokens, -1)))
+        empty.update(dict.fromkeys(self.wants & {"token", "argmax"}, torch.full_like(tokens, -1)))
         return empty
 
     def taken(self, state: State) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Scores(dict[str, Tensor]):
 
     def over(self, others: Scores) -> Scores:
         """These scores where they were computed, else the others'; names missing here are the others'."""
-        scored = self["argmax"] >= 0
+        scored = self["token"] >= 0
         return Scores({name: torch.where(scored, self.get(name, value), value) for name, value in others.items()})
 
 
@@ -74,8 +74,15 @@ class Scoring:
         step: Tensor,
         call: int,
     ) -> Scores:
-        """Scores of ``logits [b, L, V]`` at the positions ``rows`` (bool ``[b, L]``)."""
-        names = sorted(set(want) - {"quality"})
+        """Scores of ``logits [b, L, V]`` at the positions ``rows`` (bool ``[b, L]``).
+
+        ``argmax`` is the most probable token that is not the mask. float64 logits are scored in float32.
+        """
+        if logits.dtype == torch.float64:
+            logits = logits.float()
+        if logits.shape[-1] > 1 and logits.stride(-1) != 1:
+            logits = logits.contiguous()
+        names = set(want) - {"quality"}
         dtype = logits.dtype if self.confidence_dtype == "logits" else self.confidence_dtype
         excluded: dict[str, Any] = {self.mask_token: [mask_id]}
         result = ops.score_tokens(
@@ -90,10 +97,22 @@ class Scoring:
             filter_order=self.filter_order,
             law=self.law,
             confidence_dtype=dtype,
-            want=names,
+            want=sorted(names - {"argmax"} if self._argmax_apart else names),
             seed=seed,
             step=step,
             call=call,
             **excluded,
         )
-        return Scores({name: getattr(result, name) for name in names})
+        scores = Scores({name: getattr(result, name) for name in names})
+        if "argmax" in names and self._argmax_apart:
+            # A forbidden mask token keeps its place in the statistics, so their argmax may be the mask itself.
+            if self.temperature == 0:
+                scores["argmax"] = scores["token"]
+            else:
+                best = ops.score_tokens(logits, rows=rows, suppress=[mask_id], want=["argmax"])
+                scores["argmax"] = best.argmax
+        return scores
+
+    @property
+    def _argmax_apart(self) -> bool:
+        return self.mask_token == "forbid"
