@@ -2,7 +2,7 @@
 
 Time runs from 1 (all masked) to 0 (clean). ``alpha(t)`` is the probability that a token is still clean, and
 ``weight(t) = -alpha'(t) / (1 - alpha(t))`` is the factor of the cross-entropy of a masked token in the continuous-time
-bound (MDLM, arXiv 2406.07524, eq. 10). Every method takes and returns a floating tensor of any shape.
+bound (MDLM, arXiv 2406.07524). Every method takes and returns a floating tensor of any shape.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def sample_times(
         t_min: smallest time. Below it the weight ``1/t`` makes a few rows dominate the gradient.
         t_max: largest time.
         antithetic: stratify: row b draws its time from the b-th of B equal slices of the interval (the antithetic
-            sampler of VDM, arXiv 2107.00630, section I.1, with an own uniform per row). Every row's marginal over a
+            sampler of VDM, arXiv 2107.00630, but with its own uniform per row). Every row's marginal over a
             shuffled batch stays uniform; the variance of the batch mean falls.
         generator: source of the uniforms; they are drawn on its device, then moved.
         device: where the result lies.

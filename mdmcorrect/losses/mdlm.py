@@ -1,4 +1,4 @@
-"""The masked diffusion loss: weighted cross-entropy at masked positions (MDLM, arXiv 2406.07524, eq. 10).
+"""The masked diffusion loss: weighted cross-entropy at masked positions (MDLM, arXiv 2406.07524).
 
 L = E_{t, z_t} [ w(t) sum_{l: z_t^l = m} -log x_theta^l(x_0^l | z_t) ],    w(t) = -alpha'(t) / (1 - alpha(t)).
 """

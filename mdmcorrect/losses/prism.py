@@ -1,7 +1,7 @@
 """PRISM (arXiv 2510.01384): teach a head the probability that a token is right given all the others.
 
 z = mask(x0);  S: k masked positions of z;  y = z with y_S drawn from the model (no gradient)
-L = E[ mean_{i in S} BCE( 1[x0_i = y_i], g_i(y) ) ] + lambda L_MDM                                  (section 3)
+L = E[ mean_{i in S} BCE( 1[x0_i = y_i], g_i(y) ) ] + lambda L_MDM
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def prism_loss(
 ) -> LossOutput:
     """One step of PRISM's fine-tuning: a forward on z, n_y draws of y, a forward on every y, the head on its states.
 
-    The minimiser of the first term at k = 1 is ``g_i(y) = p(x_i = y_i | y with i masked)``, whatever model drew y;
-    at k > 1 it averages ``p(x_i = y_i | y with S masked)`` over S, which is less informed (docs/losses.md).
+    The minimiser of the first term at k = 1 is ``g_i(y) = p(x_i = y_i | y with i masked)``, whatever model drew y
+    (Proposition 1); at k > 1 it averages ``p(x_i = y_i | y with S masked)`` over S, which is less informed (docs/losses.md).
 
     Args:
         model: as in :func:`mdlm_loss`, with hidden states in its output: ``hidden``, or the last of ``hidden_states``.

@@ -1,7 +1,7 @@
 """ProSeCo (arXiv 2602.11590): train the model itself to map its own outputs back to the data.
 
     y_t = argmax x_theta(z_t) at all positions, without gradient
-    L = E[ w(t) ( sum_{l: z_t^l = m} -log x_theta^l(x_0^l | z_t)  +  sum_l -log x_theta^l(x_0^l | y_t) ) ]   (section 4)
+    L = E[ w(t) ( sum_{l: z_t^l = m} -log x_theta^l(x_0^l | z_t)  +  sum_l -log x_theta^l(x_0^l | y_t) ) ]
 
 The second sum also runs over positions that were clean, where w(t) = 1/t has no mask probability t to cancel it: its
 expectation grows like log(1/t_min). Hence ``t_min`` is an argument that matters, 0.1 in the paper's OpenWebText runs.

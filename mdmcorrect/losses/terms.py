@@ -20,7 +20,7 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def without_mask(logits: Tensor, mask_id: int) -> Tensor:
-    """Upcast logits with the mask token at -inf (SUBS, arXiv 2406.07524, section 3.2.3). The input is left as it is."""
+    """Upcast logits with the mask token at -inf (SUBS, arXiv 2406.07524). The input is left as it is."""
     index = torch.tensor([mask_id], device=logits.device)
     return upcast(logits).index_fill(-1, index, float("-inf"))
 

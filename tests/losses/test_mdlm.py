@@ -55,7 +55,7 @@ def test_fixed_loss_mask_and_padding_restrict_sum_and_divisor():
     scored = (~fixed & attention_mask.bool() & loss_mask).numpy()
     terms = -(1 / t.numpy())[:, None] * log_prob(logits.detach(), x0, 2) * (z == 2).numpy()
     terms = np.where(scored, terms, 0)
-    right = np.delete(logits.detach().numpy(), 2, -1).argmax(-1) == np.delete(np.arange(V), 2).searchsorted(x0)
+    right = np.delete(logits.detach().numpy(), 2, -1).argmax(-1) == np.delete(np.arange(V), 2).searchsorted(x0.numpy())
     expected = {
         "token": terms.sum() / scored.sum(),
         "BL": terms.sum() / 18,
