@@ -68,7 +68,7 @@ def prism_loss(
     """One step of PRISM's fine-tuning: a forward on z, n_y draws of y, a forward on every y, the head on its states.
 
     The minimiser of the first term at k = 1 is ``g_i(y) = p(x_i = y_i | y with i masked)``, whatever model drew y
-    (Proposition 1); at k > 1 it averages ``p(x_i = y_i | y with S masked)`` over S, which is less informed (docs/losses.md).
+    (Proposition 1); at k > 1 it averages ``p(x_i = y_i | y with S masked)`` over S, less informed (docs/losses.md).
 
     Args:
         model: as in :func:`mdlm_loss`, with hidden states in its output: ``hidden``, or the last of ``hidden_states``.
