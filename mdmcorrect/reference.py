@@ -44,9 +44,7 @@ def random_bits(seed, index, position, step, purpose: int, call=0) -> NDArray[np
 
     low, stream = np.uint64(0xFFFFFFFF), words(int(purpose) << 16) | (words(call) & np.uint64(0xFFFF))
     seed, *counter = np.broadcast_arrays(words(seed), words(index), words(position), words(step), stream)
-    out = philox4x32(
-        np.stack([word & low for word in counter], -1), np.stack([seed & low, seed >> np.uint64(32)], -1)
-    )
+    out = philox4x32(np.stack([word & low for word in counter], -1), np.stack([seed & low, seed >> np.uint64(32)], -1))
     return out[..., 0] << np.uint64(32) | out[..., 1]
 
 
@@ -99,9 +97,7 @@ def statistics(x: Array) -> Statistics:
     p = np.exp(logprob)
     largest = np.sort(np.append(logprob, -np.inf))[::-1]
     entropy = -(p[p > 0] * logprob[p > 0]).sum()
-    return Statistics(
-        int(x.argmax()), largest[0], largest[1], entropy, np.exp(largest[0]) - np.exp(largest[1]), lse
-    )
+    return Statistics(int(x.argmax()), largest[0], largest[1], entropy, np.exp(largest[0]) - np.exp(largest[1]), lse)
 
 
 def keep_top_k(x: Array, k: int) -> NDArray[np.bool_]:

@@ -77,6 +77,27 @@ def random_bits(
     return (x0 << 32) | x1
 
 
+def seed_tensor(
+    seed: int | Tensor | torch.Generator, batch: int, *, device: torch.device | str | None = None
+) -> Tensor:
+    """``seed`` as an int64 tensor: ``[batch]``, one per sequence, or ``[]``, the one they are to be derived from.
+
+    Arguments and errors are those of :func:`sequence_seeds`.
+    """
+    if isinstance(seed, torch.Generator):
+        seed = torch.randint(-(2**63), 2**63 - 1, (), generator=seed, device=seed.device, dtype=torch.int64)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64:
+            raise TypeError(f"seed: expected an int64 tensor, got {seed.dtype}")
+        if seed.dim() != 0 and seed.shape != (batch,):
+            raise ValueError(f"seed: expected shape [{batch}], one seed per sequence, or [], got {list(seed.shape)}")
+        return seed if device is None else seed.to(device)
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        wrapped = (seed + 2**63) % 2**64 - 2**63
+        return torch.full((), wrapped, dtype=torch.int64, device=device)
+    raise TypeError(f"seed: expected an int, an int64 tensor or a torch.Generator, got {type(seed).__name__}")
+
+
 def sequence_seeds(
     seed: int | Tensor | torch.Generator, batch: int, *, device: torch.device | str | None = None
 ) -> Tensor:
@@ -93,23 +114,9 @@ def sequence_seeds(
         TypeError: ``seed`` is of another type or dtype.
         ValueError: a tensor ``seed`` whose shape is neither ``[batch]`` nor ``[]``.
     """
-    if isinstance(seed, torch.Generator):
-        seed = torch.randint(-(2**63), 2**63 - 1, (), generator=seed, device=seed.device, dtype=torch.int64)
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64:
-            raise TypeError(f"seed: expected an int64 tensor, got {seed.dtype}")
-        if device is not None:
-            seed = seed.to(device)
-        if seed.dim() == 1 and seed.shape[0] == batch:
-            return seed
-        if seed.dim() != 0:
-            raise ValueError(f"seed: expected shape [{batch}], one seed per sequence, or [], got {list(seed.shape)}")
-        root = seed
-    elif isinstance(seed, int) and not isinstance(seed, bool):
-        wrapped = (seed + 2**63) % 2**64 - 2**63
-        root = torch.full((), wrapped, dtype=torch.int64, device=device)
-    else:
-        raise TypeError(f"seed: expected an int, an int64 tensor or a torch.Generator, got {type(seed).__name__}")
+    root = seed_tensor(seed, batch, device=device)
+    if root.dim() == 1:
+        return root
     sequence = torch.arange(batch, dtype=torch.int64, device=root.device)
     return random_bits(root, sequence, sequence >> 32, 0, Purpose.SEED)
 

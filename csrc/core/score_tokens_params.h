@@ -52,7 +52,7 @@ struct ScoreTokensParams {
   bool proposal_law;          // statistics after temperature and filters
   FloatType confidence_type;  // what confidence is rounded to
 
-  RowInts seed;         // [B]
+  RowInts seed;         // [B]; one for all: sequence b's is philox(seed, b), purpose SEED
   RowInts step;         // [B]
   const int64_t* call;  // []
 

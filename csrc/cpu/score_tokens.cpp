@@ -73,6 +73,11 @@ static RowPlan plan_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
 // -----------------------------------------------------------------------------------------------------------------
 // draws
 
+static int64_t sequence_seed(const RowInts& seed, int64_t b) {
+  const int64_t given = row_value(seed, b);
+  return seed.row_stride != 0 ? given : static_cast<int64_t>(philox_bits(given, b, b >> 32, 0, Purpose::SEED, 0));
+}
+
 // The race between chunks, relative to the running maximum as the sums are.
 struct ChunkRace {
   DrawKey key;
@@ -190,7 +195,7 @@ static void scan_kept(const ProposalRow& row, const RowPlan& plan, const float* 
 
 static RowScores score_row(const ProposalRow& row, const RowPlan& plan, int64_t b, int64_t l, uint64_t* scratch) {
   const ScoreTokensParams& params = *row.params;
-  const int64_t seed = row_value(params.seed, b), step = row_value(params.step, b), call = *params.call;
+  const int64_t seed = sequence_seed(params.seed, b), step = row_value(params.step, b), call = *params.call;
   const int64_t position = at_or<int64_t>(params.positions, b, l, l);
   ChunkRace race{draw_key(seed, position, step, Purpose::CHUNK, call), 0.0, -1, -1, {}};
   RowScores scores{true, empty_stats(1.0), empty_stats(plan.scale), {-__builtin_inff(), INT64_MAX}, -1, 0.0f};

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mdmcorrect, m) {
+  // seed: [B], or [] for the one seed that those of the sequences come from.
   // ids holds token and argmax, stats the other scores, each [wanted, B, L] in the order of TokenScore; want: a bit
   // each.
   m.def(

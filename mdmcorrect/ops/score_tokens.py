@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from mdmcorrect import _native
+from mdmcorrect import _native, rng
 from mdmcorrect.ops import _arguments as arguments
 
 _native.load()
@@ -106,7 +106,7 @@ def score_tokens(
         confidence_dtype: float32 (default), bfloat16 or float16: what ``confidence`` is rounded to. LLaDA and Dream
             compute it in the model's dtype, and the ties this makes decide which position is committed.
         want: names of :class:`TokenScores`; the rest is None and costs nothing. Default: all there are.
-        seed: int64, one per sequence; or an int or ``torch.Generator``, from which each sequence gets its own
+        seed: int64 ``[B]``, one per sequence; or an int or ``torch.Generator``, from which each sequence gets its own
             (:func:`mdmcorrect.rng.sequence_seeds`). As ``step`` and ``call``, unused at temperature 0.
         step: sampling step, an int or int64 ``[]`` or one per sequence.
         call: tells calls within one step apart, an int or int64 ``[]``; modulo 2^16.
@@ -162,7 +162,7 @@ def score_tokens(
         _choice("law", law, "raw", "proposal") == "proposal",
         _choice("input", input, "logits", "probs") == "probs",
         _confidence_dtype(confidence_dtype),
-        arguments.row_seeds(seed.reshape(-1) if isinstance(seed, Tensor) and seed.dim() > 1 else seed, batch, logits),
+        rng.seed_tensor(seed, batch, device=logits.device).contiguous(),
         arguments.row_integers("step", step, batch, logits),
         arguments.row_integers("call", call, batch, logits),
     )
