@@ -10,6 +10,7 @@ BASE_PYTHON ?= python3
 PYTHON ?= .venv/bin/python
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 export OMP_WAIT_POLICY ?= passive
 
@@ -35,7 +36,7 @@ test: $(PYTHON)
 bench: $(PYTHON)
 	$(ensure) bench
 	$(install)
-	$(PYTHON) -m mdmcorrect bench
+	$(PYTHON) -m mdmcorrect bench $(BENCH_ARGS)
 
 lint: $(PYTHON)
 	$(ensure) lint

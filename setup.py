@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NoReturn
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
@@ -24,8 +25,15 @@ ROOT = Path(__file__).resolve().parent
 TORCH_MINIMUM = (2, 10)
 
 
-def fail(sentence: str) -> None:
+def fail(sentence: str) -> NoReturn:
     raise SystemExit(f"mdmcorrect: {sentence}")
+
+
+def check_setuptools() -> None:
+    """A fresh environment of Python 3.10 or 3.11 has a setuptools that cannot make wheels by itself."""
+    version = importlib.metadata.version("setuptools")
+    if tuple(map(int, version.split(".")[:2])) < (70, 1) and importlib.util.find_spec("wheel") is None:
+        fail(f"setuptools {version} cannot build wheels without wheel; run `pip install --upgrade setuptools wheel`.")
 
 
 def find_torch() -> Path:
@@ -43,12 +51,16 @@ def find_torch() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def find_tool(module: str, hint: str) -> list[str]:
-    """Command that runs `module`'s tool (cmake, ninja): the one on PATH, else the one of the pip package."""
-    found = shutil.which(module) or shutil.which(module, path=sysconfig.get_path("scripts"))
-    if found is None:
-        fail(hint)
-    return [found]
+def find_tool(name: str) -> str | None:
+    """Path of a program on PATH or, when it came with pip, beside this interpreter."""
+    return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
+
+
+def find_cmake() -> str:
+    cmake = find_tool("cmake")
+    if cmake is None:
+        fail("cmake was not found; `pip install cmake` (and ninja, for faster builds), then try again.")
+    return cmake
 
 
 def check_compiler() -> None:
@@ -77,12 +89,12 @@ class CMakeBuild(build_ext):
             return  # CMake has made it beside _C, if pybind11 and Python's headers are there
         torch_dir = find_torch()
         check_compiler()
-        cmake = find_tool("cmake", "cmake was not found; `pip install cmake` (and, for faster builds, ninja).")
+        cmake = find_cmake()
         out_dir = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build_dir = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
         build_dir.mkdir(parents=True, exist_ok=True)
         configure = [
-            *cmake,
+            cmake,
             f"-S{ROOT}",
             f"-B{build_dir}",
             "-DCMAKE_BUILD_TYPE=Release",
@@ -94,18 +106,19 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11_cmake_dir()}",
         ]
-        fresh = not (build_dir / "CMakeCache.txt").exists()
-        if fresh and (shutil.which("ninja") or shutil.which("ninja", path=sysconfig.get_path("scripts"))):
-            configure.append("-GNinja")
-            configure.append(f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja', '')[0]}")
+        ninja = find_tool("ninja")
+        if ninja is not None and not (build_dir / "CMakeCache.txt").exists():
+            configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
         try:
             subprocess.run(configure, check=True)
-            subprocess.run([*cmake, "--build", str(build_dir), "--parallel", jobs], check=True)
+            subprocess.run([cmake, "--build", str(build_dir), "--parallel", jobs], check=True)
         except subprocess.CalledProcessError as error:
             step = "configuring" if error.cmd == configure else "compiling"
             fail(f"{step} the native library failed; the messages above say why (build folder: {build_dir}).")
 
+
+check_setuptools()
 
 # The examples live at the top of the repository, where readers look for them, and install as mdmcorrect.examples.
 EXAMPLES = ["mdmcorrect.examples", *(f"mdmcorrect.examples.{name}" for name in find_packages("examples"))]

@@ -25,7 +25,7 @@ except ModuleNotFoundError:  # Python 3.10
     tomllib = None
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD_TOOLS = ["setuptools>=77", "wheel"]
+BUILD_TOOLS = ["setuptools>=61", "wheel"]
 
 
 def installed(requirement: str) -> bool:

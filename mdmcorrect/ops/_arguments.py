@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdmcorrect import rng
+from mdmcorrect import _native, rng
 
+CUDA_OPS = frozenset(_native.build_info()["cuda_ops"])  # looked up once: not inside a graph that is being compiled
 SCORE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -18,6 +19,19 @@ def require_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     return value
+
+
+def require_kernel(op: str, tensor: Tensor) -> None:
+    """An answer in one sentence where the dispatcher would give a page."""
+    kind = tensor.device.type
+    if kind in ("cpu", "meta") or (kind == "cuda" and op in CUDA_OPS):
+        return
+    if kind == "cuda":
+        raise RuntimeError(
+            f"{op}: got a tensor on {tensor.device}, but this build of mdmcorrect has no CUDA kernel for it: move the "
+            "tensors to the CPU, or see `mdmcorrect doctor` for what a build with CUDA needs."
+        )
+    raise RuntimeError(f"{op}: expected tensors on cpu or cuda, got {tensor.device}.")
 
 
 def require_matrix(name: str, value: object) -> tuple[int, int]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdmcorrect import _native
 from mdmcorrect.ops import _arguments as arguments
-
-_native.load()
 
 REFILL = ("if_short", "never")
 
@@ -85,6 +82,7 @@ def remask_step(
         tensor([[3, 9, 2, 9]])
     """
     shape = arguments.require_matrix("tokens", tokens)
+    arguments.require_kernel("remask_step", tokens)
     batch = shape[0]
     arguments.require_dtype("tokens", tokens, torch.int64)
     arguments.require_like("proposals", proposals, shape, tokens, "tokens")

@@ -7,10 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mdmcorrect import _native
 from mdmcorrect.ops import _arguments as arguments
-
-_native.load()
 
 
 def select_positions(
@@ -67,6 +64,7 @@ def select_positions(
         tensor([[False, False, False,  True]])
     """
     shape = arguments.require_matrix("scores", scores)
+    arguments.require_kernel("select_positions", scores)
     arguments.require_dtype("scores", scores, *arguments.SCORE_DTYPES)
     batch = shape[0]
     counts = arguments.row_integers("k", k, batch, scores, minimum=0)

@@ -1,0 +1,57 @@
+"""The source distribution installs in a fresh environment and works outside the source tree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CHECK = """
+import mdmcorrect, mdmcorrect.ops, mdmcorrect.examples.sudoku, torch
+from mdmcorrect import _native
+print(mdmcorrect.__file__)
+print(_native.build_info()["version"] == mdmcorrect.__version__)
+print(mdmcorrect.ops.select_positions(torch.tensor([[1.0, 3.0, 2.0]]), 1).tolist())
+"""
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_sdist_installs_and_works_elsewhere(tmp_path):
+    """No network: the new environment borrows pip, setuptools and torch from this one; our package is its own."""
+    build = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
+    sdist = run(sys.executable, "-c", build, tmp_path, cwd=ROOT).splitlines()[-1]
+
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    run(*pip, "--force-reinstall", tmp_path / sdist, cwd=tmp_path, MDMCORRECT_CUDA="off")
+
+    installed_in, version_matches, chosen = run(python, "-c", CHECK, cwd=tmp_path, PYTHONPATH="").splitlines()
+    assert Path(installed_in).is_relative_to(site)
+    assert version_matches == "True"
+    assert chosen == "[[False, True, False]]"
+    console = run(python.parent / "mdmcorrect", "doctor", cwd=tmp_path)
+    assert str(site) in console
