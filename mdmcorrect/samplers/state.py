@@ -121,8 +121,7 @@ def initial_state(
     else:
         fixed = _check_mask("fixed", fixed, tokens)
     if positions is None:
-        # Position of the row's first real token: 0 unless the row is padded on the left.
-        first = real.long().argmax(dim=1, keepdim=True)
+        first = (real.cumsum(1) == 0).sum(1, keepdim=True)  # padding on the left
         positions = (torch.arange(length, device=device) - first).clamp(min=0)
     elif positions.dtype != torch.int64 or positions.shape != tokens.shape:
         raise ValueError(

@@ -1,0 +1,89 @@
+"""Every preset beside the parts it is made of, and a canvas for them."""
+
+import torch
+
+from mdmcorrect.samplers import (
+    MDLM,
+    PRISM,
+    Ancestral,
+    BlockPRISM,
+    BlockProSeCo,
+    Blocks,
+    Cap,
+    CeilTarget,
+    Centred,
+    Confidence,
+    Constant,
+    EvenSplit,
+    FixedPoint,
+    LLaDA,
+    ProSeCo,
+    Remask,
+    ReMDM,
+    Sampler,
+    Scoring,
+    Threshold,
+    Unmask,
+    UnmaskThenRemask,
+)
+
+MASK = 11
+LLADA_SCORING = Scoring(temperature=0.7, mask_token="forbid", confidence_dtype="logits")
+COMBINATIONS = {
+    "mdlm": (
+        MDLM(steps=9, top_p=0.9),
+        Sampler(steps=9, plan=Ancestral(), scoring=Scoring(temperature=1.0, top_p=0.9)),
+    ),
+    "remdm-cap": (
+        ReMDM(steps=9, eta=0.2),
+        Sampler(steps=9, plan=Ancestral(sigma=Cap(0.2)), scoring=Scoring(temperature=1.0)),
+    ),
+    "remdm-conf": (
+        ReMDM(steps=9, rule="conf"),
+        Sampler(steps=9, plan=Ancestral(sigma=Confidence()), scoring=Scoring(temperature=1.0)),
+    ),
+    "llada": (
+        LLaDA(steps=6, block_length=5, temperature=0.7),
+        Sampler(steps=6, unmask=Unmask("confidence", EvenSplit()), window=Blocks(5), scoring=LLADA_SCORING),
+    ),
+    "prism": (
+        PRISM(steps=9, remask_count=2, unmask="max_probability", step_off=8),
+        Sampler(
+            steps=9,
+            unmask=Unmask("max_probability", CeilTarget()),
+            remask=Remask("quality", Constant(2), stop=8),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "block-prism": (
+        BlockPRISM(steps=8, block_length=7, remask_count=5, temperature=0.7),
+        Sampler(
+            steps=8,
+            plan=UnmaskThenRemask(Unmask("confidence", EvenSplit()), Remask("quality", Centred(5)), refill="never"),
+            window=Blocks(7),
+            scoring=LLADA_SCORING,
+        ),
+    ),
+    "proseco": (
+        ProSeCo(steps=8, corrector_steps=3, correct_every=2),
+        Sampler(steps=8, plan=Ancestral(), correct=FixedPoint(3, every=2), scoring=Scoring(temperature=1.0)),
+    ),
+    "block-proseco": (
+        BlockProSeCo(steps=8, block_length=7, threshold=0.3),
+        Sampler(
+            steps=8,
+            unmask=Unmask("confidence", Threshold(0.3)),
+            window=Blocks(7, until_filled=True),
+            correct=FixedPoint(4, every=2, revisits=False),
+            scoring=Scoring(mask_token="forbid"),
+        ),
+    ),
+}
+PRESETS = {name: preset for name, (preset, _) in COMBINATIONS.items()}
+
+
+def canvas(batch=4, length=16, prompt=3):
+    tokens = torch.full((batch, length), MASK)
+    tokens[:, 0], tokens[:, 1], tokens[:, 2:prompt] = torch.arange(batch) % MASK, torch.arange(batch) // MASK, 3
+    tokens[:, length // 2] = 4  # a given token inside
+    return tokens
