@@ -1,1 +1,1 @@
-"""Worked examples, installed as ``mdmcorrect.examples``: each a folder that trains, samples and evaluates one small model."""
+"""Worked examples, installed as ``mdmcorrect.examples``: each trains, samples and evaluates one small model."""

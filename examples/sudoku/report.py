@@ -1,0 +1,111 @@
+"""The evaluation's table: solved against measured calls, and what each arm gains over its rivals, puzzle by puzzle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Row", "paired_gain", "read_rows", "table"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm at one number of calls: `solved` [seeds, puzzles] of 0 and 1, and means over seeds."""
+
+    arm: str
+    order: str
+    calls: int
+    solved: npt.NDArray[np.float64]
+    cells: float
+    nfe: float
+    settings: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        return float(self.solved.mean())
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of every arm that was tested, its seeds stacked.
+
+    Raises:
+        FileNotFoundError: `folder` holds no results.
+    """
+    groups: dict[tuple[str, str, int], list[dict]] = {}
+    for path in sorted(folder.glob("*.json")):
+        entry = json.loads(path.read_text())
+        groups.setdefault((entry["arm"], entry["order"], entry["calls"]), []).append(entry)
+    if not groups:
+        raise FileNotFoundError(f"no results in {folder}; run `evaluate search` and `evaluate test` first")
+    return [
+        Row(
+            arm,
+            order,
+            calls,
+            np.array([[float(one) for one in entry["solved"]] for entry in entries]),
+            float(np.mean([entry["cells"] for entry in entries])),
+            float(np.mean([entry["nfe"] for entry in entries])),
+            entries[0]["settings"],
+        )
+        for (arm, order, calls), entries in groups.items()
+    ]
+
+
+def paired_gain(ours: Row, other: Row, *, resamples: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean difference in solved, and its 95 % interval from resampling puzzles (seeds of a puzzle stay together)."""
+    difference = ours.solved.mean(0) - other.solved.mean(0)
+    picks = np.random.default_rng(seed).integers(0, len(difference), (resamples, len(difference)))
+    low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
+def table(folder: Path) -> str:
+    """Markdown: every row, then the gains of PRISM and of ProSeCo over the best of their rivals at the same calls."""
+    rows = read_rows(folder)
+    lines = [
+        "| calls | order | arm | measured NFE | solved | cells right | settings |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda one: (one.calls, one.order, one.arm)):
+        spread = row.solved.mean(1).std() if len(row.solved) > 1 else 0.0
+        settings = ", ".join(f"{name} {value:g}" for name, value in row.settings.items())
+        lines.append(
+            f"| {row.calls} | {row.order} | {row.arm} | {row.nfe:.1f} | {row.rate:.3f} ± {spread:.3f} "
+            f"| {row.cells:.4f} | {settings} |"
+        )
+    lines += ["", "| calls | order | arm | against | gain in solved | 95 % interval |", "|---|---|---|---|---|---|"]
+    for calls in sorted({row.calls for row in rows}):
+        for order in [*sorted({row.order for row in rows}), "either"]:
+            here = [row for row in rows if row.calls == calls and order in (row.order, "either")]
+            lines += _gains(here, calls, order)
+    return "\n".join(lines)
+
+
+def _gains(rows: list[Row], calls: int, order: str) -> list[str]:
+    def best(chosen: list[Row]) -> Row:
+        return max(chosen, key=lambda row: row.rate)
+
+    methods = {"PRISM": "prism/PRISM", "ProSeCo": "proseco/ProSeCo"}
+    uncorrected = [row for row in rows if row.arm.endswith("no correction")]
+    training_free = [row for row in rows if row.arm.endswith("remasking")]
+    lines = []
+    for label, arm in methods.items():
+        ours = [row for row in rows if row.arm == arm]
+        if not ours:
+            continue
+        rivals = {
+            "best uncorrected": uncorrected,
+            "best training-free": training_free,
+            "own checkpoint uncorrected": [row for row in uncorrected if row.arm.split("/")[0] == arm.split("/")[0]],
+        }
+        for against, candidates in rivals.items():
+            if candidates:
+                rival = best(candidates)
+                gain, low, high = paired_gain(best(ours), rival)
+                who = f"{label} | {against} ({rival.arm})"
+                lines.append(f"| {calls} | {order} | {who} | {gain:+.3f} | [{low:+.3f}, {high:+.3f}] |")
+    return lines
