@@ -85,8 +85,8 @@ class Ancestral:
     """The posterior of absorbing diffusion on the grid ``linspace(1, eps, S + 1)``, ``alpha_t = 1 - t``.
 
     A masked position is committed with probability ``[alpha_s - (1 - sigma) alpha_t] / (1 - alpha_t)`` to a draw of the
-    model, a committed one masked with probability sigma: MDLM (arXiv 2406.07524, eq. 6) for ``sigma=None``, ReMDM
-    (arXiv 2503.00307, eq. 9) otherwise. The Bernoulli draws come first: a row that commits nothing needs no forward,
+    model, a committed one masked with probability sigma: MDLM (arXiv 2406.07524, section 3) for ``sigma=None``, ReMDM
+    (arXiv 2503.00307, section 3) otherwise. The Bernoulli draws come first: a row that commits nothing needs no forward,
     which costs what MDLM's cached sampler costs, without keeping probabilities from one step to the next.
 
     Args:

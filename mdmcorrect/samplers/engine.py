@@ -1,7 +1,7 @@
 """The one loop of every sampler: window, forward, score, correct, plan, apply, record.
 
-A step asks the host one question, which rows are live and which need a forward; a corrector asks one more per pass.
-Everything else stays on the device of the tokens.
+A step asks the host one question, which rows are live and which need a forward; a corrector asks one more per pass, and
+a run one at its start, whether there is padding. Everything else stays on the device of the tokens.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class Engine:
             wanted = state.masked(self.mask_id) & view.eligible
             if correcting:
                 wanted = wanted | (due[:, None] & ~state.fixed)
+            if "current_logprob" in self.forward.wants:  # the one score that means something where a token stands
+                wanted = wanted | state.committed(self.mask_id)
             also = frozenset({"argmax"} if finishing else ())
             scores = self.forward(state, state.tokens, rows, wanted, time, also=also)
         if self.correct is not None and correcting:

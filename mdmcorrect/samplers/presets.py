@@ -41,7 +41,7 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class MDLM(Preset):
-    """Ancestral sampling of masked diffusion (arXiv 2406.07524, eq. 6), with its cache and its noise removal.
+    """Ancestral sampling of masked diffusion (arXiv 2406.07524, section 3), with its cache and its noise removal.
 
     At most one forward per step: a row makes one only in steps that commit something, and one more if masks are left.
 
@@ -102,7 +102,7 @@ class ReMDM(Preset):
 
 @dataclass(frozen=True, kw_only=True)
 class LLaDA(Preset):
-    """LLaDA's decoding in blocks (arXiv 2502.09992, section 2.4 and appendix B.4).
+    """LLaDA's decoding in blocks (arXiv 2502.09992, section 2.4).
 
     One forward per step. A mask the model predicts is overruled, so that no mask is left.
 

@@ -105,7 +105,8 @@ class Sampler:
             callback: gets a :class:`StepEvent` after every step; a true return value stops the run.
             progress: draw a progress bar with rich.
             history: keep the events. A collection of score names, such as ``{"quality", "entropy"}``, also records
-                these, computing those the method would not.
+                these, computing those the method would not: at masked positions, ``quality`` at all, and
+                ``current_logprob`` at committed ones too.
 
         Raises:
             TypeError, ValueError: an argument, or what the model returns, has the wrong type, dtype or shape; the model

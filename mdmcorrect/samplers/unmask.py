@@ -36,7 +36,7 @@ class CountRule(Protocol):
 class EvenSplit:
     """``n // S + (i < n % S)`` of the window's n masks at its i-th of S steps: the remainder goes first.
 
-    LLaDA (arXiv 2502.09992, appendix A.3). A step that commits fewer is not made up for later.
+    LLaDA (arXiv 2502.09992, section 2.4). A step that commits fewer is not made up for later.
     """
 
     def before(self, state: State, view: View) -> Tensor:
@@ -67,7 +67,7 @@ class CeilTarget:
 class Threshold:
     """All positions whose proposal's confidence reaches ``threshold``, and the most confident one if none does.
 
-    Fast-dLLM (arXiv 2505.22618, section 3.3); ProSeCo on LLaDA.
+    Fast-dLLM (arXiv 2505.22618); ProSeCo on LLaDA.
     """
 
     threshold: float

@@ -16,8 +16,8 @@ MASK = 2
 # Logits of each token at each of two positions, given what stands at the other (0, 1 or the mask).
 TABLE = torch.tensor(
     [
-        [[1.2, -0.5, 9.0], [-0.8, 0.9, 9.0], [0.3, 0.0, 9.0]],
-        [[0.1, 1.5, 9.0], [2.0, -0.2, 9.0], [-0.4, 0.2, 9.0]],
+        [[2.2, -1.5, 9.0], [-1.8, 1.9, 9.0], [0.3, 0.0, 9.0]],
+        [[2.1, -1.5, 9.0], [-2.0, 1.8, 9.0], [-0.4, 0.2, 9.0]],
     ]
 )  # [position, other token, id]; the mask's own logit is the highest and must not matter
 
@@ -56,7 +56,7 @@ def law(steps, sigma_of, eps=1e-5):
     return final
 
 
-def observed(preset, rows=200000):
+def observed(preset, rows=20000):
     result = preset(pair_model, torch.full((rows, 2), MASK), mask_id=MASK, seed=11, history=False)
     return np.bincount((result.tokens[:, 0] * 2 + result.tokens[:, 1]).numpy(), minlength=4)
 
@@ -74,8 +74,10 @@ def observed(preset, rows=200000):
 def test_distribution_over_sequences(preset, sigma_of):
     counts, expected = observed(preset), law(preset.steps, sigma_of)
     assert stats.chisquare(counts, expected * counts.sum()).pvalue > 1e-4
-    # The test can fail: twice the steps have another law.
-    assert stats.chisquare(counts, law(2 * preset.steps, sigma_of) * counts.sum()).pvalue < 1e-4
+    # The test can fail: twice the steps have another law, and remasking has another than none.
+    others = [law(2 * preset.steps, sigma_of)] + [law(preset.steps, lambda limit: 0.0)] * isinstance(preset, ReMDM)
+    for other in others:
+        assert stats.chisquare(counts, other * counts.sum()).pvalue < 1e-4
 
 
 def test_temperature_and_nucleus_shape_the_draw():
@@ -142,7 +144,7 @@ def test_conf_masks_unsure_tokens_more_often_and_commits_at_mdlms_rate():
         unsure = torch.tensor([0.1, 0, 0, 0, 0])  # committed at 0.25: weight e^-0.25 against e^-1 of the certain ones
         return torch.where((torch.arange(tokens.shape[1]) % 2 == 0)[:, None], sure, unsure).expand(*tokens.shape, 5)
 
-    tokens = torch.full((1500, 40), 4)
+    tokens = torch.full((500, 40), 4)
     result = ReMDM(steps=12, rule="conf")(model, tokens, mask_id=4, seed=3)
     fifth = result.history[5]
     share = [(fifth.remasked[:, i::2].sum() / (fifth.before[:, i::2] != 4).sum()).item() for i in (0, 1)]

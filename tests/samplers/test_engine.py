@@ -8,6 +8,7 @@ import torch
 from combinations import COMBINATIONS, MASK, PRESETS, canvas
 from toys import Toy
 
+from mdmcorrect.model import Request
 from mdmcorrect.samplers import MDLM, LLaDA, State
 
 each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -168,6 +169,23 @@ def test_history_can_be_off():
     assert torch.equal(result.tokens, PRESETS["prism"](Toy(), canvas(), mask_id=MASK).tokens)
 
 
+def test_current_logprob_is_told_of_committed_tokens():
+    preset = PRESETS["prism"]
+    result = preset(Toy(), canvas(), mask_id=MASK, history={"current_logprob"})
+    assert torch.equal(result.tokens, preset(Toy(), canvas(), mask_id=MASK).tokens)
+    event = result.history[4]
+    committed = (event.before != MASK) & (canvas() == MASK)
+    logits = Toy()(event.before, _request(event.before)).logits
+    logits[..., MASK] = -torch.inf
+    logprob = logits.log_softmax(-1).gather(2, event.before[..., None])[..., 0]
+    torch.testing.assert_close(event.scores["current_logprob"][committed], logprob[committed])
+
+
+def _request(tokens):
+    place = torch.arange(tokens.shape[1]).expand(tokens.shape)
+    return Request(torch.arange(len(tokens)), tokens == MASK, torch.zeros(1), torch.zeros(1), place)
+
+
 def test_commit_scores_are_probabilities_of_the_tokens_as_committed():
     seen = torch.full((4, 16), torch.nan)
 
@@ -267,3 +285,16 @@ def test_no_gradients_and_no_graph():
 
     MDLM(steps=4)(model, canvas(), mask_id=MASK)
     assert torch.is_grad_enabled()
+
+
+@each_preset
+def test_threads_change_nothing(preset):
+    tokens, before = canvas(batch=16), torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            runs.append(preset(Toy(V=1500, scale=12.0), tokens, mask_id=MASK, seed=4))
+    finally:
+        torch.set_num_threads(before)
+    equal_runs(*runs)

@@ -119,13 +119,13 @@ def test_random_remasking_is_uniform_over_committed_positions():
 
 
 def test_eta_draws_a_binomial_number():
-    tokens = torch.full((2000, 40), MASK)
-    preset = PRISM(steps=40, remask="random", eta=0.2)
+    tokens = torch.full((1500, 20), MASK)
+    preset = PRISM(steps=20, remask="random", eta=0.3)
     result = preset(lambda tokens: torch.zeros(*tokens.shape, 12), tokens, mask_id=MASK, seed=1)
-    counts = result.history[20].remasked.sum(1).double()  # 20 of 40 committed, sigma = min(0.2, 19/20)
-    assert abs(counts.mean() - 4.0) < 4 * math.sqrt(20 * 0.2 * 0.8 / 2000)
-    assert 2.6 < counts.var() < 3.8  # 3.2
-    assert result.history[38].remasked.sum(1).max() == 1  # 38 of 40 committed: 2 would need the last masks
+    counts = result.history[10].remasked.sum(1).double()  # 10 of 20 committed, sigma = min(0.3, 0.45 / 0.5)
+    assert abs(counts.mean() - 3.0) < 4 * math.sqrt(10 * 0.3 * 0.7 / 1500)
+    assert 1.7 < counts.var() < 2.5  # 2.1
+    assert result.history[18].remasked.sum(1).max() == 1  # 18 of 20 committed: 2 would need the last masks
 
 
 def test_more_steps_than_masks_cost_no_forwards():
