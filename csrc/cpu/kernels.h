@@ -13,12 +13,16 @@ namespace mdmcorrect {
 
 struct CpuKernels {
   const char* isa;
-  // scratch: 2 * length words.
+  // scratch: 6 * length + 64 words.
   void (*select_positions)(const SelectPositionsParams&, int64_t begin, int64_t end, uint64_t* scratch);
-  // scratch: 2 * length words.
+  // scratch: 6 * length + 64 words.
   void (*remask_step)(const RemaskStepParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Rows are params.row_index[begin, end). scratch: 2 * vocab + vocab / 1024 + 64 words with top_k or top_p, else none.
   void (*score_tokens)(const ScoreTokensParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  // For tests: the vector functions on arrays, count a multiple of 16.
+  void (*exp_nonpositive_array)(const float* x, float* y, int64_t count);
+  void (*log_array)(const float* x, float* y, int64_t count);
+  void (*exponential_array)(const float* u, float* y, int64_t count);
 };
 
 // The table for this process: the best instruction set of the machine, or the one MDMCORRECT_ISA names. Null if that
@@ -41,5 +45,8 @@ extern const CpuKernels kernel_table;
 void select_positions(const SelectPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+void exp_nonpositive_array(const float* x, float* y, int64_t count);
+void log_array(const float* x, float* y, int64_t count);
+void exponential_array(const float* u, float* y, int64_t count);
 
 }  // namespace MDM_NAMESPACE

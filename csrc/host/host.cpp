@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -46,6 +47,42 @@ std::vector<bool> select_row(const std::string& isa, const std::vector<float>& s
   return {selected.begin(), selected.end()};
 }
 
+struct WorstError {
+  double ulps;
+  float at;
+};
+
+// Largest error, in units of the last place of the exact result, over the floats whose bits are first, first + stride,
+// ..., last. function: "exp", "log" or "exponential", against libm in double.
+WorstError worst_error(const std::string& isa, const std::string& function, uint32_t first, uint32_t last,
+                       uint32_t stride) {
+  const CpuKernels* kernels = cpu_kernels_of(isa.c_str());
+  if (kernels == nullptr) throw std::invalid_argument("no such instruction set here: " + isa);
+  const auto approximate = function == "exp"   ? kernels->exp_nonpositive_array
+                           : function == "log" ? kernels->log_array
+                                               : kernels->exponential_array;
+  constexpr uint64_t kBlock = 4096;
+  std::vector<float> x(kBlock), y(kBlock);
+  WorstError worst{0.0, 0.0f};
+  for (uint64_t bits = first; bits <= last; bits += kBlock * stride) {
+    for (uint64_t i = 0; i < kBlock; ++i) {
+      x[i] = portable::float_from_bits(static_cast<uint32_t>(std::min<uint64_t>(bits + i * stride, last)));
+    }
+    approximate(x.data(), y.data(), kBlock);
+    for (uint64_t i = 0; i < kBlock; ++i) {
+      const double value = x[i];
+      const double exact = function == "exp"   ? std::exp(value)
+                           : function == "log" ? std::log(value)
+                                               : -std::log1p(-value);
+      int exponent;
+      std::frexp(static_cast<float>(exact), &exponent);
+      const double ulps = std::fabs(y[i] - exact) / std::ldexp(1.0, std::max(exponent - 24, -149));
+      if (!(ulps <= worst.ulps)) worst = {ulps, x[i]};
+    }
+  }
+  return worst;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
@@ -56,4 +93,9 @@ PYBIND11_MODULE(_host, m) {
   m.def("float16_to_float", [](uint16_t bits) { return portable::float16_to_float(bits); });
   m.def("bfloat16_to_float", [](uint16_t bits) { return portable::bfloat16_to_float(bits); });
   m.def("select_row", &select_row);
+  m.def("worst_error",
+        [](const std::string& isa, const std::string& function, uint32_t first, uint32_t last, uint32_t stride) {
+          const WorstError worst = worst_error(isa, function, first, last, stride);
+          return std::make_pair(worst.ulps, worst.at);
+        });
 }
