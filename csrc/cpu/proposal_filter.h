@@ -218,6 +218,9 @@ static KeptSet nucleus(const FilterScratch& scratch, int64_t count, uint64_t lim
   return {crossing.value, nth_tie(scratch, count, crossing.value, ties)};
 }
 
+// How far below the maximum, in nats, the nucleus is looked for.
+constexpr double kReaches[] = {4.0, 9.0, __builtin_inf()};
+
 // The kept set of a row whose largest proposable value is `max`. top_k is at least 1; top_p not below 1 means no
 // nucleus.
 static KeptSet find_kept(const ProposalRow& row, const FilterScratch& scratch, float max, float scale, int64_t top_k,
@@ -240,11 +243,15 @@ static KeptSet find_kept(const ProposalRow& row, const FilterScratch& scratch, f
     total += chunk_mass(read_proposal_chunk(row, index, nullptr), max, scale);
   }
   const uint64_t limit = static_cast<uint64_t>(p * static_cast<double>(total));
-  // Values below this hold less than total - limit together, whatever their number, so the crossing lies above.
+  // Values below `bound` hold less than total - limit together, whatever their number, so the crossing lies above it. It
+  // nearly always lies far above, so closer reaches are tried first; candidates that hold more than the limit suffice.
   const double share = static_cast<double>(total - limit) / (static_cast<double>(kMassUnit) * row.params->vocab);
-  const float smallest = static_cast<float>(max + (log(share) - 1e-3) / scale);
-  count = collect_candidates(row, scratch, smallest);
-  candidate_masses(scratch, count, max, scale, everything);
+  const double bound = max + (log(share) - 1e-3) / scale;
+  for (const double reach : kReaches) {
+    const double near = max - reach / scale;
+    count = collect_candidates(row, scratch, static_cast<float>(near > bound ? near : bound));
+    if (candidate_masses(scratch, count, max, scale, everything) > limit || near <= bound) break;
+  }
   const KeptSet kept = nucleus(scratch, count, limit, row.params->top_p_inclusive, everything);
   return kth > kept.threshold ? KeptSet{kth, INT64_MAX} : kept;
 }
