@@ -8,15 +8,16 @@
 #include "core/gumbel.h"
 #include "core/philox.h"
 #include "core/select_positions_params.h"
+#include "core/sequence_seed.h"
 
 namespace MDM_NAMESPACE {
 
-constexpr uint64_t kLeftOut = 0;
+constexpr uint32_t kLeftOut = 0;
 constexpr int kScoreKeyBits = 32;   // score_key
 constexpr int kGumbelKeyBits = 64;  // gumbel_key
 
 // -0 ranks as +0: adding +0 turns the one into the other and changes nothing else.
-MDM_INLINE uint64_t ordered_bits(float value) {
+MDM_INLINE uint32_t ordered_bits(float value) {
   const float canonical = value + 0.0f;
   uint32_t bits;
 #if defined(__CUDA_ARCH__)
@@ -39,28 +40,26 @@ MDM_INLINE uint64_t ordered_bits(double value) {
 }
 
 // Rank by score; NaN is left out.
-MDM_INLINE uint64_t score_key(float score, bool largest) {
-  if (score != score) return kLeftOut;
-  return ordered_bits(largest ? score : -score);
+MDM_INLINE uint32_t score_key(float score, bool largest) {
+  const uint32_t key = ordered_bits(largest ? score : -score);
+  return score == score ? key : kLeftOut;
 }
 
 // Gumbel top-k: the k largest of score / T + Gumbel are a draw without replacement from softmax(score / T).
 // In float64, since a float32 sum would drop the noise's low bits where |score / T| is large.
 MDM_INLINE uint64_t gumbel_key(float score, bool largest, double temperature, float gumbel) {
-  if (score != score) return kLeftOut;
   const double value = static_cast<double>(largest ? score : -score);
-  return ordered_bits(value / temperature + static_cast<double>(gumbel));
+  const uint64_t key = ordered_bits(value / temperature + static_cast<double>(gumbel));
+  return score == score ? key : kLeftOut;
 }
 
-// Key of one position of select_positions.
-MDM_INLINE uint64_t position_key(const SelectPositionsParams& params, int64_t row, int64_t col) {
+// Key of one position of select_positions, seed being that of its row; the CPU kernel computes the same sixteen at a time.
+MDM_INLINE uint64_t position_key(const SelectPositionsParams& params, int64_t row, int64_t col, int64_t seed) {
   if (at_or<uint8_t>(params.eligible, row, col, 1) == 0) return kLeftOut;
   const float score = at(params.scores, row, col);
   if (params.temperature == 0.0) return score_key(score, params.largest);
-  if (score != score) return kLeftOut;
   const int64_t position = at_or<int64_t>(params.positions, row, col, col);
-  const uint64_t bits = philox_bits(row_value(params.seed, row), 0, position, row_value(params.step, row),
-                                    Purpose::POSITION, *params.call);
+  const uint64_t bits = philox_bits(seed, 0, position, row_value(params.step, row), Purpose::POSITION, *params.call);
   return gumbel_key(score, params.largest, params.temperature, gumbel_from_bits(bits));
 }
 

@@ -13,7 +13,7 @@ struct SelectPositionsParams {
   Grid<uint8_t> eligible;   // [B, L] bool; null: every position
   Grid<int64_t> positions;  // [B, L], row_stride 0 for [L]; null: 0, 1, ..., L - 1
   RowInts k;                // [B]
-  RowInts seed;             // [B]
+  RowInts seed;             // [B]; one for all: core/sequence_seed.h
   RowInts step;             // [B]
   const int64_t* call;      // []
 

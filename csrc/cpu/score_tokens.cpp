@@ -9,6 +9,7 @@
 // it.
 #include "core/online_stats.h"
 #include "core/round_to.h"
+#include "core/sequence_seed.h"
 #include "cpu/kernels.h"
 #include "cpu/proposal_filter.h"
 #include "cpu/vector_random.h"
@@ -72,11 +73,6 @@ static RowPlan plan_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
 
 // -----------------------------------------------------------------------------------------------------------------
 // draws
-
-static int64_t sequence_seed(const RowInts& seed, int64_t b) {
-  const int64_t given = row_value(seed, b);
-  return seed.row_stride != 0 ? given : static_cast<int64_t>(philox_bits(given, b, b >> 32, 0, Purpose::SEED, 0));
-}
 
 // The race between chunks, relative to the running maximum as the sums are.
 struct ChunkRace {

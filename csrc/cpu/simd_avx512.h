@@ -54,6 +54,7 @@ MDM_INLINE Words iota(uint32_t first) {
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   return {_mm512_add_epi32(lanes, words_from(first).v)};
 }
+MDM_INLINE Words load(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
 MDM_INLINE void store(uint32_t* p, Words a) { _mm512_storeu_si512(p, a.v); }
 MDM_INLINE Words add_words(Words a, Words b) { return {_mm512_add_epi32(a.v, b.v)}; }
 MDM_INLINE Words sub_words(Words a, Words b) { return {_mm512_sub_epi32(a.v, b.v)}; }

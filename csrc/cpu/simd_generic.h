@@ -117,6 +117,11 @@ MDM_INLINE Words iota(uint32_t first) {
   MDM_LANES out.v[i] = first + static_cast<uint32_t>(i);
   return out;
 }
+MDM_INLINE Words load(const uint32_t* p) {
+  Words a;
+  MDM_LANES a.v[i] = p[i];
+  return a;
+}
 MDM_INLINE void store(uint32_t* p, Words a) { MDM_LANES p[i] = a.v[i]; }
 MDM_INLINE Words add_words(Words a, Words b) {
   MDM_LANES a.v[i] += b.v[i];

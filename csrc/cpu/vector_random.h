@@ -19,10 +19,9 @@ MDM_INLINE DrawKey draw_key(int64_t seed, int64_t position, int64_t step, Purpos
           static_cast<uint32_t>(step), philox_stream(purpose, call)};
 }
 
-// The 64 bits of the draws first_index, ..., first_index + 15.
-MDM_INLINE void philox_bits16(const DrawKey& key, uint32_t first_index, Words* high, Words* low) {
-  Words x0 = iota(first_index), x1 = words_from(key.position), x2 = words_from(key.step), x3 = words_from(key.stream);
-  uint32_t key0 = key.key0, key1 = key.key1;
+// Sixteen Philox4x32-10 outputs, of which the first two words are used.
+MDM_INLINE void philox16(Words x0, Words x1, Words x2, Words x3, uint32_t key0, uint32_t key1, Words* high,
+                         Words* low) {
   for (int round = 0; round < kPhiloxRounds; ++round) {
     Words high0, low0, high1, low1;
     multiply_wide(x0, kPhiloxMultiplier0, &high0, &low0);
@@ -36,6 +35,12 @@ MDM_INLINE void philox_bits16(const DrawKey& key, uint32_t first_index, Words* h
   }
   *high = x0;
   *low = x1;
+}
+
+// The 64 bits of the draws first_index, ..., first_index + 15.
+MDM_INLINE void philox_bits16(const DrawKey& key, uint32_t first_index, Words* high, Words* low) {
+  philox16(iota(first_index), words_from(key.position), words_from(key.step), words_from(key.stream), key.key0,
+           key.key1, high, low);
 }
 
 MDM_INLINE Floats uniform_from_bits16(Words high, Words low) {

@@ -88,10 +88,11 @@ __global__ void __launch_bounds__(kMaxThreads) select_positions_kernel(const Sel
   const int top_shift = (params.temperature == 0.0 ? kScoreKeyBits : kGumbelKeyBits) - 8;
 
   for (int64_t row = blockIdx.x; row < params.batch; row += gridDim.x) {
+    const int64_t seed = sequence_seed(params.seed, row);
     // Thread t reads back only the cached keys t, t + blockDim.x, ... that it wrote itself: no barrier is needed for
     // them.
     const auto key_of = [&](int64_t col) -> uint64_t {
-      return kCached ? cached_keys[col] : position_key(params, row, col);
+      return kCached ? cached_keys[col] : position_key(params, row, col, seed);
     };
 
     if (threadIdx.x == 0) {
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(kMaxThreads) select_positions_kernel(const Sel
     __syncthreads();
     unsigned own = 0;
     for (int64_t col = threadIdx.x; col < length; col += blockDim.x) {
-      const uint64_t key = position_key(params, row, col);
+      const uint64_t key = position_key(params, row, col, seed);
       if (kCached) cached_keys[col] = key;
       own += key != kLeftOut;
     }

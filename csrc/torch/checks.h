@@ -105,6 +105,14 @@ inline RowInts row_ints(const char* op, const char* name, const std::optional<Te
   return {static_cast<const int64_t*>(tensor->const_data_ptr()), shared ? 0 : tensor->stride(0)};
 }
 
+// [B], one seed per sequence, or [], from which each gets its own: a stride of 0 tells the kernels so.
+inline RowInts row_seeds(const char* op, const Tensor& tensor, int64_t batch, const Tensor& like) {
+  RowInts seeds = row_ints(op, "seed", tensor, batch, like);
+  if (tensor.dim() == 1 && batch == 1) seeds.row_stride = 1;
+  check(seeds.row_stride != 0 || tensor.dim() == 0, op, "seed: expected no stride of 0, call .contiguous() first");
+  return seeds;
+}
+
 // call: [], one number for the whole call.
 inline const int64_t* call_number(const char* op, const Tensor& tensor, const Tensor& like) {
   check(tensor.dim() == 0, op, "call: expected shape [], got ", shape_of(tensor));

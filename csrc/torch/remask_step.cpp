@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor> remask_step(const Tensor& tokens, const Tenso
   if (batch == 0 || length == 0) return {out, committed, remasked};
   if (tokens.is_cuda()) throw_no_cuda_kernel(kOp);
   const CpuKernels& kernels = chosen_kernels();
-  parallel_rows(batch, 4 * length, 2 * length, [&](int64_t begin, int64_t end, uint64_t* scratch) {
+  parallel_rows(batch, 4 * length, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.remask_step(params, begin, end, scratch);
   });
   return {out, committed, remasked};

@@ -104,9 +104,7 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, int64_t want, cons
   params.forbid_count = static_cast<int64_t>(forbidden.size());
   params.proposal_law = proposal_law;
   params.confidence_type = float_type("confidence_dtype", confidence_dtype);
-  params.seed = row_ints(kOp, "seed", seed, batch, logits);
-  if (seed.dim() == 1 && batch == 1) params.seed.row_stride = 1;  // a stride of 0 means one seed for all
-  check(params.seed.row_stride != 0 || seed.dim() == 0, kOp, "seed: expected no stride of 0, call .contiguous() first");
+  params.seed = row_seeds(kOp, seed, batch, logits);
   params.step = row_ints(kOp, "step", step, batch, logits);
   params.call = call_number(kOp, call, logits);
   const auto wanted = [want](int score) { return (want >> score & 1) != 0; };

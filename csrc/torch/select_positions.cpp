@@ -30,7 +30,7 @@ Tensor select_positions(const Tensor& scores, const Tensor& k, const std::option
   params.eligible = bool_grid(kOp, "eligible", eligible, batch, length, scores);
   params.positions = position_grid(kOp, positions, batch, length, scores);
   params.k = row_ints(kOp, "k", k, batch, scores);
-  params.seed = row_ints(kOp, "seed", seed, batch, scores);
+  params.seed = row_seeds(kOp, seed, batch, scores);
   params.step = row_ints(kOp, "step", step, batch, scores);
   params.call = call_number(kOp, call, scores);
   params.temperature = temperature;
@@ -49,7 +49,7 @@ Tensor select_positions(const Tensor& scores, const Tensor& k, const std::option
   }
   const CpuKernels& kernels = chosen_kernels();
   const int64_t row_cost = temperature > 0.0 ? kGumbelCost * length : length;
-  parallel_rows(batch, row_cost, 2 * length, [&](int64_t begin, int64_t end, uint64_t* scratch) {
+  parallel_rows(batch, row_cost, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.select_positions(params, begin, end, scratch);
   });
   return selected;

@@ -92,8 +92,8 @@ def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum:
 
 
 def row_seeds(seed: int | Tensor | torch.Generator, batch: int, like: Tensor) -> Tensor:
-    """One seed per row, int64 ``[B]`` on the device of ``like``; see :func:`mdmcorrect.rng.sequence_seeds`."""
-    return rng.sequence_seeds(seed, batch, device=like.device)
+    """int64 ``[B]``, one seed per row, or ``[]``, from which the kernel gives each row its own, on ``like``'s device."""
+    return rng.seed_tensor(seed, batch, device=like.device).contiguous()
 
 
 def require_positions(value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
