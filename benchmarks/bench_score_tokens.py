@@ -18,6 +18,7 @@ from mdmcorrect.ops import score_tokens
 
 VOCAB = 126464
 ROWS = 256  # 65 MB in bfloat16, beyond every cache
+LLADA_ROWS = 64  # LLaDA's float64 temporaries take twenty times the logits
 COMMITTED = 8
 
 
@@ -59,7 +60,19 @@ def nucleus_step(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 def test_score_tokens(versus, dtype, temperature):
+    """Every statistic against a plain read, and against temperature 0."""
     logits = peaked_logits(ROWS, dtype)
+    versus(
+        lambda: score_tokens(logits, temperature=temperature, seed=1),
+        floor=plain_read(logits),
+        peers={"ours at temperature 0": lambda: score_tokens(logits)},
+        bytes_moved=logits.nbytes,
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_score_tokens_llada(versus, temperature):
+    logits = peaked_logits(LLADA_ROWS, torch.bfloat16)
     compiled = torch.compile(llada_step)
     versus(
         lambda: score_tokens(logits, temperature=temperature, seed=1),

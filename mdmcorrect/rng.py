@@ -37,22 +37,25 @@ class Purpose(IntEnum):
     DENSE = 9  # one Gumbel per token
 
 
-def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a 32 x 32 bit product; the high half in two steps, since int64 holds only 63 bits."""
-    high = ((((word & 0xFFFF) * multiplier) >> 16) + (word >> 16) * multiplier) >> 16
-    return high, (word * multiplier) & _WORD
+def _philox(words: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The first two output words of Philox4x32-10, on words held in int64 tensors of one shape, each in [0, 2^32).
 
-
-def _philox(words: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox4x32 on words held in int64 tensors, each in [0, 2^32)."""
+    Both halves of a round run as one stacked tensor: eagerly, the cost is the number of operations, not of elements.
+    """
     x0, x1, x2, x3 = words
-    key0, key1 = key
+    half = torch.arange(2, device=x0.device).reshape(2, *(1,) * x0.dim())  # torch.tensor would copy from the host
+    multipliers = _MULTIPLIERS[1] + half * (_MULTIPLIERS[0] - _MULTIPLIERS[1])
+    weyl = _WEYL[0] + half * (_WEYL[1] - _WEYL[0])
+    multiplied, kept, keys = torch.stack((x2, x0)), torch.stack((x1, x3)), torch.stack(key)
     for _ in range(_ROUNDS):
-        high0, low0 = _multiply(x0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(x2, _MULTIPLIERS[1])
-        x0, x1, x2, x3 = high1 ^ x1 ^ key0, low1, high0 ^ x3 ^ key1, low0
-        key0, key1 = (key0 + _WEYL[0]) & _WORD, (key1 + _WEYL[1]) & _WORD
-    return x0, x1, x2, x3
+        # 32 x 32 bits make 64, of which int64 holds 63: the high half comes from the two 16-bit halves of the word.
+        low_part = ((multiplied & 0xFFFF) * multipliers) >> 16
+        high = (low_part + (multiplied >> 16) * multipliers) >> 16
+        mixed = high ^ kept ^ keys  # the next x0, x2
+        kept = (multiplied * multipliers) & _WORD  # the next x1, x3
+        multiplied = mixed.flip(0)
+        keys = (keys + weyl) & _WORD
+    return mixed[0], kept[0]
 
 
 def random_bits(
@@ -73,7 +76,7 @@ def random_bits(
     stream = (int(purpose) << 16) | (call & 0xFFFF)
     seed, index, position, step, stream = torch.broadcast_tensors(seed, index, position, step, stream)
     key = (seed & _WORD, (seed >> 32) & _WORD)
-    x0, x1, _, _ = _philox((index & _WORD, position & _WORD, step & _WORD, stream), key)
+    x0, x1 = _philox((index & _WORD, position & _WORD, step & _WORD, stream), key)
     return (x0 << 32) | x1
 
 
