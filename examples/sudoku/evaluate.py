@@ -23,17 +23,17 @@ from .report import table
 from .solve import BoardModel, solve
 from .train import load_or_generate
 
-__all__ = ["CALLS", "main", "search", "test"]
+__all__ = ["CALLS", "main", "run_search", "run_test"]
 
 log = logging.getLogger(__name__)
 CALLS = (10, 20, 40)
 SEEDS = (0, 1, 2)
 
 
-def search(out: Path, checkpoints: Path, data: Path, *, puzzles: int) -> None:
+def run_search(out: Path, checkpoints: Path, data: Path, *, puzzles: int, only: str = "") -> None:
     """Try every setting of every arm at every number of calls on validation puzzles; keep each arm's best."""
     held_out = load_or_generate(data, Geometry(), clues=30, count=puzzles, split="validation", seed=1)
-    for arm, model, calls in _runs(checkpoints):
+    for arm, model, calls in _runs(checkpoints, only):
         path = out / "search" / f"{_name(arm, calls)}.json"
         if path.exists():
             continue
@@ -47,16 +47,18 @@ def search(out: Path, checkpoints: Path, data: Path, *, puzzles: int) -> None:
     chosen: AllSettings = {}
     for arm in ARMS:
         for calls in CALLS:
-            best = json.loads((out / "search" / f"{_name(arm, calls)}.json").read_text())["best"]
-            chosen.setdefault(arm.name, {}).setdefault(arm.order, {})[str(calls)] = best
+            path = out / "search" / f"{_name(arm, calls)}.json"
+            if path.exists():
+                best = json.loads(path.read_text())["best"]
+                chosen.setdefault(arm.name, {}).setdefault(arm.order, {})[str(calls)] = best
     _write(out / SETTINGS, chosen)
 
 
-def test(out: Path, checkpoints: Path, data: Path, *, puzzles: int) -> None:
+def run_test(out: Path, checkpoints: Path, data: Path, *, puzzles: int, only: str = "") -> None:
     """Run every arm with its settings from `search` on the test puzzles, once per seed (once, if nothing is random)."""
     held_out = load_or_generate(data, Geometry(), clues=30, count=puzzles, split="test", seed=0)
     chosen = load_settings(out)
-    for arm, model, calls in _runs(checkpoints):
+    for arm, model, calls in _runs(checkpoints, only):
         settings = settings_of(chosen, arm, calls)
         for seed in SEEDS if arm.is_random(settings) else SEEDS[:1]:
             path = out / "test" / f"{_name(arm, calls)}_seed{seed}.json"
@@ -78,10 +80,12 @@ def test(out: Path, checkpoints: Path, data: Path, *, puzzles: int) -> None:
             _write(path, entry)
 
 
-def _runs(checkpoints: Path) -> Iterator[tuple[Arm, BoardModel, int]]:
+def _runs(checkpoints: Path, only: str) -> Iterator[tuple[Arm, BoardModel, int]]:
     models = {}
     for calls in CALLS:
         for arm in ARMS:
+            if only not in _name(arm, calls):
+                continue
             if arm.checkpoint not in models:
                 models[arm.checkpoint] = BoardModel(load_checkpoint(checkpoints / f"{arm.checkpoint}.safetensors"))
             yield arm, models[arm.checkpoint], calls
@@ -102,13 +106,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--checkpoints", type=Path, default=SHIPPED)
     parser.add_argument("--data", type=Path, default=Path("runs/puzzles"))
-    parser.add_argument("--puzzles", type=int, help="how many; by default 1000 to test, 300 to search")
+    parser.add_argument("--puzzles", type=int, help="how many; by default 1000 to test, 150 to search")
+    parser.add_argument(
+        "--only", default="", help="runs whose name holds this, such as _random_"
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.what == "search":
-        search(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 300)
+        run_search(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 150, only=args.only)
     elif args.what == "test":
-        test(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 1000)
+        run_test(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 1000, only=args.only)
     else:
         print(table(args.out / "test"))
 

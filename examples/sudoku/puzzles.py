@@ -160,7 +160,8 @@ def fingerprint(geometry: Geometry, grid: list[int]) -> str:
     """A string that is equal for every two grids that a Sudoku symmetry maps onto each other.
 
     Two lines of a grid define a permutation of the digits (what stands under what). Its cycle lengths survive
-    relabelling and reordering; collecting them over the pairs of lines inside a band, and between two bands, survives the rest.
+    relabelling and reordering; collecting them over the pairs of lines inside a band, and between two bands, survives
+    the rest.
     """
     side = geometry.side
     rows = [grid[side * r : side * (r + 1)] for r in range(side)]
