@@ -39,8 +39,7 @@ MDM_INLINE FilterScratch carve_filter_scratch(uint64_t* words, int64_t vocab) {
           reinterpret_cast<float*>(halves + 2 * (vocab + kLanes))};
 }
 
-// ------------------------------------------------------------------------------------------------- chunks of a
-// proposal
+// ---- chunks of a proposal ----
 
 static float max_of(const float* values, int padded) {
   Floats max = broadcast(-__builtin_inff());
@@ -80,8 +79,7 @@ static Chunk read_proposal_chunk(const ProposalRow& row, int64_t index, const Ke
   return kept == nullptr ? chunk : without_filtered(row, chunk, index, *kept);
 }
 
-// ------------------------------------------------------------------------------------------------ masses in fixed
-// point
+// ---- masses in fixed point ----
 
 constexpr float kMassHalf = 0x1p20f;               // a mass has two digits to this base:
 constexpr uint64_t kMassUnit = uint64_t{1} << 40;  // the most likely id's mass
@@ -129,8 +127,7 @@ static uint64_t candidate_masses(const FilterScratch& scratch, int64_t count, fl
   return total;
 }
 
-// ----------------------------------------------------------------------------------------------------- finding the
-// place
+// ---- finding the place ----
 
 // The inverse of ordered_bits (core/select_key.h).
 MDM_INLINE float value_of_key(uint32_t key) {

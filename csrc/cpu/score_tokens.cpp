@@ -16,8 +16,7 @@
 
 namespace MDM_NAMESPACE {
 
-// --------------------------------------------------------------------------------------------------------- what is
-// asked
+// ---- what is asked ----
 
 static bool wanted(const ScoreTokensParams& params, TokenScore score) {
   return params.values[static_cast<int>(score)] != nullptr;
@@ -71,8 +70,7 @@ static RowPlan plan_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
   return plan;
 }
 
-// -----------------------------------------------------------------------------------------------------------------
-// draws
+// ---- draws ----
 
 // The race between chunks, relative to the running maximum as the sums are.
 struct ChunkRace {
@@ -105,8 +103,7 @@ static int race_in_chunk(const Chunk& chunk, const DrawKey& key, int64_t index, 
   return first_equal({keys, chunk.padded, best, false}, best);
 }
 
-// ------------------------------------------------------------------------------------------------------------
-// collecting
+// ---- collecting ----
 
 // Takes the chunk's maximum into the statistics; returns the factor by which older weights shrink.
 static double see_maximum(OnlineStats* stats, const Chunk& chunk, int64_t index, bool second) {
@@ -216,8 +213,7 @@ static RowScores score_row(const ProposalRow& row, const RowPlan& plan, int64_t 
   return scores;
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// writing
+// ---- writing ----
 
 static bool is_forbidden(const ScoreTokensParams& params, int64_t id) {
   const IdRange found = ids_between(params.forbid, params.forbid_count, id, id + 1);

@@ -38,7 +38,7 @@ MDM_INLINE IdRange ids_between(const int64_t* ids, int64_t count, int64_t begin,
   return {lower_bound(ids, count, begin), lower_bound(ids, count, end)};
 }
 
-// ------------------------------------------------------------------------------------------------------------- loading
+// ---- loading ----
 
 template <FloatType type>
 MDM_INLINE Floats load_as_float(const void* source, int i) {
@@ -141,7 +141,7 @@ MDM_INLINE float read_value(RowReader* reader, const uint8_t* row, int64_t id) {
   return read_ids(reader, row, id, 1).values[0];
 }
 
-// ---------------------------------------------------------------------------------------------------------------- sums
+// ---- sums ----
 
 static int first_equal(const Chunk& chunk, float value) {
   for (int i = 0; i < chunk.padded; i += kLanes) {
