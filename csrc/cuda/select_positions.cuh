@@ -80,7 +80,7 @@ __device__ inline bool take_in_order(bool flag, int64_t* limit, unsigned* warp_c
 }
 
 template <bool kCached>
-__global__ void __launch_bounds__(kMaxThreads) select_positions_kernel(const SelectPositionsParams params) {
+__global__ void __launch_bounds__(kMaxThreads, 1) select_positions_kernel(const SelectPositionsParams params) {
   extern __shared__ uint64_t cached_keys[];  // [length] when kCached
   __shared__ SelectState state;
 

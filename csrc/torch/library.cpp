@@ -2,11 +2,11 @@
 // kernels by mdmcorrect/ops/<op>.py.
 //
 // Counts, seeds, steps and calls are int64 tensors: an int would be a constant of torch.compile's graph and recompile
-// it at every step. seed is [B]; k, step and the counts are [B] or []; call is [].
+// it at every step. seed is [B], or [] for the one that the sequences' seeds come from (core/sequence_seed.h); k, step and
+// the counts are [B] or []; call is [].
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mdmcorrect, m) {
-  // seed: [B], or [] for the one seed that those of the sequences come from.
   // ids holds token and argmax, stats the other scores, each [wanted, B, L] in the order of TokenScore; want: a bit
   // each.
   m.def(

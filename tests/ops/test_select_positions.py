@@ -135,6 +135,19 @@ def test_a_row_does_not_see_its_batch_its_padding_or_the_threads():
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("seed", [0, -5, 2**40 + 7])
+def test_an_int_seed_stands_for_the_sequences_own(seed):
+    scores = torch.randn(5, 90)
+    seeds = rng.sequence_seeds(seed, 5)
+    chosen = select_positions(scores, 11, temperature=1.0, seed=seed)
+    torch.testing.assert_close(chosen, select_positions(scores, 11, temperature=1.0, seed=seeds))
+    torch.testing.assert_close(chosen, expected(scores, 11, temperature=1.0, seed=seed))
+    one = select_positions(
+        scores[:1], 11, temperature=1.0, seed=seeds[:1]
+    )  # [1] is a sequence's own seed, not one for all
+    torch.testing.assert_close(one, chosen[:1])
+
+
 def test_seed_step_call_and_position_each_change_the_draw():
     scores = torch.zeros(1, 400)
 
