@@ -1,98 +1,73 @@
-// simd.h in plain C++: arrays of 16 lanes that the compiler maps to whatever the machine has (SSE2, NEON, ...).
+// simd.h in the compiler's own vectors of 16 lanes, which it maps to whatever the machine has (SSE2, NEON, ...).
 #pragma once
 
 #include "core/tensor_view.h"
 
 namespace MDM_NAMESPACE {
 
+typedef float FloatLanes __attribute__((vector_size(64)));
+typedef uint32_t WordLanes __attribute__((vector_size(64)));
+typedef int32_t IntLanes __attribute__((vector_size(64)));
+
 struct Floats {
-  float v[16];
+  FloatLanes v;
 };
 struct Words {
-  uint32_t v[16];
+  WordLanes v;
 };
 struct Mask {
-  int32_t v[16];  // 0 or -1
+  IntLanes v;  // 0 or -1
 };
 
 #define MDM_LANES for (int i = 0; i < 16; ++i)
 
-MDM_INLINE Floats broadcast(float x) {
-  Floats out;
-  MDM_LANES out.v[i] = x;
-  return out;
-}
+MDM_INLINE Floats broadcast(float x) { return {FloatLanes{} + x}; }
 MDM_INLINE Floats load(const float* p) {
   Floats out;
-  MDM_LANES out.v[i] = p[i];
+  __builtin_memcpy(&out, p, sizeof(out));
   return out;
 }
-MDM_INLINE void store(float* p, Floats a) { MDM_LANES p[i] = a.v[i]; }
+MDM_INLINE void store(float* p, Floats a) { __builtin_memcpy(p, &a, sizeof(a)); }
+MDM_INLINE Words as_words(Floats a) { return {reinterpret_cast<WordLanes>(a.v)}; }
+MDM_INLINE Floats as_floats(Words a) { return {reinterpret_cast<FloatLanes>(a.v)}; }
 MDM_INLINE Floats load_bfloat16(const uint16_t* p) {
-  Floats out;
-  MDM_LANES out.v[i] = bfloat16_to_float(p[i]);
-  return out;
+  WordLanes wide;
+  MDM_LANES wide[i] = static_cast<uint32_t>(p[i]) << 16;
+  return as_floats({wide});
 }
 MDM_INLINE Floats load_float16(const uint16_t* p) {
-  Floats out;
-  MDM_LANES out.v[i] = float16_to_float(p[i]);
-  return out;
+  FloatLanes wide;
+  MDM_LANES wide[i] = float16_to_float(p[i]);
+  return {wide};
 }
 
-MDM_INLINE Floats add(Floats a, Floats b) {
-  MDM_LANES a.v[i] += b.v[i];
-  return a;
-}
-MDM_INLINE Floats sub(Floats a, Floats b) {
-  MDM_LANES a.v[i] -= b.v[i];
-  return a;
-}
-MDM_INLINE Floats mul(Floats a, Floats b) {
-  MDM_LANES a.v[i] *= b.v[i];
-  return a;
-}
-MDM_INLINE Floats div(Floats a, Floats b) {
-  MDM_LANES a.v[i] /= b.v[i];
-  return a;
-}
+MDM_INLINE Floats add(Floats a, Floats b) { return {a.v + b.v}; }
+MDM_INLINE Floats sub(Floats a, Floats b) { return {a.v - b.v}; }
+MDM_INLINE Floats mul(Floats a, Floats b) { return {a.v * b.v}; }
+MDM_INLINE Floats div(Floats a, Floats b) { return {a.v / b.v}; }
 // Fused only where that is one instruction: elsewhere it would be a library call per lane.
 MDM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__FP_FAST_FMAF)
   MDM_LANES c.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
-#else
-  MDM_LANES c.v[i] = a.v[i] * b.v[i] + c.v[i];
-#endif
   return c;
-}
-MDM_INLINE Floats maximum(Floats a, Floats b) {
-  MDM_LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
-  return a;
+#else
+  return {a.v * b.v + c.v};
+#endif
 }
 
-MDM_INLINE Mask at_least(Floats a, Floats b) {
-  Mask out;
-  MDM_LANES out.v[i] = -(a.v[i] >= b.v[i]);
-  return out;
-}
-MDM_INLINE Mask equal(Floats a, Floats b) {
-  Mask out;
-  MDM_LANES out.v[i] = -(a.v[i] == b.v[i]);
-  return out;
-}
-MDM_INLINE Mask unordered(Floats a, Floats b) {
-  Mask out;
-  MDM_LANES out.v[i] = -((a.v[i] != a.v[i]) | (b.v[i] != b.v[i]));
-  return out;
-}
+MDM_INLINE Mask at_least(Floats a, Floats b) { return {a.v >= b.v}; }
+MDM_INLINE Mask equal(Floats a, Floats b) { return {a.v == b.v}; }
+MDM_INLINE Mask unordered(Floats a, Floats b) { return {(a.v != a.v) | (b.v != b.v)}; }
 MDM_INLINE uint32_t bits(Mask mask) {
   uint32_t out = 0;
   MDM_LANES out |= (static_cast<uint32_t>(mask.v[i]) & 1u) << i;
   return out;
 }
 MDM_INLINE Floats select(Mask mask, Floats yes, Floats no) {
-  MDM_LANES no.v[i] = mask.v[i] != 0 ? yes.v[i] : no.v[i];
-  return no;
+  const WordLanes chosen = reinterpret_cast<WordLanes>(mask.v);
+  return as_floats({(as_words(yes).v & chosen) | (as_words(no).v & ~chosen)});
 }
+MDM_INLINE Floats maximum(Floats a, Floats b) { return select({a.v > b.v}, a, b); }
 
 MDM_INLINE float reduce_max(Floats a) {
   for (int half = 8; half > 0; half /= 2) {
@@ -107,43 +82,26 @@ MDM_INLINE float reduce_add(Floats a) {
   return a.v[0];
 }
 
-MDM_INLINE Words words_from(uint32_t x) {
-  Words out;
-  MDM_LANES out.v[i] = x;
-  return out;
-}
+MDM_INLINE Words words_from(uint32_t x) { return {WordLanes{} + x}; }
 MDM_INLINE Words iota(uint32_t first) {
-  Words out;
-  MDM_LANES out.v[i] = first + static_cast<uint32_t>(i);
-  return out;
+  return {WordLanes{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + first};
 }
 MDM_INLINE Words load(const uint32_t* p) {
-  Words a;
-  MDM_LANES a.v[i] = p[i];
-  return a;
+  Words out;
+  __builtin_memcpy(&out, p, sizeof(out));
+  return out;
 }
-MDM_INLINE void store(uint32_t* p, Words a) { MDM_LANES p[i] = a.v[i]; }
-MDM_INLINE Words add_words(Words a, Words b) {
-  MDM_LANES a.v[i] += b.v[i];
-  return a;
-}
-MDM_INLINE Words sub_words(Words a, Words b) {
-  MDM_LANES a.v[i] -= b.v[i];
-  return a;
-}
-MDM_INLINE Words xor_words(Words a, Words b) {
-  MDM_LANES a.v[i] ^= b.v[i];
-  return a;
-}
+MDM_INLINE void store(uint32_t* p, Words a) { __builtin_memcpy(p, &a, sizeof(a)); }
+MDM_INLINE Words add_words(Words a, Words b) { return {a.v + b.v}; }
+MDM_INLINE Words sub_words(Words a, Words b) { return {a.v - b.v}; }
+MDM_INLINE Words xor_words(Words a, Words b) { return {a.v ^ b.v}; }
 template <int n>
 MDM_INLINE Words shift_left(Words a) {
-  MDM_LANES a.v[i] <<= n;
-  return a;
+  return {a.v << n};
 }
 template <int n>
 MDM_INLINE Words shift_right_signed(Words a) {
-  MDM_LANES a.v[i] = static_cast<uint32_t>(static_cast<int32_t>(a.v[i]) >> n);
-  return a;
+  return {reinterpret_cast<WordLanes>(reinterpret_cast<IntLanes>(a.v) >> n)};
 }
 MDM_INLINE void multiply_wide(Words a, uint32_t multiplier, Words* high, Words* low) {
   MDM_LANES {
@@ -153,30 +111,14 @@ MDM_INLINE void multiply_wide(Words a, uint32_t multiplier, Words* high, Words* 
   }
 }
 
-MDM_INLINE Words as_words(Floats a) {
-  Words out;
-  __builtin_memcpy(&out, &a, sizeof(out));
-  return out;
-}
-MDM_INLINE Floats as_floats(Words a) {
-  Floats out;
-  __builtin_memcpy(&out, &a, sizeof(out));
-  return out;
-}
 MDM_INLINE Floats signed_to_float(Words a) {
-  Floats out;
-  MDM_LANES out.v[i] = static_cast<float>(static_cast<int32_t>(a.v[i]));
-  return out;
+  return {__builtin_convertvector(reinterpret_cast<IntLanes>(a.v), FloatLanes)};
 }
-MDM_INLINE Words truncate(Floats a) {
-  Words out;
-  MDM_LANES out.v[i] = static_cast<uint32_t>(static_cast<int32_t>(a.v[i]));
-  return out;
-}
+MDM_INLINE Words truncate(Floats a) { return {reinterpret_cast<WordLanes>(__builtin_convertvector(a.v, IntLanes))}; }
 MDM_INLINE Floats float_from_u64(Words high, Words low) {
-  Floats out;
-  MDM_LANES out.v[i] = static_cast<float>(static_cast<uint64_t>(high.v[i]) << 32 | low.v[i]);
-  return out;
+  FloatLanes out;
+  MDM_LANES out[i] = static_cast<float>(static_cast<uint64_t>(high.v[i]) << 32 | low.v[i]);
+  return {out};
 }
 
 #undef MDM_LANES
