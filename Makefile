@@ -14,32 +14,34 @@ BENCH_ARGS ?=
 
 export OMP_WAIT_POLICY ?= passive
 
-ensure = $(PYTHON) tools/ensure_requirements.py --torch "$(TORCH)" --extras
-install = $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
+pip = $(PYTHON) -m pip install --quiet
 
-.PHONY: build demo test lint bench clean
+.PHONY: build demo test bench lint clean
+
+# $(call install,EXTRAS): the library, compiled in place against the torch that is there, and what EXTRAS need.
+define install
+	$(PYTHON) -c "import torch" 2>/dev/null || $(pip) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
+	$(pip) "setuptools>=77" wheel pybind11 $(if $(shell command -v cmake),,cmake)
+	$(pip) --no-build-isolation --editable ".[$(1)]"
+endef
 
 build: $(PYTHON)
-	$(ensure) ""
-	$(install)
+	$(call install,)
 
 demo: $(PYTHON)
-	$(ensure) demo
-	$(install)
+	$(call install,demo)
 	$(PYTHON) -m mdmcorrect demo
 
 test: $(PYTHON)
-	$(ensure) test
-	$(install)
+	$(call install,test)
 	$(PYTHON) -m pytest -q $(PYTEST_ARGS)
 
 bench: $(PYTHON)
-	$(ensure) bench
-	$(install)
+	$(call install,bench)
 	$(PYTHON) -m mdmcorrect bench $(BENCH_ARGS)
 
 lint: $(PYTHON)
-	$(ensure) lint
+	$(call install,lint)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy

@@ -1,16 +1,19 @@
 // Sixteen float32 or uint32 lanes on every instruction set, so that a kernel is written once.
 //
-//   Floats, Words, Mask                            one register on AVX-512, two on AVX2, an array for the compiler
-//   elsewhere broadcast(x), load(p), store(p, v)             pointers need no alignment load_bfloat16(p),
-//   load_float16(p)              sixteen 16-bit values, widened exactly add sub mul div, multiply_add(a, b, c) a * b +
-//   c, fused where the machine fuses maximum(a, b)                                  b where either is NaN at_least(a,
-//   b), equal(a, b), unordered(a, b)   lane masks; bits(mask): lane i in bit i select(mask, yes, no) reduce_max(v),
-//   reduce_add(v)                   in one fixed order: a sum never depends on where its row stands words_from(i),
-//   iota(i)                         all lanes i; lanes i, i + 1, ..., i + 15 add_words sub_words xor_words,
-//   shift_left<n>, shift_right_signed<n> multiply_wide(a, m, &high, &low)               both halves of the 64-bit
-//   products as_words, as_floats                            the same bits signed_to_float(w), truncate(v) int32 <->
-//   float32, truncate for |v| < 2^31 float_from_u64(high, low)                      uint64 to float32, rounded to
-//   nearest even
+//   Floats, Words, Mask                         one register on AVX-512, two on AVX2, an array elsewhere
+//   broadcast(x), load(p), store(p, v)          pointers need no alignment
+//   load_bfloat16(p), load_float16(p)           sixteen 16-bit values, widened exactly
+//   add sub mul div, multiply_add(a, b, c)      a * b + c, fused where the machine fuses
+//   maximum(a, b)                               b where either is NaN
+//   at_least(a, b), equal(a, b), unordered(a, b)  lane masks; bits(mask): lane i in bit i
+//   select(mask, yes, no)
+//   reduce_max(v), reduce_add(v)                in one fixed order: a sum never depends on where its row stands
+//   words_from(i), iota(i)                      all lanes i; lanes i, i + 1, ..., i + 15
+//   add_words sub_words xor_words, shift_left<n>, shift_right_signed<n>
+//   multiply_wide(a, m, &high, &low)            both halves of the 64-bit products
+//   as_words, as_floats                         the same bits
+//   signed_to_float(w), truncate(v)             int32 <-> float32, truncate for |v| < 2^31
+//   float_from_u64(high, low)                   uint64 to float32, rounded to nearest even
 //
 // All of it lives in the instruction set's own namespace (core/config.h).
 #pragma once

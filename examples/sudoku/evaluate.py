@@ -107,9 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoints", type=Path, default=SHIPPED)
     parser.add_argument("--data", type=Path, default=Path("runs/puzzles"))
     parser.add_argument("--puzzles", type=int, help="how many; by default 1000 to test, 150 to search")
-    parser.add_argument(
-        "--only", default="", help="runs whose name holds this, such as _random_"
-    )
+    parser.add_argument("--only", default="", help="runs whose name holds this, such as _random_")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.what == "search":

@@ -92,7 +92,7 @@ def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum:
 
 
 def row_seeds(seed: int | Tensor | torch.Generator, batch: int, like: Tensor) -> Tensor:
-    """int64 ``[B]``, one seed per row, or ``[]``, from which the kernel gives each row its own, on ``like``'s device."""
+    """int64 ``[B]``, one per row, or ``[]``, from which the kernel derives the rows' own; on ``like``'s device."""
     return rng.seed_tensor(seed, batch, device=like.device).contiguous()
 
 

@@ -129,6 +129,7 @@ def score_tokens(
     """
     _reject_missing(uncond_logits, guidance, shift, noise)
     grid = _as_grid(logits)
+    arguments.require_kernel("score_tokens", grid)
     lead, (batch, length, vocab) = logits.shape[:-1], grid.shape
     for name, value in (("tokens", tokens), ("rows", rows)):
         if value is not None:

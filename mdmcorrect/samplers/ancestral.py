@@ -86,8 +86,8 @@ class Ancestral:
 
     A masked position is committed with probability ``[alpha_s - (1 - sigma) alpha_t] / (1 - alpha_t)`` to a draw of the
     model, a committed one masked with probability sigma: MDLM (arXiv 2406.07524, section 3) for ``sigma=None``, ReMDM
-    (arXiv 2503.00307, section 3) otherwise. The Bernoulli draws come first: a row that commits nothing needs no forward,
-    which costs what MDLM's cached sampler costs, without keeping probabilities from one step to the next.
+    (arXiv 2503.00307, section 3) otherwise. The Bernoulli draws come first: a row that commits nothing needs no
+    forward, which costs what MDLM's cached sampler costs, without keeping probabilities from one step to the next.
 
     Args:
         sigma: None, :class:`Cap`, :class:`Rescale` or :class:`Confidence`.
