@@ -18,6 +18,7 @@ from mdmcorrect.samplers.result import StepEvent
 from .arms import ARMS, Arm, load_settings, settings_of
 from .board import draw_board, draw_step, legend
 from .checkpoints import SHIPPED, load_checkpoint
+from .evaluate import CALLS
 from .model import SudokuConfig
 from .puzzles import MASK, Geometry, Puzzles, generate
 from .solve import BoardModel, Solved, solve
@@ -165,9 +166,9 @@ def run_demo(
 ) -> list[Comparison]:
     """The whole demonstration on `console`'s terminal; returns what was measured."""
     console = Console()
-    geometry, clues, calls = (SMALL, SMALL_CLUES, (5, 9, 18)) if small else (Geometry(), 30, (10, 20, 40))
+    geometry, clues = (SMALL, SMALL_CLUES) if small else (Geometry(), 30)
     held_out = generate(geometry, clues=clues, count=puzzles, split="test", seed=1)
-    found = compare(held_out, checkpoints, calls=calls, order=order, console=console)
+    found = compare(held_out, checkpoints, calls=CALLS, order=order, console=console)
     show_puzzle(found, held_out, checkpoints, console=console, delay=delay)
     console.print(results_table(found, held_out, order))
     plot(found, picture, title=f"Sudoku {geometry.side}x{geometry.side}, {clues} clues, {puzzles} puzzles")

@@ -2,7 +2,7 @@
 
     python -m mdmcorrect.examples.sudoku.evaluate search   # settings of every arm, on validation puzzles
     python -m mdmcorrect.examples.sudoku.evaluate test     # 1000 test puzzles, three sampling seeds
-    python -m mdmcorrect.examples.sudoku.evaluate table    # the table, with paired bootstrap intervals
+    python -m mdmcorrect.examples.sudoku.evaluate table    # the table, with paired bootstrap intervals, and a picture
 
 `search` and `test` write one JSON file per arm, number of calls and seed, and skip what is already there.
 """
@@ -19,14 +19,14 @@ from typing import Any
 from .arms import ARMS, SETTINGS, AllSettings, Arm, load_settings, settings_of
 from .checkpoints import SHIPPED, load_checkpoint
 from .puzzles import Geometry
-from .report import table
+from .report import picture, table
 from .solve import BoardModel, solve
 from .train import load_or_generate
 
 __all__ = ["CALLS", "main", "run_search", "run_test"]
 
 log = logging.getLogger(__name__)
-CALLS = (10, 20, 40)
+CALLS = (6, 12, 24)
 SEEDS = (0, 1, 2)
 
 
@@ -106,16 +106,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--checkpoints", type=Path, default=SHIPPED)
     parser.add_argument("--data", type=Path, default=Path("runs/puzzles"))
-    parser.add_argument("--puzzles", type=int, help="how many; by default 1000 to test, 150 to search")
+    parser.add_argument("--puzzles", type=int, help="how many; by default 1000 to test, 80 to search")
     parser.add_argument("--only", default="", help="runs whose name holds this, such as _random_")
+    parser.add_argument("--picture", type=Path, help="with table: write solved against calls here")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.what == "search":
-        run_search(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 150, only=args.only)
+        run_search(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 80, only=args.only)
     elif args.what == "test":
         run_test(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 1000, only=args.only)
     else:
         print(table(args.out / "test"))
+        if args.picture is not None:
+            picture(args.out / "test", args.picture)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,6 @@ log = logging.getLogger(__name__)
 # With 51 blanks a time below 1/51 masks less than one cell on average: smaller times teach nothing.
 T_MIN = 0.02
 
-# Cells filled and judged per board. The sampler's boards hold many wrong cells at once, and wrong cells that agree with
-# each other; with the paper's 4 the head meets almost none of that and is no better than chance on them.
-PRISM_K = 24
-
 
 def _mdm(model: nn.Module, batch: Puzzles, generator: torch.Generator) -> LossOutput:
     return mdlm_loss(
@@ -46,14 +42,23 @@ def _mdm(model: nn.Module, batch: Puzzles, generator: torch.Generator) -> LossOu
 
 
 def _prism(model: nn.Module, batch: Puzzles, generator: torch.Generator) -> LossOutput:
+    """Judged boards shall look like the sampler's: any number of generated cells, a fifth of them wrong.
+
+    With the paper's k = 4 and uniform times one generated cell in thirty is wrong and the rest of the board is true; a
+    head taught on that is no better than chance on the sampler's boards. So k is any number of the blanks, and late
+    times, where the model errs as often as the sampler does, are drawn more often (density 3 t^2).
+    """
+    blanks = int((batch.clues == MASK).sum(1).max())
+    k = int(torch.randint(1, blanks + 1, (), generator=generator))
+    t = torch.rand(len(batch), generator=generator).pow(1 / 3).clamp(min=T_MIN)
     return prism_loss(
         model,
         batch.solutions,
         mask_id=MASK,
         fixed=batch.clues != MASK,
-        k=PRISM_K,
+        k=k,
+        t=t,
         mdlm_weight=1.0,
-        t_min=T_MIN,
         generator=generator,
         check=False,
     )

@@ -79,7 +79,7 @@ def test_board_drawing_marks_right_and_wrong_cells() -> None:
 def test_shipped_checkpoints_solve_held_out_puzzles(name: str) -> None:
     puzzles = generate(Geometry(), clues=30, count=20, split="test", seed=9)
     arm = next(arm for arm in ARMS if arm.checkpoint == name and arm.order == "max_probability")
-    result = solve(BoardModel(SHIPPED / f"{name}.safetensors"), puzzles, arm.make(20, arm.grid[0]))
+    result = solve(BoardModel(SHIPPED / f"{name}.safetensors"), puzzles, arm.make(24, arm.grid[0]))
     assert result.rate > 0.5  # an untrained model solves none
     assert "mdmcorrect.examples.sudoku.train" in read_provenance(SHIPPED / f"{name}.safetensors")["command"]
 
@@ -87,7 +87,7 @@ def test_shipped_checkpoints_solve_held_out_puzzles(name: str) -> None:
 def test_shipped_settings_name_every_arm() -> None:
     chosen = load_settings(SHIPPED)
     for arm in ARMS:
-        assert settings_of(chosen, arm, 20) in arm.grid
+        assert settings_of(chosen, arm, 24) in arm.grid
         assert arm.order in chosen[arm.name]
 
 
