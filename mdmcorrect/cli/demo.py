@@ -13,9 +13,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--puzzles", type=int, default=60, help="held-out puzzles to compare samplers on (default 60)")
     parser.add_argument(
         "--order",
-        choices=("max_probability", "random"),
-        default="max_probability",
-        help="order in which cells are committed: the surest first, or random as PRISM published",
+        choices=("random", "max_probability"),
+        default="random",
+        help="order in which cells are committed: random as PRISM published (default), or the surest first",
     )
     parser.add_argument("--picture", type=Path, default=Path("mdmcorrect-demo.png"), help="where the plot is written")
     parser.add_argument("--delay", type=float, default=0.05, help="seconds between the frames of the board (0: none)")
