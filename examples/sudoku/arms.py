@@ -1,7 +1,7 @@
 """The samplers that the evaluation compares, each with the settings that validation puzzles choose from.
 
 All arms of one checkpoint share one sampler, the static top-k loop: every call commits the same net number of cells, so
-arms differ only in the order of commits and in what is taken back. Every arm chooses among six settings.
+arms differ only in the order of commits and in what is taken back. Every arm chooses among four settings.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["ARMS", "SETTINGS", "AllSettings", "Arm", "Settings", "load_settings"
 Settings = dict[str, Any]
 AllSettings = dict[str, dict[str, dict[str, Settings]]]  # by arm, order of commits, calls
 SETTINGS = "settings.json"
-_REMASKING = [{"temperature": 0.0, "remask_count": count} for count in (1, 2, 3, 4, 6, 8)]
-_PLAIN = [{"temperature": t} for t in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+_REMASKING = [{"temperature": 0.0, "remask_count": count} for count in (1, 2, 4, 6)]
+_PLAIN = [{"temperature": t} for t in (0.0, 0.25, 0.5, 1.0)]
 _CORRECTING = [
     {"every": every, "passes": passes, "carry_over": carry}
-    for every, passes in ((1, 1), (2, 1), (4, 2))
+    for every, passes in ((1, 1), (3, 1))
     for carry in (False, True)
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,12 @@ def save_checkpoint(path: Path, model: nn.Module, provenance: dict[str, Any]) ->
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path, metadata=metadata)
 
 
-def load_checkpoint(path: Path, *, quality: bool | None = None) -> nn.Module:
+def load_checkpoint(path: Path, *, quality: bool | None = None, sees_givens: bool | None = None) -> nn.Module:
     """The model of a checkpoint in eval mode.
 
     Args:
-        quality: None restores what was saved; True adds an untrained head to a checkpoint that has none; False drops
-            the head.
+        quality, sees_givens: None restores what was saved; True adds an untrained head, or an untrained mark of givens,
+            to a checkpoint that has none; False drops them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -56,15 +57,17 @@ def load_checkpoint(path: Path, *, quality: bool | None = None) -> nn.Module:
         raise FileNotFoundError(f"no checkpoint at {path}; examples/sudoku/README.md has the commands that make one")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    config, saved_quality = SudokuConfig(**json.loads(metadata["config"])), json.loads(metadata["quality"])
-    model = build(config, quality=saved_quality)
-    model.load_state_dict(load_file(path))
-    if quality is False:
-        model = _backbone(model)
-    elif quality and not saved_quality:
-        with_head = build(config, quality=True)
-        _backbone(with_head).load_state_dict(model.state_dict())
-        model = with_head
+    config, has_head = SudokuConfig(**json.loads(metadata["config"])), json.loads(metadata["quality"])
+    saved = build(config, quality=has_head)
+    saved.load_state_dict(load_file(path))
+    quality = has_head if quality is None else quality
+    wanted = config if sees_givens is None else replace(config, sees_givens=sees_givens)
+    if (quality, wanted) == (has_head, config):
+        return saved.eval()
+    model = build(wanted, quality=quality)
+    # Not strict: a head or a mark of givens that the checkpoint lacks stays as made, one too many is left behind.
+    target, source = (model, saved) if quality == has_head else (_backbone(model), _backbone(saved))
+    target.load_state_dict(source.state_dict(), strict=False)
     return model.eval()
 
 

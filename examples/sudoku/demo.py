@@ -103,7 +103,13 @@ def show_puzzle(
             time.sleep(delay)
 
         result = sampler(
-            model, puzzle.clues, mask_id=MASK, seed=torch.tensor([index]), history={"quality"}, callback=watch
+            model,
+            puzzle.clues,
+            mask_id=MASK,
+            condition=given[None],
+            seed=torch.tensor([index]),
+            history={"quality"},
+            callback=watch,
         )
         edits = int((result.state.commits - 1).clamp(min=0).sum())
         side_by_side = Table.grid(padding=(0, 6))

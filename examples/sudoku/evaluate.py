@@ -26,7 +26,7 @@ from .train import load_or_generate
 __all__ = ["CALLS", "main", "run_search", "run_test"]
 
 log = logging.getLogger(__name__)
-CALLS = (6, 12, 24)
+CALLS = (12, 24)
 SEEDS = (0, 1, 2)
 
 
@@ -106,13 +106,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--checkpoints", type=Path, default=SHIPPED)
     parser.add_argument("--data", type=Path, default=Path("runs/puzzles"))
-    parser.add_argument("--puzzles", type=int, help="how many; by default 1000 to test, 80 to search")
+    parser.add_argument("--puzzles", type=int, help="how many; by default 1000 to test, 60 to search")
     parser.add_argument("--only", default="", help="runs whose name holds this, such as _random_")
     parser.add_argument("--picture", type=Path, help="with table: write solved against calls here")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.what == "search":
-        run_search(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 80, only=args.only)
+        run_search(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 60, only=args.only)
     elif args.what == "test":
         run_test(args.out, args.checkpoints, args.data, puzzles=args.puzzles or 1000, only=args.only)
     else:

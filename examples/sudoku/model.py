@@ -22,7 +22,9 @@ __all__ = ["SudokuConfig", "SudokuOutput", "SudokuTransformer"]
 class SudokuConfig:
     """Sizes of a `SudokuTransformer`; stored with each checkpoint.
 
-    `box_height` and `box_width` define the board: 3 x 3 for the 9x9 game, 2 x 3 for 6x6.
+    `box_height` and `box_width` define the board: 3 x 3 for the 9x9 game, 2 x 3 for 6x6. `sees_givens`: the model is
+    told which cells were given. They are right whatever the rest of the board says, so a model that judges or corrects
+    its own tokens needs to know; plain MDM training shows only right tokens and does without.
     """
 
     box_height: int = 3
@@ -32,12 +34,13 @@ class SudokuConfig:
     layers: int = 2
     loops: int = 3
     mlp_ratio: int = 3
+    sees_givens: bool = False
 
     @property
     def geometry(self) -> Geometry:
         return Geometry(self.box_height, self.box_width)
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, int | bool]:
         return dataclasses.asdict(self)
 
 
@@ -75,13 +78,19 @@ class Layer(nn.Module):
 
 
 class SudokuTransformer(nn.Module):
-    """`tokens [B, L] -> SudokuOutput`; token 0 is the mask, token d the digit d, so V = side + 1 and L = side^2."""
+    """`tokens [B, L] -> SudokuOutput`; token 0 is the mask, token d the digit d, so V = side + 1 and L = side^2.
+
+    `condition`, bool [B, L], marks the givens; without `config.sees_givens` it is ignored.
+    """
 
     def __init__(self, config: SudokuConfig) -> None:
         super().__init__()
         self.config = config
         side, width = config.geometry.side, config.width
         self.token = nn.Embedding(side + 1, width)
+        if config.sees_givens:
+            # Neither zero, from which it would grow too slowly, nor constant, which the norms would remove.
+            self.given = nn.Parameter(torch.tensor([1.0, -1.0]).repeat(width // 2))
         self.row, self.column, self.box = (nn.Embedding(side, width) for _ in range(3))
         self.layers = nn.ModuleList(Layer(width, config.heads, config.mlp_ratio) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -93,9 +102,11 @@ class SudokuTransformer(nn.Module):
         self.register_buffer("bias", torch.zeros(views.shape).masked_fill(~views, float("-inf")), persistent=False)
         self.register_buffer("units", torch.stack([rows, columns, boxes]), persistent=False)
 
-    def forward(self, tokens: Tensor) -> SudokuOutput:
+    def forward(self, tokens: Tensor, condition: Tensor | None = None) -> SudokuOutput:
         row, column, box = self.units
         board = self.token(tokens) + self.row(row) + self.column(column) + self.box(box)
+        if condition is not None and self.config.sees_givens:
+            board = board + condition.unsqueeze(-1) * self.given
         hidden = torch.zeros_like(board)
         for _ in range(self.config.loops):
             hidden = hidden + board

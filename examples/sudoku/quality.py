@@ -59,6 +59,7 @@ def auroc(scores: Tensor, right: Tensor) -> float:
 
 def collect(model: BoardModel, puzzles: Puzzles, *, calls: int, order: str, fills: tuple[float, ...]) -> Detections:
     """Run the sampler without correction and judge the tokens on the board at each of `fills` (shares of its calls)."""
+    given = puzzles.clues != MASK
     stops = {round(fill * calls) - 1 for fill in fills}
     boards: list[tuple[Tensor, Tensor]] = []
     confidence = torch.full(puzzles.clues.shape, torch.nan)
@@ -69,15 +70,20 @@ def collect(model: BoardModel, puzzles: Puzzles, *, calls: int, order: str, fill
             boards.append((event.tokens, confidence.clone()))
 
     PRISM(steps=calls, unmask=order, remask=None, temperature=0.0)(
-        model, puzzles.clues, mask_id=MASK, seed=7, history={"confidence"}, callback=watch
+        model, puzzles.clues, mask_id=MASK, condition=given, seed=7, history={"confidence"}, callback=watch
     )
     parts = []
     for tokens, committed_at in boards:
-        judged = (tokens != MASK) & (puzzles.clues == MASK)
-        output = model(tokens)
+        judged = (tokens != MASK) & ~given
+        output = model(tokens, given)
         current = ops.score_tokens(output.logits, tokens=tokens, suppress=[MASK], want=("current_logprob",))
-        ratio = (tokens == MASK).sum(1, keepdim=True) / (puzzles.clues == MASK).sum(1, keepdim=True)
-        scores = (output.quality, current.current_logprob.exp(), committed_at, _leave_one_out(model, tokens, judged))
+        ratio = (tokens == MASK).sum(1, keepdim=True) / (~given).sum(1, keepdim=True)
+        scores = (
+            output.quality,
+            current.current_logprob.exp(),
+            committed_at,
+            _leave_one_out(model, tokens, given, judged),
+        )
         parts.append(
             Detections(
                 (tokens == puzzles.solutions)[judged],
@@ -92,7 +98,9 @@ def collect(model: BoardModel, puzzles: Puzzles, *, calls: int, order: str, fill
     )
 
 
-def _leave_one_out(model: Callable[[Tensor], Any], tokens: Tensor, judged: Tensor, batch: int = 500) -> Tensor:
+def _leave_one_out(
+    model: Callable[..., Any], tokens: Tensor, given: Tensor, judged: Tensor, batch: int = 500
+) -> Tensor:
     """p(y_i | y with i masked) at the judged positions, NaN elsewhere: one board per token."""
     row, cell = judged.nonzero(as_tuple=True)
     found = torch.full(tokens.shape, torch.nan)
@@ -100,7 +108,7 @@ def _leave_one_out(model: Callable[[Tensor], Any], tokens: Tensor, judged: Tenso
         r, c = row[first : first + batch], cell[first : first + batch]
         masked = tokens[r].clone()
         masked[torch.arange(len(r)), c] = MASK
-        logits = model(masked).logits[torch.arange(len(r)), c].float()
+        logits = model(masked, given[r]).logits[torch.arange(len(r)), c].float()
         logits[:, MASK] = float("-inf")
         found[r, c] = logits.softmax(-1)[torch.arange(len(r)), tokens[r, c]]
     return found

@@ -23,9 +23,9 @@ class BoardModel:
     def __init__(self, module: nn.Module | Path) -> None:
         self.module = load_checkpoint(module) if isinstance(module, Path) else module.eval()
 
-    def __call__(self, tokens: Tensor) -> Any:
+    def __call__(self, tokens: Tensor, condition: Tensor | None = None) -> Any:
         with torch.inference_mode(), torch.autocast(tokens.device.type, dtype=torch.bfloat16):
-            return self.module(tokens)
+            return self.module(tokens, condition=condition)
 
 
 @dataclass
@@ -44,14 +44,15 @@ class Solved:
 
 
 def solve(
-    model: Callable[[Tensor], Any], puzzles: Puzzles, sampler: Callable[..., Any], *, seed: int = 0, batch: int = 250
+    model: Callable[..., Any], puzzles: Puzzles, sampler: Callable[..., Any], *, seed: int = 0, batch: int = 250
 ) -> Solved:
     """Fill every puzzle with `sampler`; a puzzle's draws depend on `seed` and its index, not on the batch."""
     parts, started = [], time.perf_counter()
     for first in range(0, len(puzzles), batch):
         index = torch.arange(first, min(first + batch, len(puzzles)))
         seeds = (seed << 32) + index
-        parts.append(sampler(model, puzzles.clues[index], mask_id=MASK, seed=seeds, history=False))
+        clues = puzzles.clues[index]
+        parts.append(sampler(model, clues, mask_id=MASK, condition=clues != MASK, seed=seeds, history=False))
     boards = torch.cat([part.tokens for part in parts])
     blank = puzzles.clues == MASK
     right = ((boards == puzzles.solutions) & blank).sum(1) / blank.sum(1)

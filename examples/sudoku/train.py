@@ -15,6 +15,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,6 +49,7 @@ def _prism(model: nn.Module, batch: Puzzles, generator: torch.Generator) -> Loss
     head taught on that is no better than chance on the sampler's boards. So k is any number of the blanks, and late
     times, where the model errs as often as the sampler does, are drawn more often (density 3 t^2).
     """
+    given = batch.clues != MASK
     blanks = int((batch.clues == MASK).sum(1).max())
     k = int(torch.randint(1, blanks + 1, (), generator=generator))
     t = torch.rand(len(batch), generator=generator).pow(1 / 3).clamp(min=T_MIN)
@@ -55,7 +57,8 @@ def _prism(model: nn.Module, batch: Puzzles, generator: torch.Generator) -> Loss
         model,
         batch.solutions,
         mask_id=MASK,
-        fixed=batch.clues != MASK,
+        fixed=given,
+        condition=given,
         k=k,
         t=t,
         mdlm_weight=1.0,
@@ -65,11 +68,13 @@ def _prism(model: nn.Module, batch: Puzzles, generator: torch.Generator) -> Loss
 
 
 def _proseco(model: nn.Module, batch: Puzzles, generator: torch.Generator) -> LossOutput:
+    given = batch.clues != MASK
     return proseco_loss(
         model,
         batch.solutions,
         mask_id=MASK,
-        fixed=batch.clues != MASK,
+        fixed=given,
+        condition=given,
         t_min=0.1,
         generator=generator,
         check=False,
@@ -95,12 +100,12 @@ def run(
     command: str = "",
 ) -> nn.Module:
     """Train one model by `method` ("mdm", "prism", "proseco") and write `out/model.safetensors`; returns it."""
-    quality = method == "prism"
+    quality, sees_givens = method == "prism", method != "mdm"
     if init is not None:
-        model = load_checkpoint(init, quality=quality)
+        model = load_checkpoint(init, quality=quality, sees_givens=sees_givens)
     else:
         torch.manual_seed(schedule.seed)
-        model = build(config or SudokuConfig(), quality=quality)
+        model = build(replace(config or SudokuConfig(), sees_givens=sees_givens), quality=quality)
     loss = LOSSES[method]
     trained = train(
         model,
@@ -124,7 +129,7 @@ def make_probe(validation: Puzzles) -> Callable[[nn.Module], dict[str, float]]:
         first = None
         for _ in range(int(blank.sum(1).max())):
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits = model(board).logits.float()
+                logits = model(board, condition=~blank).logits.float()
             logits[..., MASK] = float("-inf")
             confidence, digit = logits.softmax(-1).max(-1)
             first = digit if first is None else first

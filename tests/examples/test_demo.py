@@ -45,7 +45,7 @@ def test_results_do_not_depend_on_the_batch(untrained: Path) -> None:
     logits = torch.randn(36, 7, generator=torch.Generator().manual_seed(1))
     sampler = ARMS[1].make(6, {"temperature": 1.0, "remask_count": 2})
 
-    def model(tokens: torch.Tensor) -> torch.Tensor:  # logits that no batch can change
+    def model(tokens: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:  # logits that no batch can change
         return logits.expand(len(tokens), -1, -1) + tokens.unsqueeze(-1) * 0.25
 
     whole, single = (solve(model, puzzles, sampler, seed=3, batch=size) for size in (6, 1))

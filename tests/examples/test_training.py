@@ -80,7 +80,10 @@ def test_checkpoints_keep_what_was_saved(tmp_path: Path) -> None:
     bare = load_checkpoint(tmp_path / "m.safetensors", quality=False)
     assert isinstance(bare, SudokuTransformer)
     save_checkpoint(tmp_path / "bare.safetensors", bare, {})
-    assert load_checkpoint(tmp_path / "bare.safetensors", quality=True)(board).quality.tolist() == [[0.5] * 36]
+    raised = load_checkpoint(tmp_path / "bare.safetensors", quality=True, sees_givens=True)
+    assert raised(board).quality.tolist() == [[0.5] * 36]
+    assert torch.equal(raised(board).logits, bare(board).logits)
+    assert not torch.equal(raised(board, condition=board == 0).logits, bare(board, condition=board == 0).logits)
 
 
 def test_a_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
