@@ -22,7 +22,7 @@ pip = $(PYTHON) -m pip install --quiet
 define install
 	$(PYTHON) -c "import torch" 2>/dev/null || $(pip) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
 	$(pip) "setuptools>=77" wheel pybind11 $(if $(shell command -v cmake),,cmake)
-	$(pip) --no-build-isolation --editable ".[$(1)]"
+	$(pip) --no-build-isolation --editable ".$(if $(1),[$(1)])"
 endef
 
 build: $(PYTHON)
