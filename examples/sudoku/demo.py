@@ -176,7 +176,7 @@ def run_demo(
     held_out = generate(geometry, clues=clues, count=puzzles, split="test", seed=1)
     found = compare(held_out, checkpoints, calls=CALLS, order=order, console=console)
     show_puzzle(found, held_out, checkpoints, console=console, delay=delay)
-    console.print(results_table(found, held_out, order))
+    console.print("\n", results_table(found, held_out, order))
     plot(found, picture, title=f"Sudoku {geometry.side}x{geometry.side}, {clues} clues, {puzzles} puzzles")
     console.print(f"Solved against calls: {picture}")
     return found
