@@ -82,8 +82,8 @@ def table(folder: Path) -> str:
         )
     lines += ["", "| calls | order | arm | against | gain in solved | 95 % interval |", "|---|---|---|---|---|---|"]
     for calls in sorted({row.calls for row in rows}):
-        for order in [*sorted({row.order for row in rows}), "either"]:
-            here = [row for row in rows if row.calls == calls and order in (row.order, "either")]
+        for order in sorted({row.order for row in rows}):
+            here = [row for row in rows if (row.calls, row.order) == (calls, order)]
             lines += _gains(here, calls, order)
     return "\n".join(lines)
 
