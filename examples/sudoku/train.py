@@ -46,8 +46,8 @@ def _prism(model: nn.Module, batch: Puzzles, generator: torch.Generator) -> Loss
     """Judged boards shall look like the sampler's: any number of generated cells, a fifth of them wrong.
 
     With the paper's k = 4 and uniform times one generated cell in thirty is wrong and the rest of the board is true; a
-    head taught on that is no better than chance on the sampler's boards. So k is any number of the blanks, and late
-    times, where the model errs as often as the sampler does, are drawn more often (density 3 t^2).
+    head taught on that was near chance on the sampler's boards. So k is any number of the blanks, and late times, where
+    the model errs as often as the sampler does, are drawn more often (density 3 t^2).
     """
     given = batch.clues != MASK
     blanks = int((batch.clues == MASK).sum(1).max())
