@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from mdmcorrect.samplers.result import StepEvent
 
 from .arms import ARMS, Arm, load_settings, settings_of
 from .board import draw_board, draw_step, legend
-from .checkpoints import SHIPPED, load_checkpoint
+from .checkpoints import SHIPPED
 from .evaluate import CALLS
+from .figures import figure
 from .model import SudokuConfig
 from .puzzles import MASK, Geometry, Puzzles, generate
 from .solve import BoardModel, Solved, solve
@@ -26,8 +26,6 @@ from .train import run
 from .training import Schedule
 
 __all__ = ["SMALL", "Comparison", "compare", "plot", "show_puzzle", "train_small"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,9 @@ def compare(
         path = checkpoints / f"{arm.checkpoint}.safetensors"
         if arm.order != order or not path.exists():
             continue
-        model = models.setdefault(arm.checkpoint, BoardModel(load_checkpoint(path)))
+        if arm.checkpoint not in models:
+            models[arm.checkpoint] = BoardModel(path)
+        model = models[arm.checkpoint]
         for number in calls:
             with console.status(f"{arm.name}, {number} calls"):
                 sampler = arm.make(number, settings_of(settings, arm, number))
@@ -123,23 +123,15 @@ def show_puzzle(
 
 def plot(found: list[Comparison], path: Path, *, title: str) -> None:
     """Write solved against measured NFE, one line per sampler, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for name in dict.fromkeys(one.arm.name for one in found):
-        points = sorted(
-            (one.result.nfe.double().mean().item(), one.result.rate) for one in found if one.arm.name == name
-        )
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(xlabel="model calls per puzzle (NFE)", ylabel="puzzles solved", title=title, ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    with figure(path, width=6.4, height=4.2) as (axes,):
+        for name in dict.fromkeys(one.arm.name for one in found):
+            points = sorted(
+                (one.result.nfe.double().mean().item(), one.result.rate) for one in found if one.arm.name == name
+            )
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.set(xlabel="model calls per puzzle (NFE)", ylabel="puzzles solved", title=title, ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
 
 
 SMALL = Geometry(2, 3)
@@ -170,7 +162,7 @@ def train_small(out: Path) -> Path:
 def run_demo(
     *, checkpoints: Path = SHIPPED, small: bool = False, puzzles: int, order: str, picture: Path, delay: float
 ) -> list[Comparison]:
-    """The whole demonstration on `console`'s terminal; returns what was measured."""
+    """The whole demonstration on this terminal; returns what was measured."""
     console = Console()
     geometry, clues = (SMALL, SMALL_CLUES) if small else (Geometry(), 30)
     held_out = generate(geometry, clues=clues, count=puzzles, split="test", seed=1)

@@ -24,6 +24,7 @@ from mdmcorrect.samplers import PRISM
 from mdmcorrect.samplers.result import StepEvent
 
 from .checkpoints import SHIPPED, load_checkpoint
+from .figures import figure
 from .puzzles import MASK, Geometry, Puzzles
 from .solve import BoardModel
 from .train import load_or_generate
@@ -134,21 +135,13 @@ def _table(detections: Detections, levels: list[float]) -> str:
 
 
 def _draw(detections: Detections, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(4.2, 4.2), layout="constrained")
     points = reliability(detections, bins=20)
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="calibrated")
-    axes.plot([point[0] for point in points], [point[1] for point in points], marker="o", label="PRISM head")
-    axes.set(xlabel="quality", ylabel="share of tokens that are right", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    with figure(path, width=4.2, height=4.2) as (axes,):
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="calibrated")
+        axes.plot([point[0] for point in points], [point[1] for point in points], marker="o", label="PRISM head")
+        axes.set(xlabel="quality", ylabel="share of tokens that are right", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 def main(argv: list[str] | None = None) -> None:

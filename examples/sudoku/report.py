@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .figures import figure
+
 __all__ = ["Row", "paired_gain", "picture", "read_rows", "table"]
 
 
@@ -90,30 +92,19 @@ def table(folder: Path) -> str:
 
 def picture(folder: Path, path: Path) -> None:
     """Solved against measured calls, one panel per order of commits, one line per arm, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = read_rows(folder)
     orders = sorted({row.order for row in rows}, reverse=True)
-    figure, panels = pyplot.subplots(
-        1, len(orders), figsize=(4.6 * len(orders), 4.4), layout="constrained", squeeze=False
-    )
-    for axes, order in zip(panels[0], orders, strict=True):
-        for arm in sorted({row.arm for row in rows}):
-            points = sorted((row.nfe, row.rate) for row in rows if (row.arm, row.order) == (arm, order))
-            style = {"marker": "o", "linewidth": 2.2 if arm in METHODS.values() else 1.0}
-            axes.plot(*zip(*points, strict=True), label=arm, **style)
-        axes.set(
-            xlabel="model calls per puzzle (NFE)", title=f"commits in {order.replace('_', ' ')} order", ylim=(0, 1.02)
-        )
-        axes.grid(alpha=0.3)
-    panels[0, 0].set_ylabel("puzzles solved")
-    panels[0, 0].legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    with figure(path, width=4.6, height=4.4, panels=len(orders)) as panels:
+        for axes, order in zip(panels, orders, strict=True):
+            for arm in sorted({row.arm for row in rows}):
+                points = sorted((row.nfe, row.rate) for row in rows if (row.arm, row.order) == (arm, order))
+                width = 2.2 if arm in METHODS.values() else 1.0
+                axes.plot(*zip(*points, strict=True), label=arm, marker="o", linewidth=width)
+            title = f"commits in {order.replace('_', ' ')} order"
+            axes.set(xlabel="model calls per puzzle (NFE)", title=title, ylim=(0, 1.02))
+            axes.grid(alpha=0.3)
+        panels[0].set_ylabel("puzzles solved")
+        panels[0].legend(fontsize=8)
 
 
 def _gains(rows: list[Row], calls: int, order: str) -> list[str]:
