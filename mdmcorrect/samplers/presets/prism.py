@@ -1,0 +1,105 @@
+"""PRISM: the static top-k sampler and its variant for LLaDA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..plan import UnmaskThenRemask
+from ..remask import Binomial, Centred, Constant, Remask, RemaskCount
+from ..sampler import Sampler
+from ..scoring import Scoring
+from ..unmask import CeilTarget, EvenSplit, Unmask
+from ..window import Blocks
+from .llada import llada_scoring
+from .preset import Preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class PRISM(Preset):
+    """PRISM's static top-k sampler (arXiv 2510.01384, algorithm 3), and the baselines it is measured against.
+
+    Step i brings the row to ``ceil(N (i + 1) / steps)`` committed of N positions. In steps that remask, R more are
+    committed and R committed ones masked again, on the same forward. One forward per step that commits something,
+    whatever the arm, so arms of equal ``steps`` cost the same.
+
+    Args:
+        unmask: order in which masked positions are committed: "random" as published, "confidence" (probability of the
+            drawn token), "max_probability", "margin", "entropy".
+        remask: whom to mask again: "quality", the model's estimate (PRISM); "confidence", its probability when
+            committed (ReMDM-conf's score); "random"; None for no remasking.
+        remask_count: R, every row in every step where ``0 < R < n < N - R`` for its n committed positions.
+        eta: instead, ``R ~ Binomial(n, min(eta, (1 - alpha_s) / alpha_t))``.
+        step_on, step_off: steps ``step_on <= i < step_off`` remask.
+        temperature, top_p: of the draw; top_p drops the token that crosses it.
+    """
+
+    unmask: str = "random"
+    remask: str | None = "quality"
+    remask_count: int | None = None
+    eta: float | None = None
+    step_on: int = 0
+    step_off: int | None = None
+    temperature: float = 1.0
+    top_p: float | None = None
+
+    def parts(self) -> Sampler:
+        return Sampler(
+            name="PRISM",
+            steps=self.steps,
+            unmask=Unmask(self.unmask, CeilTarget()),
+            remask=self._remask(),
+            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+        )
+
+    def _remask(self) -> Remask | None:
+        if self.remask is None:
+            return None
+        if (self.remask_count is None) == (self.eta is None):
+            raise ValueError(
+                f"remask_count, eta: expected exactly one of them, got {self.remask_count} and {self.eta}; "
+                f"remask=None turns remasking off"
+            )
+        count: RemaskCount
+        if self.eta is not None:
+            count = Binomial(self.eta)
+        else:
+            assert self.remask_count is not None
+            count = Constant(self.remask_count)
+        return Remask(self.remask, count, self.step_on, self.step_off)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPRISM(Preset):
+    """PRISM on LLaDA: blocks, an even split of the commits, remasking about the middle of each block (2510.01384).
+
+    Step i commits ``U_i + R_i`` of the positions masked before it and masks ``R_i`` of those committed before it: what
+    was just masked waits a step. A block ends early when no mask is left. At most one forward per step.
+
+    Args:
+        block_length: generated positions per block, None for one block.
+        remask_count: positions masked again per block, the sum of its ``R_i``.
+        unmask, remask: as for :class:`PRISM`.
+        temperature: as for :class:`LLaDA`.
+        finish: fill what was masked in a block's last steps by one more forward; False leaves it, as the released code.
+    """
+
+    block_length: int | None = None
+    remask_count: int = 0
+    unmask: str = "confidence"
+    remask: str | None = "quality"
+    temperature: float = 0.0
+    finish: bool = True
+
+    def parts(self) -> Sampler:
+        return Sampler(
+            name="BlockPRISM",
+            steps=self.steps,
+            finish=self.finish,
+            plan=UnmaskThenRemask(
+                Unmask(self.unmask, EvenSplit()),
+                Remask(self.remask, Centred(self.remask_count)) if self.remask else None,
+                refill="never",
+            ),
+            window=Blocks(self.block_length),
+            scoring=llada_scoring(self.temperature),
+        )

@@ -1,0 +1,81 @@
+"""ProSeCo: the sampler for small models and its variant for LLaDA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ancestral import Ancestral
+from ..correct import FixedPoint
+from ..sampler import Sampler
+from ..scoring import Scoring
+from ..unmask import CountRule, EvenSplit, Threshold, Unmask
+from ..window import Blocks
+from .preset import Preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProSeCo(Preset):
+    """MDLM with a corrector that rewrites its own tokens (arXiv 2602.11590, algorithms 2 and 3).
+
+    Every omega-th step, up to S forwards of a canvas filled by argmax rewrite it until nothing changes; committed
+    tokens take the outcome, and the step's commits are drawn from the last of these forwards, not from the predictor's.
+    At most ``steps (1 + S / omega)`` forwards and one to remove noise; a row leaves at its fixed point, and a step
+    that commits nothing and has nothing new to correct makes none.
+
+    Args:
+        corrector_steps: S, forwards per correction at most; 0 is MDLM.
+        correct_every: omega.
+        correct_start: no correction in steps ``i + 1 < correct_start``.
+        carry_over: committed tokens enter the first guess as they are; False takes the argmax there as well.
+        temperature, top_p, eps: as for :class:`MDLM`.
+    """
+
+    corrector_steps: int = 1
+    correct_every: int = 1
+    correct_start: int = 0
+    carry_over: bool = True
+    temperature: float = 1.0
+    top_p: float | None = None
+    eps: float = 1e-5
+
+    def parts(self) -> Sampler:
+        corrector = FixedPoint(self.corrector_steps, self.correct_every, self.correct_start, self.carry_over)
+        return Sampler(
+            name="ProSeCo",
+            steps=self.steps,
+            plan=Ancestral(eps=self.eps),
+            correct=corrector if self.corrector_steps else None,
+            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockProSeCo(Preset):
+    """ProSeCo on LLaDA: blocks, commits by confidence, corrections from the prompt to the block's end (2602.11590).
+
+    At most ``steps (1 + S / omega)`` forwards. With a threshold a block lasts until it is filled, whatever ``steps``.
+
+    Args:
+        block_length: generated positions per block, None for one block.
+        corrector_steps, correct_every: S and omega, of the steps of a block.
+        threshold: commit all proposals this probable, at least one; None splits evenly.
+        temperature: as for :class:`LLaDA`.
+    """
+
+    block_length: int | None = None
+    corrector_steps: int = 4
+    correct_every: int = 2
+    threshold: float | None = None
+    temperature: float = 0.0
+
+    def parts(self) -> Sampler:
+        count: CountRule = EvenSplit() if self.threshold is None else Threshold(self.threshold)
+        corrector = FixedPoint(self.corrector_steps, self.correct_every, revisits=False)
+        return Sampler(
+            name="BlockProSeCo",
+            steps=self.steps,
+            unmask=Unmask("confidence", count),
+            window=Blocks(self.block_length, until_filled=self.threshold is not None),
+            correct=corrector if self.corrector_steps else None,
+            scoring=Scoring(temperature=self.temperature, mask_token="forbid"),
+        )
