@@ -63,6 +63,26 @@ class Output:
 Model = Callable[[Tensor, Request], Output]
 
 
+def check_logits(logits: Any, tokens: Tensor, mask_id: int, source: str = "logits") -> None:
+    """Raise unless ``logits``, from ``source``, is floating ``[B, L, V]`` over ``tokens [B, L]``, ``mask_id`` in V.
+
+    Raises:
+        TypeError: not a tensor, or not of a floating dtype.
+        ValueError: another shape, or a ``mask_id`` outside the vocabulary.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"{source}: expected a tensor of logits, got {type(logits).__name__}")
+    if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+        raise ValueError(
+            f"{source}: expected logits [{tokens.shape[0]}, {tokens.shape[1]}, V] for tokens "
+            f"{list(tokens.shape)}, got {list(logits.shape)}"
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"{source}: expected floating logits, got {logits.dtype}")
+    if not 0 <= mask_id < logits.shape[-1]:
+        raise ValueError(f"mask_id: expected an id within the {logits.shape[-1]} ids of {source}, got {mask_id}")
+
+
 def as_model(model: Any) -> Model:
     """Any supported form of model as ``(tokens, request) -> Output``.
 

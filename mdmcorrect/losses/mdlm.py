@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model import check_logits
 from ..schedules import Schedule, get_schedule
 from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
-from .outputs import Forward, LossOutput, call_model, check_logits, read_logits
+from .outputs import Forward, LossOutput, call_model, read_logits
 from .terms import Weight, normalize, score_targets, time_weight
 
 

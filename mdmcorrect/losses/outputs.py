@@ -78,19 +78,6 @@ def call_model(
         ) from error
 
 
-def check_logits(logits: Tensor, tokens: Tensor, mask_id: int, name: str = "logits") -> None:
-    """Raise unless ``logits`` is floating ``[B, L, V]`` over ``tokens [B, L]`` with ``mask_id`` inside V."""
-    if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
-        raise ValueError(
-            f"{name}: expected [B, L, V] = [{tokens.shape[0]}, {tokens.shape[1]}, V] for tokens "
-            f"{tuple(tokens.shape)}, got {tuple(logits.shape)}"
-        )
-    if not logits.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {logits.dtype}")
-    if not 0 <= mask_id < logits.shape[-1]:
-        raise ValueError(f"mask_id: expected an id within the vocabulary of {logits.shape[-1]}, got {mask_id}")
-
-
 def repeat_rows(value: Tensor | None, times: int) -> Tensor | None:
     """Each row ``times`` times, neighbours together."""
     return value if value is None or times == 1 else torch.repeat_interleave(value, times, dim=0)

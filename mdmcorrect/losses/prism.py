@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..model import check_logits
 from ..schedules import Schedule, get_schedule
 from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
 from .mdlm import mdlm_loss_from_logits
@@ -21,7 +22,6 @@ from .outputs import (
     Forward,
     LossOutput,
     call_model,
-    check_logits,
     read_condition,
     read_hidden,
     read_logits,

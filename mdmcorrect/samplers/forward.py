@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..model import Output, Request, as_model, model_name
+from ..model import Output, Request, as_model, check_logits, model_name
 from .scoring import Scores, Scoring
 from .state import State
 
@@ -93,7 +93,7 @@ class Forward:
         logits = output.logits
         if self.logits_processor is not None:
             logits = self.logits_processor(asked, logits)
-            self._check_logits(logits, asked, "logits_processor")
+            check_logits(logits, asked, self.mask_id, "logits_processor")
         scores = self.scoring(
             logits,
             tokens=asked,
@@ -138,7 +138,7 @@ class Forward:
         self._token_forwards += asked.numel()
 
     def _check(self, output: Output, asked: Tensor) -> None:
-        self._check_logits(output.logits, asked, f"model {self.name}")
+        check_logits(output.logits, asked, self.mask_id, f"model {self.name}")
         if output.quality is None:
             if "quality" in self.wants:
                 raise ValueError(
@@ -150,21 +150,6 @@ class Forward:
             raise ValueError(f"model {self.name}: expected quality {list(asked.shape)}, got {got}")
         elif not output.quality.is_floating_point():
             raise TypeError(f"model {self.name}: expected floating quality, got {output.quality.dtype}")
-
-    def _check_logits(self, logits: Any, asked: Tensor, source: str) -> None:
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"{source}: expected a tensor of logits, got {type(logits).__name__}")
-        if logits.ndim != 3 or logits.shape[:2] != asked.shape:
-            raise ValueError(
-                f"{source}: expected logits [{asked.shape[0]}, {asked.shape[1]}, V] for tokens "
-                f"{list(asked.shape)}, got {list(logits.shape)}"
-            )
-        if not logits.is_floating_point():
-            raise TypeError(f"{source}: expected floating logits, got {logits.dtype}")
-        if self.mask_id >= logits.shape[-1]:
-            raise ValueError(
-                f"mask_id: {self.mask_id} is out of range of the {logits.shape[-1]} ids of the logits of {source}"
-            )
 
 
 def _take_rows(condition: _T, batch: int, take: Callable[[Tensor], Tensor]) -> _T | Any:

@@ -234,7 +234,7 @@ BAD = {
     "head: expected a callable .* heads.attach": {"head": None},
     "head: expected logits \\(4, 8\\), got \\(4, 8, 1\\)": {"head": lambda hidden, _: hidden[..., :1]},
     "model: the quality head needs hidden states.* got Tensor": {"model": nn.Embedding(V, V)},
-    "mask_id: expected an id within the vocabulary of 6, got 6": {
+    "mask_id: expected an id within the 6 ids of logits, got 6": {
         "model": lambda x: torch.zeros(*x.shape, V),
         "mask_id": 6,
     },

@@ -203,7 +203,7 @@ def test_errors_name_the_argument():
         proseco_loss(Net(), x0, mask_id=MASK, inputs="greedy")
     with pytest.raises(ValueError, match="input_positions: expected 'all' or 'masked', got 'clean'"):
         proseco_loss(Net(), x0, mask_id=MASK, input_positions="clean")
-    with pytest.raises(ValueError, match=r"corrector_logits: expected \[B, L, V\] = \[3, 6, V\]"):
+    with pytest.raises(ValueError, match=r"corrector_logits: expected logits \[3, 6, V\]"):
         proseco_loss_from_logits(logits, corrector[:, :5], x0, z, x0, t, mask_id=MASK)
     with pytest.raises(ValueError, match=r"tokens: expected the shape of x0, \(3, 6\), got \(3, 5\)"):
         proseco_loss_from_logits(logits, corrector, x0, z, x0[:, :5], t, mask_id=MASK)

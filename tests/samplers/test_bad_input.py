@@ -22,7 +22,7 @@ each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
         ({"tokens": None}, ValueError, "tokens: expected int64 .* or a state"),
         ({"mask_id": -1}, ValueError, "mask_id: expected an id >= 0, got -1"),
         ({"mask_id": 11.0}, TypeError, "mask_id: expected an int, got float"),
-        ({"mask_id": 12, "tokens": torch.full((2, 3), 12)}, ValueError, "mask_id: 12 is out of range of the 12 ids"),
+        ({"mask_id": 12, "tokens": torch.full((2, 3), 12)}, ValueError, "mask_id: expected an id within the 12 ids"),
         ({"fixed": torch.zeros(4, 15, dtype=torch.bool)}, ValueError, r"fixed: expected \[4, 16\] like tokens"),
         ({"fixed": torch.zeros(4, 16)}, TypeError, "fixed: expected a bool tensor .* got torch.float32"),
         ({"attention_mask": torch.ones(4)}, TypeError, "attention_mask: expected a bool tensor"),
@@ -61,7 +61,7 @@ def test_a_state_of_another_canvas_is_refused():
         (lambda tokens: torch.zeros(4, 16), ValueError, r"expected logits \[4, 16, V\] .* got \[4, 16\]"),
         (lambda tokens: torch.zeros(4, 15, 12), ValueError, r"expected logits \[4, 16, V\] .* got \[4, 15, 12\]"),
         (lambda tokens: torch.zeros(4, 16, 12).long(), TypeError, "expected floating logits, got torch.int64"),
-        (lambda tokens: torch.zeros(4, 16, 0), ValueError, "out of range of the 0 ids"),
+        (lambda tokens: torch.zeros(4, 16, 0), ValueError, "within the 0 ids"),
         (lambda tokens: None, TypeError, "to return logits, an Output, or an object with .logits, got NoneType"),
         (lambda tokens: {"scores": 1}, TypeError, "an object with .logits, got dict"),
         (
