@@ -1,50 +1,69 @@
-# CUDA, when there is an nvcc: kernels as SASS for each architecture plus PTX of the oldest and the newest.
-set(MDMCORRECT_CUDA_FOUND OFF)
+# CUDA, when there is an nvcc: csrc/cuda/<op>.cu to one fatbin per op (SASS for each architecture, PTX of the oldest and
+# the newest), whose bytes become part of the library. Nothing of CUDA is linked: torch/cuda_driver.cpp finds the driver
+# at run time, so a library with kernels loads and runs on the CPU anywhere.
 if(NOT MDMCORRECT_CUDA MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "MDMCORRECT_CUDA must be auto, on or off; got '${MDMCORRECT_CUDA}'")
 endif()
+set(nvcc "")
 if(NOT MDMCORRECT_CUDA STREQUAL "off")
-  include(CheckLanguage)
-  check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER)
-    set(MDMCORRECT_CUDA_FOUND ON)
-  elseif(MDMCORRECT_CUDA STREQUAL "on")
+  find_program(MDMCORRECT_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES bin)
+  if(MDMCORRECT_NVCC)
+    execute_process(COMMAND ${MDMCORRECT_NVCC} --version OUTPUT_VARIABLE nvcc_says RESULT_VARIABLE nvcc_failed)
+    if(NOT nvcc_failed AND nvcc_says MATCHES "V([0-9]+\\.[0-9]+\\.[0-9]+)")
+      set(nvcc ${MDMCORRECT_NVCC})
+      set(nvcc_version ${CMAKE_MATCH_1})
+    endif()
+  endif()
+  if(NOT nvcc AND MDMCORRECT_CUDA STREQUAL "on")
     message(FATAL_ERROR "MDMCORRECT_CUDA=on, but no working nvcc was found; put nvcc on PATH or set CUDACXX")
-  else()
+  elseif(NOT nvcc)
     message(STATUS "mdmcorrect: no nvcc, so a CPU-only build")
   endif()
 endif()
 
-if(MDMCORRECT_CUDA_FOUND)
+set(MDM_CUDA_IMAGES "")        # assembler lines that hold the fatbins
+set(MDM_CUDA_DECLARATIONS "")  # C++ declarations of their labels
+set(MDM_CUDA_TABLE "")         # entries of the table of images
+set(fatbins "")
+if(nvcc)
+  set(archs 80 86 89 90 100 120)
   if(MDMCORRECT_CUDA_ARCHS)
     set(archs ${MDMCORRECT_CUDA_ARCHS})
-  else()
-    set(archs 80 86 89 90 100 120)
   endif()
-  set(CMAKE_CUDA_ARCHITECTURES OFF)  # spelled out below, per target
-  enable_language(CUDA)
   list(GET archs 0 oldest)
   list(GET archs -1 newest)
-  set(cuda_architectures ${archs})
-  list(TRANSFORM cuda_architectures APPEND "-real")
-  list(APPEND cuda_architectures "${oldest}-virtual" "${newest}-virtual")
-  list(REMOVE_DUPLICATES cuda_architectures)
-
-  set(cuda_sources csrc/torch/cuda_stream.cpp)
-  set(cuda_op_names "")
-  foreach(op ${MDMCORRECT_CUDA_OPS})
-    list(APPEND cuda_sources csrc/cuda/${op}.cu)
-    string(TOUPPER ${op} op_upper)
-    target_compile_definitions(_C PRIVATE MDM_CUDA_${op_upper}=1)
-    string(APPEND cuda_op_names "${op} ")
+  set(code "")
+  foreach(arch ${archs})
+    list(APPEND code -gencode=arch=compute_${arch},code=sm_${arch})
   endforeach()
-  target_sources(_C PRIVATE ${cuda_sources})
+  foreach(arch ${oldest} ${newest})
+    list(APPEND code -gencode=arch=compute_${arch},code=compute_${arch})
+  endforeach()
+  list(REMOVE_DUPLICATES code)
+
+  foreach(op ${MDMCORRECT_CUDA_OPS})
+    set(fatbin ${CMAKE_CURRENT_BINARY_DIR}/${op}.fatbin)
+    # Contraction off, as on the CPU (CMakeLists.txt).
+    add_custom_command(
+      OUTPUT ${fatbin}
+      COMMAND ${nvcc} -fatbin -std=c++17 -O3 --fmad=false -lineinfo -Xptxas=-warn-spills ${code}
+              -I${CMAKE_CURRENT_SOURCE_DIR}/csrc -MD -MF ${fatbin}.d -MT ${fatbin} -o ${fatbin}
+              ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/${op}.cu
+      DEPENDS csrc/cuda/${op}.cu
+      DEPFILE ${fatbin}.d
+      COMMENT "Compiling ${op}.cu for ${archs}"
+      VERBATIM)
+    list(APPEND fatbins ${fatbin})
+    string(APPEND MDM_CUDA_IMAGES
+           "\"    .balign 16\\n    .local image_of_${op}\\nimage_of_${op}: .incbin \\\"${fatbin}\\\"\\n\"\n")
+    string(APPEND MDM_CUDA_DECLARATIONS "extern const unsigned char image_of_${op}[];\n")
+    string(APPEND MDM_CUDA_TABLE "{\"${op}\", image_of_${op}}, ")
+  endforeach()
   string(JOIN " " arch_names ${archs})
-  target_compile_definitions(_C PRIVATE USE_CUDA=1 MDM_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}"
-                                        MDM_CUDA_ARCHS="${arch_names}" MDM_CUDA_OPS="${cuda_op_names}")
-  # The static runtime alone: the library then imports, and runs its CPU kernels, where there is no CUDA at all.
-  set_target_properties(_C PROPERTIES CUDA_ARCHITECTURES "${cuda_architectures}" CUDA_RUNTIME_LIBRARY Static
-                        CUDA_STANDARD 17 CUDA_VISIBILITY_PRESET hidden)
-  target_compile_options(_C PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;-Xptxas=-warn-spills;-lineinfo>")
-  target_include_directories(_C SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  string(JOIN " " cuda_op_names ${MDMCORRECT_CUDA_OPS})
+  target_compile_definitions(_C PRIVATE MDM_CUDA_VERSION="${nvcc_version}" MDM_CUDA_ARCHS="${arch_names}"
+                                        MDM_CUDA_OPS="${cuda_op_names}")
 endif()
+configure_file(cmake/cuda_images.cpp.in cuda_images.cpp @ONLY)
+set_source_files_properties(${CMAKE_CURRENT_BINARY_DIR}/cuda_images.cpp PROPERTIES OBJECT_DEPENDS "${fatbins}")
+target_sources(_C PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/cuda_images.cpp)

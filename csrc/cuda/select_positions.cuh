@@ -1,8 +1,8 @@
 // select_positions on CUDA: one block per row, radix selection on 64-bit keys with a 256-bin histogram in shared
 // memory.
 //
-// The keys (core/select_key.h) are those of the CPU kernel. Rows of up to kCachedLength positions keep them in shared
-// memory; longer rows compute a key anew whenever it is needed, which costs arithmetic but no memory, and gives the
+// The keys (core/select_key.h) are those of the CPU kernel. Where a row's keys fit shared memory they are kept there;
+// longer rows compute a key anew whenever it is needed, which costs arithmetic but no memory, and gives the
 // same bits each time. A pass narrows the cut by one byte of the key, most significant first:
 //
 //   count the keys that match the bytes fixed so far, by their next byte  ->  warp 0 finds the bin in which the k-th
@@ -19,7 +19,6 @@ namespace MDM_NAMESPACE {
 constexpr int kWarp = 32;
 constexpr int kBins = 256;
 constexpr int kMaxThreads = 1024;
-constexpr int64_t kCachedLength = 4096;  // 32 KiB of keys, within the 48 KiB every launch may have
 constexpr unsigned kFullWarp = 0xffffffffu;
 
 // What the whole block shares about one row. A field is written by one thread between two barriers, read after the
@@ -80,7 +79,7 @@ __device__ inline bool take_in_order(bool flag, int64_t* limit, unsigned* warp_c
 }
 
 template <bool kCached>
-__global__ void __launch_bounds__(kMaxThreads, 1) select_positions_kernel(const SelectPositionsParams params) {
+__device__ void select_positions(const SelectPositionsParams& params) {
   extern __shared__ uint64_t cached_keys[];  // [length] when kCached
   __shared__ SelectState state;
 

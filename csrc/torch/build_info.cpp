@@ -6,7 +6,7 @@
 
 #include "torch/checks.h"
 
-#ifndef USE_CUDA
+#ifndef MDM_CUDA_VERSION
 #define MDM_CUDA_VERSION ""
 #define MDM_CUDA_ARCHS ""
 #define MDM_CUDA_OPS ""

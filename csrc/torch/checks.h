@@ -126,16 +126,11 @@ inline const CpuKernels& chosen_kernels() {
   return *kernels;
 }
 
-// What an op answers to a CUDA tensor when it was built without its CUDA kernel.
+// What an op answers to a CUDA tensor when there is no CUDA kernel for it.
 [[noreturn]] inline void throw_no_cuda_kernel(const char* op) {
-#ifdef USE_CUDA
-  const char* reason = "has no CUDA kernel yet; move its tensors to the CPU";
-#else
-  const char* reason =
-      "was built for the CPU only; move its tensors to the CPU, or rebuild mdmcorrect where nvcc is found (`mdmcorrect "
-      "doctor` shows what is missing)";
-#endif
-  throw std::runtime_error("mdmcorrect::" + std::string(op) + ": got a CUDA tensor, but this op " + reason + ".");
+  throw std::runtime_error("mdmcorrect::" + std::string(op) +
+                           ": got a CUDA tensor, but there is no CUDA kernel for this op here; move its tensors to the "
+                           "CPU, or see `mdmcorrect doctor` for how to get CUDA kernels.");
 }
 
 }  // namespace mdmcorrect

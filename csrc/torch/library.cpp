@@ -25,4 +25,7 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "Tensor? commit, Tensor? remask) -> (Tensor tokens, Tensor committed, Tensor remasked)");
 
   m.def("build_info() -> str");
+
+  // An image (cubin or fatbin) of an op's CUDA kernels, uint8 [n], for a library that was built without nvcc.
+  m.def("add_cuda_image(str op, Tensor image) -> ()");
 }

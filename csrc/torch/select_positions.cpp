@@ -1,12 +1,11 @@
 // Binding of select_positions: tensors in, params out, kernel called.
 #include <torch/csrc/stable/library.h>
 
-#include "torch/checks.h"
-#include "torch/parallel.h"
-#ifdef MDM_CUDA_SELECT_POSITIONS
 #include "cuda/select_positions.h"
-#include "torch/cuda_stream.h"
-#endif
+
+#include "torch/checks.h"
+#include "torch/cuda_driver.h"
+#include "torch/parallel.h"
 
 namespace mdmcorrect {
 namespace {
@@ -39,13 +38,9 @@ Tensor select_positions(const Tensor& scores, const Tensor& k, const std::option
   if (batch == 0 || length == 0) return selected;
 
   if (scores.is_cuda()) {
-#ifdef MDM_CUDA_SELECT_POSITIONS
-    const CudaDeviceGuard guard(scores.get_device_index());
-    check_cuda(kOp, cuda::select_positions(params, current_cuda_stream(scores.get_device_index())));
+    CudaLauncher launcher(kOp, scores);
+    cuda::select_positions(params, launcher);
     return selected;
-#else
-    throw_no_cuda_kernel(kOp);
-#endif
   }
   const CpuKernels& kernels = chosen_kernels();
   const int64_t row_cost = temperature > 0.0 ? kGumbelCost * length : length;
