@@ -220,8 +220,8 @@ constexpr double kReaches[] = {4.0, 9.0, __builtin_inf()};
 
 // The kept set of a row whose largest proposable value is `max`. top_k is at least 1; top_p not below 1 means no
 // nucleus.
-static KeptSet find_kept(const ProposalRow& row, const FilterScratch& scratch, float max, float scale, int64_t top_k,
-                         double top_p) {
+static inline KeptSet find_kept(const ProposalRow& row, const FilterScratch& scratch, float max, float scale,
+                                int64_t top_k, double top_p) {
   const bool by_count = top_k < row.params->vocab, by_mass = top_p < 1.0;
   const double p = top_p > 0.0 ? top_p : 0.0;
   const float everything = -__builtin_inff();

@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from mdmcorrect import _native, rng
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops import _scoring as scoring
+from mdmcorrect.ops._scoring import Ids, TokenScores
 
 _native.load()
-
-Ids: TypeAlias = int | Sequence[int] | Tensor
-
-
-class TokenScores(NamedTuple):
-    """What :func:`score_tokens` returns: tensors ``[..., L]``, None where ``want`` left a score out."""
-
-    token: Tensor | None = None
-    """int64. The most likely proposable id at temperature 0, else one draw; -1: none."""
-    argmax: Tensor | None = None
-    """int64. The most likely id under the law, lowest id on ties; -1: none."""
-    logprob: Tensor | None = None
-    """log-probability of ``token`` at temperature 1 and unfiltered, whatever the law."""
-    proposal_logprob: Tensor | None = None
-    """log-probability of ``token`` after temperature, filters and ``forbid``, whatever the law."""
-    current_logprob: Tensor | None = None
-    """log-probability of ``tokens`` under the law; NaN for an id outside the vocabulary."""
-    max_logprob: Tensor | None = None
-    """Largest log-probability under the law."""
-    second_logprob: Tensor | None = None
-    """Second largest, equal to the largest on ties; -inf if there is one id only."""
-    entropy: Tensor | None = None
-    """Entropy of the law, in nats."""
-    margin: Tensor | None = None
-    """Difference of the two largest probabilities."""
-    logsumexp: Tensor | None = None
-    """Log of the law's normaliser."""
-    confidence: Tensor | None = None
-    """Probability of ``token`` under the law, rounded to ``confidence_dtype``."""
-
-
-# The order of core/score_tokens_params.h: bit i of the native `want`.
-_SCORES = TokenScores._fields
-_ID_SCORES = 2
 
 
 def score_tokens(
@@ -146,30 +113,28 @@ def score_tokens(
     if isinstance(call, Tensor) and call.dim() != 0:
         raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
 
-    mask = _want_mask(want, tokens is not None)
+    mask = scoring.want_mask(want, tokens is not None)
     ids, stats = torch.ops.mdmcorrect.score_tokens(
         grid,
         mask,
-        _per_position("temperature", temperature, lead, logits, torch.float64, 0.0, math.inf),
+        scoring.per_position("temperature", temperature, lead, logits, torch.float64, 0.0, math.inf),
         tokens,
         rows,
         positions,
-        None if top_k is None else _per_position("top_k", top_k, lead, logits, torch.int64, 1, math.inf),
-        None if top_p is None else _per_position("top_p", top_p, lead, logits, torch.float64, 0.0, 1.0),
-        _choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
-        _choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
-        _id_list("suppress", suppress, vocab, logits),
-        _id_list("forbid", forbid, vocab, logits),
-        _choice("law", law, "raw", "proposal") == "proposal",
-        _choice("input", input, "logits", "probs") == "probs",
-        _confidence_dtype(confidence_dtype),
+        None if top_k is None else scoring.per_position("top_k", top_k, lead, logits, torch.int64, 1, math.inf),
+        None if top_p is None else scoring.per_position("top_p", top_p, lead, logits, torch.float64, 0.0, 1.0),
+        scoring.choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
+        scoring.choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
+        scoring.id_list("suppress", suppress, vocab, logits),
+        scoring.id_list("forbid", forbid, vocab, logits),
+        scoring.choice("law", law, "raw", "proposal") == "proposal",
+        scoring.choice("input", input, "logits", "probs") == "probs",
+        scoring.rounding_dtype(confidence_dtype),
         rng.seed_tensor(seed, batch, device=logits.device).contiguous(),
         arguments.row_integers("step", step, batch, logits),
         arguments.row_integers("call", call, batch, logits),
     )
-    names = [name for bit, name in enumerate(_SCORES) if mask >> bit & 1]
-    outputs = [*ids.unbind(0), *stats.unbind(0)]
-    return TokenScores(**{name: output.reshape(lead) for name, output in zip(names, outputs, strict=True)})
+    return scoring.named_scores(mask, ids, stats, lead)
 
 
 def _reject_missing(uncond_logits: object, guidance: float, shift: int, noise: str) -> None:
@@ -185,7 +150,7 @@ def _reject_missing(uncond_logits: object, guidance: float, shift: int, noise: s
             "`torch.cat([logits[:, :1], logits[:, :-1]], 1)`"
         )
     if noise != "lazy":
-        _choice("noise", noise, "lazy", "dense")
+        scoring.choice("noise", noise, "lazy", "dense")
         raise NotImplementedError(
             'noise: "dense" is not available in this version; "lazy" draws from the same distribution'
         )
@@ -215,85 +180,6 @@ def _as_grid(logits: object) -> Tensor:
     return tensor.flatten(0, -3)
 
 
-def _want_mask(want: Iterable[str] | None, has_tokens: bool) -> int:
-    """The wanted scores as bits, in the order of TokenScores."""
-    if want is None:
-        want = [name for name in _SCORES if has_tokens or name != "current_logprob"]
-    if isinstance(want, str):
-        raise TypeError(f'want: expected several names, such as ("{want}",), got one string')
-    mask = 0
-    for name in want:
-        if name not in _SCORES:
-            raise ValueError(f"want: expected names among {', '.join(_SCORES)}, got {name!r}")
-        mask |= 1 << _SCORES.index(name)
-    if mask >> _SCORES.index("current_logprob") & 1 and not has_tokens:
-        raise ValueError("want: current_logprob is the log-probability of `tokens`, which were not given")
-    return mask
-
-
-def _choice(name: str, value: object, *allowed: str) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name}: expected {' or '.join(map(repr, allowed))}, got {value!r}")
-    return value
-
-
-def _confidence_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    if dtype is None:
-        return torch.float32
-    if dtype not in arguments.SCORE_DTYPES:
-        raise TypeError(f"confidence_dtype: expected float32, bfloat16 or float16, got {dtype!r}")
-    return dtype
-
-
-def _id_list(name: str, value: Ids | None, vocab: int, like: Tensor) -> Tensor | None:
-    """Ids as int64 [n]; Python ints are held against the vocabulary, a tensor's values never."""
-    if value is None:
-        return None
-    if isinstance(value, Tensor):
-        arguments.require_dtype(name, value, torch.int64)
-        if value.dim() > 1:
-            raise ValueError(f"{name}: expected ids [n], got shape {list(value.shape)}")
-        arguments.require_device(name, value, like, "logits")
-        return value.reshape(-1)
-    ids = [value] if isinstance(value, int) else list(value)
-    for index in ids:
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"{name}: expected ints or an int64 tensor, got {type(index).__name__}")
-        if not 0 <= index < vocab:
-            raise ValueError(f"{name}: expected ids in [0, {vocab}), got {index}")
-    return torch.tensor(ids, dtype=torch.int64, device=like.device)
-
-
-def _per_position(
-    name: str, value: object, lead: torch.Size, like: Tensor, dtype: torch.dtype, low: float, high: float
-) -> Tensor:
-    """A number, or a tensor [], one per sequence or one per position, as a view [B, L] of ``dtype``.
-
-    The bounds are held against Python numbers only.
-    """
-    batch, length = math.prod(lead[:-1]), lead[-1]
-    integer = not dtype.is_floating_point
-    if isinstance(value, Tensor):
-        if value.dtype != dtype if integer else not value.is_floating_point():
-            expected = "int64" if integer else "a floating-point dtype"
-            raise TypeError(f"{name}: expected {expected}, got {str(value.dtype).removeprefix('torch.')}")
-        arguments.require_device(name, value, like, "logits")
-        if value.shape not in (torch.Size(), lead[:-1], lead):
-            raise ValueError(
-                f"{name}: expected shape [], {list(lead[:-1])} (per sequence) or {list(lead)} (per position), "
-                f"got {list(value.shape)}"
-            )
-        shape = (batch, length) if value.shape == lead else (-1, 1)
-        return value.to(dtype).reshape(shape).expand(batch, length)
-    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
-        expected = "an int" if integer else "a number"
-        raise TypeError(f"{name}: expected {expected} or a tensor, got {type(value).__name__}")
-    if not low <= value <= high or math.isinf(value):
-        bounds = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
-        raise ValueError(f"{name}: expected a finite number, {bounds}, got {value}")
-    return torch.full((), value, dtype=dtype, device=like.device).expand(batch, length)
-
-
 @torch.library.register_fake("mdmcorrect::score_tokens")
 def _fake(
     logits: Tensor,
@@ -315,10 +201,4 @@ def _fake(
     step: Tensor,
     call: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    shape = logits.shape[:-1]
-    ids = bin(want & ((1 << _ID_SCORES) - 1)).count("1")
-    stats = bin(want >> _ID_SCORES).count("1")
-    return (
-        torch.empty((ids, *shape), dtype=torch.int64, device=logits.device),
-        torch.empty((stats, *shape), dtype=torch.float32, device=logits.device),
-    )
+    return scoring.fake_scores(want, logits.shape[0], logits.shape[1], logits.device)

@@ -1,0 +1,271 @@
+// What one row's distribution over the vocabulary is found to hold, chunk after chunk, and how its outputs are written.
+//
+// A chunk of 512 ids is widened to float32 in the first-level cache while its maximum is taken, then its exponentials
+// are summed relative to the largest value so far (core/online_stats.h). A draw needs one random number per chunk: the
+// largest of a chunk's noisy logits is one Gumbel at the chunk's log-sum-exp, so with E exponential the chunk with the
+// largest sum / E wins, and at temperature 1 that sum is the statistics' own. Which id of the winner is drawn does not
+// depend on that maximum, so an exponential race with one number per id, in that chunk only, ends it.
+//
+// The state between chunks is RowScores, so a row may come whole (score_tokens) or in pieces (score_hidden): the same
+// chunks in the same order give the same bits.
+#pragma once
+
+#include "core/online_stats.h"
+#include "core/round_to.h"
+#include "core/sequence_seed.h"
+#include "cpu/proposal_filter.h"
+#include "cpu/vector_random.h"
+
+namespace MDM_NAMESPACE {
+
+// ---- what is asked ----
+
+static bool wanted(const ScoreTokensParams& params, TokenScore score) {
+  return params.values[static_cast<int>(score)] != nullptr;
+}
+
+// What one row must collect; temperature and filters may differ between rows.
+struct RowPlan {
+  float scale;    // 1 / temperature; 1 at temperature 0
+  bool sampling;  // temperature > 0
+  bool filtered;  // top_k or top_p is on and something depends on it
+  bool shared;    // the proposal is the raw distribution
+  bool raw_sums;  // the raw distribution's normaliser
+  bool raw_dot;   // its entropy
+  bool proposal_sums;
+  bool proposal_dot;
+  bool second;
+  int64_t top_k;
+  double top_p;
+};
+
+static RowPlan plan_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
+  const double temperature = at(params.temperature, b, l);
+  const double top_p = at_or(params.top_p, b, l, 1.0);
+  int64_t top_k = at_or(params.top_k, b, l, params.vocab);
+  top_k = top_k < 1 ? 1 : top_k;
+
+  bool law_sums = wanted(params, TokenScore::confidence) || wanted(params, TokenScore::current_logprob);
+  for (int i = static_cast<int>(TokenScore::max_logprob); i <= static_cast<int>(TokenScore::logsumexp); ++i) {
+    law_sums = law_sums || params.values[i] != nullptr;
+  }
+  const bool dot = wanted(params, TokenScore::entropy);
+
+  RowPlan plan{};
+  plan.sampling = temperature > 0.0;
+  // Finite even for a temperature so small that its reciprocal is not.
+  plan.scale = !plan.sampling ? 1.0f : 1.0 / temperature < 3e38 ? static_cast<float>(1.0 / temperature) : 3e38f;
+  plan.raw_sums = wanted(params, TokenScore::logprob) || (law_sums && !params.proposal_law);
+  plan.raw_dot = dot && !params.proposal_law;
+  plan.proposal_sums =
+      plan.sampling || wanted(params, TokenScore::proposal_logprob) || (law_sums && params.proposal_law);
+  plan.proposal_dot = dot && params.proposal_law;
+  plan.filtered = plan.proposal_sums && (top_k < params.vocab || top_p < 1.0);
+  plan.shared = !plan.filtered && params.forbid_count == 0 && plan.scale == 1.0f;
+  if (plan.shared) {
+    plan.raw_sums = plan.raw_sums || plan.proposal_sums;
+    plan.raw_dot = dot;
+  }
+  plan.second = wanted(params, TokenScore::second_logprob) || wanted(params, TokenScore::margin);
+  plan.top_k = top_k;
+  plan.top_p = top_p;
+  return plan;
+}
+
+// ---- draws ----
+
+static DrawKey row_draw_key(const ScoreTokensParams& params, int64_t b, int64_t l, Purpose purpose) {
+  const int64_t position = at_or<int64_t>(params.positions, b, l, l);
+  return draw_key(sequence_seed(params.seed, b), position, row_value(params.step, b), purpose, *params.call);
+}
+
+// The race between chunks, relative to the running maximum as the sums are.
+struct ChunkRace {
+  DrawKey key;
+  double best;     // largest sum / E so far
+  int64_t winner;  // its chunk, -1 before the first
+  int64_t block;   // which sixteen chunks `noise` belongs to
+  float noise[kLanes];
+};
+
+static void enter_chunk(ChunkRace* race, int64_t index, float sum) {
+  if (race->block != index / kLanes) {
+    race->block = index / kLanes;
+    store(race->noise, exponential16(race->key, static_cast<uint32_t>(race->block * kLanes)));
+  }
+  const double key = static_cast<double>(sum) / static_cast<double>(race->noise[index % kLanes]);
+  if (key > race->best) race->best = key, race->winner = index;
+}
+
+// The race inside the winning chunk: position of the largest weight / E, lowest on ties. An absent id's weight, 4e-38,
+// cannot win against that of the chunk's maximum, 1, whatever the noise.
+static int race_in_chunk(const Chunk& chunk, const DrawKey& key, int64_t index, float scale) {
+  float keys[kChunk];
+  for (int i = 0; i < chunk.padded; i += kLanes) {
+    const Floats y = mul(sub(load(chunk.values + i), broadcast(chunk.max)), broadcast(scale));
+    const Floats noise = exponential16(key, static_cast<uint32_t>(index * kChunk + i));
+    store(keys + i, div(exp_nonpositive(y), noise));
+  }
+  const float best = max_of(keys, chunk.padded);
+  return first_equal({keys, chunk.padded, best, false}, best);
+}
+
+// ---- collecting ----
+
+// Takes the chunk's maximum into the statistics; returns the factor by which older weights shrink.
+static double see_maximum(OnlineStats* stats, const Chunk& chunk, int64_t index, bool second) {
+  if (chunk.max > stats->max) {
+    if (second) {
+      const float runner_up = second_largest(chunk);
+      stats->second = runner_up > stats->max ? runner_up : stats->max;
+    }
+    return raise_max(stats, chunk.max, index * kChunk + first_equal(chunk, chunk.max));
+  }
+  if (chunk.max > stats->second) stats->second = chunk.max;
+  return 1.0;
+}
+
+MDM_INLINE void add_sums(OnlineStats* stats, const ChunkSums& sums) {
+  stats->sum += static_cast<double>(sums.sum);
+  stats->dot += static_cast<double>(sums.dot);
+}
+
+struct RowScores {
+  RowPlan plan;
+  bool valid;  // no NaN, no +inf
+  OnlineStats raw;
+  OnlineStats proposal;
+  ChunkRace race;
+  KeptSet kept;
+  int64_t token;
+  float token_value;
+  float current_value;  // the logit of `tokens`
+};
+
+static RowScores begin_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
+  RowScores scores{};
+  scores.plan = plan_row(params, b, l);
+  scores.valid = true;
+  scores.raw = empty_stats(1.0);
+  scores.proposal = empty_stats(scores.plan.scale);
+  scores.race.key = row_draw_key(params, b, l, Purpose::CHUNK);
+  scores.race.winner = scores.race.block = -1;
+  scores.kept = {-__builtin_inff(), INT64_MAX};
+  scores.token = -1;
+  return scores;
+}
+
+// Takes chunks [first, last), the next of the row. chunk_max, where given, gets the largest proposable value of each.
+static void scan_chunks(const ProposalRow& row, int64_t first, int64_t last, float* chunk_max, RowScores* scores) {
+  const RowPlan& plan = scores->plan;
+  OnlineStats* raw = &scores->raw;
+  OnlineStats* proposal = &scores->proposal;
+  ChunkRace* race = &scores->race;
+  for (int64_t index = first; index < last && scores->valid; ++index) {
+    const Chunk chunk = read_chunk(row.reader, row.data, index);
+    if (chunk.invalid) {
+      scores->valid = false;
+      return;
+    }
+    if (plan.filtered) chunk_max[index] = chunk.max;
+    if (chunk.max == -__builtin_inff()) continue;
+    const double raw_factor = see_maximum(raw, chunk, index, plan.second);
+    ChunkSums sums{};
+    if (plan.raw_sums) {
+      sums = chunk_sums(chunk, raw->max, 1.0f, plan.raw_dot);
+      add_sums(raw, sums);
+    }
+    if (plan.shared) {
+      race->best *= raw_factor;
+      if (plan.sampling) enter_chunk(race, index, sums.sum);
+      continue;
+    }
+    const Chunk allowed = without_forbidden(row, chunk, index);
+    if (plan.filtered) chunk_max[index] = allowed.max;
+    if (allowed.max == -__builtin_inff()) continue;
+    race->best *= see_maximum(proposal, allowed, index, plan.second);
+    if (plan.filtered || !plan.proposal_sums) continue;
+    const bool same_terms = plan.raw_sums && plan.scale == 1.0f && !plan.proposal_dot &&
+                            allowed.values == chunk.values && raw->max == proposal->max;
+    if (!same_terms) sums = chunk_sums(allowed, proposal->max, plan.scale, plan.proposal_dot);
+    add_sums(proposal, sums);
+    if (plan.sampling) enter_chunk(race, index, sums.sum);
+  }
+}
+
+// Looks up the logit of `tokens` where it lies in chunks [first, last).
+static void see_current(const ProposalRow& row, int64_t first, int64_t last, int64_t b, int64_t l, RowScores* scores) {
+  if (!wanted(*row.params, TokenScore::current_logprob)) return;
+  const int64_t id = at(row.params->tokens, b, l);
+  if (id < 0 || id >= row.params->vocab || id / kChunk < first || id / kChunk >= last) return;
+  scores->current_value = read_value(row.reader, row.data, id);
+}
+
+// Ends the row. Of the logits only the winning chunk is read, and only when sampling.
+static void choose_token(const ProposalRow& row, int64_t b, int64_t l, RowScores* scores) {
+  const RowPlan& plan = scores->plan;
+  if (plan.shared) scores->proposal = scores->raw;
+  if (!scores->valid || scores->proposal.argmax < 0) return;
+  scores->token = scores->proposal.argmax;
+  scores->token_value = scores->proposal.max;
+  if (!plan.sampling) return;
+  const int64_t winner = scores->race.winner;
+  const Chunk chunk = read_proposal_chunk(row, winner, plan.filtered ? &scores->kept : nullptr);
+  const int lane = race_in_chunk(chunk, row_draw_key(*row.params, b, l, Purpose::TOKEN), winner, plan.scale);
+  scores->token = winner * kChunk + lane;
+  scores->token_value = chunk.values[lane];
+}
+
+// ---- writing ----
+
+static bool is_forbidden(const ScoreTokensParams& params, int64_t id) {
+  const IdRange found = ids_between(params.forbid, params.forbid_count, id, id + 1);
+  return found.first != found.last;
+}
+
+// Log-probability of `tokens` under the law of the statistics.
+static double current_logprob(const ScoreTokensParams& params, const RowScores& scores, const OnlineStats& law,
+                              int64_t id) {
+  if (id < 0 || id >= params.vocab) return __builtin_nan("");
+  const float x = scores.current_value;
+  const bool outside = params.proposal_law && (is_forbidden(params, id) || !is_kept(scores.kept, x, id));
+  return log_probability(law, outside ? -__builtin_inff() : x);
+}
+
+static void write_row(const ScoreTokensParams& params, const RowScores& scores, int64_t b, int64_t l) {
+  const int64_t place = b * params.length + l;
+  const auto put = [&](TokenScore score, double value) {
+    if (wanted(params, score)) params.values[static_cast<int>(score)][place] = static_cast<float>(value);
+  };
+  const auto put_id = [&](TokenScore score, int64_t id) {
+    if (params.ids[static_cast<int>(score)] != nullptr) params.ids[static_cast<int>(score)][place] = id;
+  };
+  const OnlineStats& law = params.proposal_law ? scores.proposal : scores.raw;
+  const double nan = __builtin_nan("");
+  const bool chosen = scores.valid && scores.token >= 0;
+  put_id(TokenScore::token, chosen ? scores.token : -1);
+  const double p = chosen ? exp(log_probability(law, scores.token_value)) : nan;
+  put(TokenScore::logprob, chosen ? log_probability(scores.raw, scores.token_value) : nan);
+  put(TokenScore::proposal_logprob, chosen ? log_probability(scores.proposal, scores.token_value) : nan);
+  put(TokenScore::confidence, round_probability(static_cast<float>(p), params.confidence_type));
+
+  if (!scores.valid || law.argmax < 0) {
+    put_id(TokenScore::argmax, -1);
+    for (int i = static_cast<int>(TokenScore::current_logprob); i <= static_cast<int>(TokenScore::logsumexp); ++i) {
+      put(static_cast<TokenScore>(i), nan);
+    }
+    if (scores.valid) put(TokenScore::logsumexp, -__builtin_inf());
+    return;
+  }
+  put_id(TokenScore::argmax, law.argmax);
+  if (wanted(params, TokenScore::current_logprob)) {
+    put(TokenScore::current_logprob, current_logprob(params, scores, law, at(params.tokens, b, l)));
+  }
+  put(TokenScore::max_logprob, log_probability(law, law.max));
+  put(TokenScore::second_logprob, log_probability(law, law.second));
+  put(TokenScore::entropy, entropy(law));
+  put(TokenScore::margin, margin(law));
+  put(TokenScore::logsumexp, log_sum_exp(law));
+}
+
+}  // namespace MDM_NAMESPACE

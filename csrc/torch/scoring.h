@@ -1,0 +1,142 @@
+// What the bindings of score_tokens and score_hidden share: the options that say how to score, and the outputs.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "core/score_tokens_params.h"
+#include "torch/checks.h"
+
+namespace mdmcorrect {
+
+// Arguments that both operators have, in the order of their schemas.
+struct ScoreOptions {
+  int64_t want;
+  const Tensor& temperature;
+  const std::optional<Tensor>& tokens;
+  const std::optional<Tensor>& positions;
+  const std::optional<Tensor>& top_k;
+  const std::optional<Tensor>& top_p;
+  bool top_p_inclusive;
+  bool top_p_first;
+  const std::optional<Tensor>& suppress;
+  const std::optional<Tensor>& forbid;
+  bool proposal_law;
+  ScalarType confidence_dtype;
+  const Tensor& seed;
+  const Tensor& step;
+  const Tensor& call;
+};
+
+// Parameters without the logits, and the memory they point into.
+struct ScoreCall {
+  ScoreTokensParams params{};
+  std::vector<int64_t> suppressed, forbidden;
+  Tensor ids, stats;  // [wanted, B, L]
+
+  // Scratch of one thread of the kernel score_tokens.
+  int64_t scratch_words() const {
+    const bool filters = params.top_k.data != nullptr || params.top_p.data != nullptr;
+    return filters ? 2 * params.vocab + params.vocab / 1024 + 64 : 0;
+  }
+
+  // Rows that will not be scored.
+  void mark_left_out() {
+    torch::stable::fill_(ids, -1.0);
+    torch::stable::fill_(stats, std::numeric_limits<double>::quiet_NaN());
+  }
+};
+
+inline FloatType score_dtype(const char* op, const char* name, ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return FloatType::float32;
+    case ScalarType::BFloat16:
+      return FloatType::bfloat16;
+    case ScalarType::Half:
+      return FloatType::float16;
+    default:
+      check(false, op, name, ": expected float32, bfloat16 or float16");
+      return FloatType::float32;
+  }
+}
+
+inline Grid<double> double_grid(const char* op, const char* name, const Tensor& tensor, int64_t batch, int64_t length,
+                                const Tensor& like) {
+  check_grid(op, name, tensor, batch, length, like);
+  check(tensor.scalar_type() == ScalarType::Double, op, name, ": expected dtype float64");
+  return {static_cast<const double*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1)};
+}
+
+// A list of ids, sorted; ids outside the vocabulary name nothing and are dropped.
+inline std::vector<int64_t> sorted_ids(const char* op, const char* name, const std::optional<Tensor>& tensor,
+                                       int64_t vocab, const Tensor& like) {
+  std::vector<int64_t> ids;
+  if (!tensor) return ids;
+  check(tensor->dim() == 1, op, name, ": expected shape [n], got ", shape_of(*tensor));
+  check(tensor->scalar_type() == ScalarType::Long, op, name, ": expected dtype int64");
+  check(tensor->device() == like.device(), op, name, ": expected the device of the other tensors");
+  const int64_t* data = static_cast<const int64_t*>(tensor->const_data_ptr());
+  for (int64_t i = 0; i < tensor->size(0); ++i) {
+    const int64_t id = data[i * tensor->stride(0)];
+    if (id >= 0 && id < vocab) ids.push_back(id);
+  }
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+// Checks the options and allocates the outputs. `like` is the op's first tensor.
+inline void prepare_scores(const char* op, const ScoreOptions& options, int64_t batch, int64_t length, int64_t vocab,
+                           const Tensor& like, ScoreCall* call) {
+  const int64_t want = options.want;
+  check(want >= 0 && want < (int64_t{1} << kTokenScores), op, "want: unknown score");
+  // Masses of top_p are 40-bit integers whose sum must fit 64 bits; 8 million ids leave one bit spare.
+  check(vocab <= (options.top_p ? int64_t{1} << 23 : std::numeric_limits<int32_t>::max()), op,
+        "the vocabulary is too large, got ", vocab, " ids");
+  ScoreTokensParams& params = call->params;
+  params.batch = batch;
+  params.length = length;
+  params.vocab = vocab;
+  if (options.tokens) params.tokens = int_grid(op, "tokens", *options.tokens, batch, length, like);
+  params.positions = position_grid(op, options.positions, batch, length, like);
+  params.temperature = double_grid(op, "temperature", options.temperature, batch, length, like);
+  if (options.top_k) params.top_k = int_grid(op, "top_k", *options.top_k, batch, length, like);
+  if (options.top_p) params.top_p = double_grid(op, "top_p", *options.top_p, batch, length, like);
+  params.top_p_inclusive = options.top_p_inclusive;
+  params.top_p_first = options.top_p_first;
+  call->suppressed = sorted_ids(op, "suppress", options.suppress, vocab, like);
+  call->forbidden = sorted_ids(op, "forbid", options.forbid, vocab, like);
+  params.suppress = call->suppressed.data();
+  params.suppress_count = static_cast<int64_t>(call->suppressed.size());
+  params.forbid = call->forbidden.data();
+  params.forbid_count = static_cast<int64_t>(call->forbidden.size());
+  params.proposal_law = options.proposal_law;
+  params.confidence_type = score_dtype(op, "confidence_dtype", options.confidence_dtype);
+  params.seed = row_seeds(op, options.seed, batch, like);
+  params.step = row_ints(op, "step", options.step, batch, like);
+  params.call = call_number(op, options.call, like);
+  const auto wanted = [want](int score) { return (want >> score & 1) != 0; };
+  check(!wanted(static_cast<int>(TokenScore::current_logprob)) || options.tokens.has_value(), op,
+        "want: current_logprob needs tokens");
+
+  int64_t id_count = 0, value_count = 0;
+  for (int score = 0; score < kTokenScores; ++score) (score < kTokenIdScores ? id_count : value_count) += wanted(score);
+  call->ids = torch::stable::empty({id_count, batch, length}, ScalarType::Long, std::nullopt, like.device());
+  call->stats = torch::stable::empty({value_count, batch, length}, ScalarType::Float, std::nullopt, like.device());
+  int64_t* next_ids = static_cast<int64_t*>(call->ids.mutable_data_ptr());
+  float* next_values = static_cast<float*>(call->stats.mutable_data_ptr());
+  for (int score = 0; score < kTokenScores; ++score) {
+    if (!wanted(score)) continue;
+    if (score < kTokenIdScores) {
+      params.ids[score] = next_ids;
+      next_ids += batch * length;
+    } else {
+      params.values[score] = next_values;
+      next_values += batch * length;
+    }
+  }
+}
+
+}  // namespace mdmcorrect

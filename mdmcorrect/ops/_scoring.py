@@ -1,0 +1,142 @@
+"""What the scoring operators share: the scores they return and the arguments that say how to score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mdmcorrect.ops import _arguments as arguments
+
+Ids: TypeAlias = int | Sequence[int] | Tensor
+
+
+class TokenScores(NamedTuple):
+    """What the scoring operators return: tensors ``[..., L]``, None where ``want`` left a score out."""
+
+    token: Tensor | None = None
+    """int64. The most likely proposable id at temperature 0, else one draw; -1: none."""
+    argmax: Tensor | None = None
+    """int64. The most likely id under the law, lowest id on ties; -1: none."""
+    logprob: Tensor | None = None
+    """log-probability of ``token`` at temperature 1 and unfiltered, whatever the law."""
+    proposal_logprob: Tensor | None = None
+    """log-probability of ``token`` after temperature, filters and ``forbid``, whatever the law."""
+    current_logprob: Tensor | None = None
+    """log-probability of ``tokens`` under the law; NaN for an id outside the vocabulary."""
+    max_logprob: Tensor | None = None
+    """Largest log-probability under the law."""
+    second_logprob: Tensor | None = None
+    """Second largest, equal to the largest on ties; -inf if there is one id only."""
+    entropy: Tensor | None = None
+    """Entropy of the law, in nats."""
+    margin: Tensor | None = None
+    """Difference of the two largest probabilities."""
+    logsumexp: Tensor | None = None
+    """Log of the law's normaliser."""
+    confidence: Tensor | None = None
+    """Probability of ``token`` under the law, rounded to ``confidence_dtype``."""
+
+
+# The order of core/score_tokens_params.h: bit i of the native `want`.
+SCORES = TokenScores._fields
+_ID_SCORES = 2
+
+
+def want_mask(want: Iterable[str] | None, has_tokens: bool) -> int:
+    """The wanted scores as bits, in the order of TokenScores."""
+    if want is None:
+        want = [name for name in SCORES if has_tokens or name != "current_logprob"]
+    if isinstance(want, str):
+        raise TypeError(f'want: expected several names, such as ("{want}",), got one string')
+    mask = 0
+    for name in want:
+        if name not in SCORES:
+            raise ValueError(f"want: expected names among {', '.join(SCORES)}, got {name!r}")
+        mask |= 1 << SCORES.index(name)
+    if mask >> SCORES.index("current_logprob") & 1 and not has_tokens:
+        raise ValueError("want: current_logprob is the log-probability of `tokens`, which were not given")
+    return mask
+
+
+def choice(name: str, value: object, *allowed: str) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def rounding_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    if dtype not in arguments.SCORE_DTYPES:
+        raise TypeError(f"confidence_dtype: expected float32, bfloat16 or float16, got {dtype!r}")
+    return dtype
+
+
+def id_list(name: str, value: Ids | None, vocab: int, like: Tensor) -> Tensor | None:
+    """Ids as int64 [n]; Python ints are held against the vocabulary, a tensor's values never."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        arguments.require_dtype(name, value, torch.int64)
+        if value.dim() > 1:
+            raise ValueError(f"{name}: expected ids [n], got shape {list(value.shape)}")
+        arguments.require_device(name, value, like, "logits")
+        return value.reshape(-1)
+    ids = [value] if isinstance(value, int) else list(value)
+    for index in ids:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"{name}: expected ints or an int64 tensor, got {type(index).__name__}")
+        if not 0 <= index < vocab:
+            raise ValueError(f"{name}: expected ids in [0, {vocab}), got {index}")
+    return torch.tensor(ids, dtype=torch.int64, device=like.device)
+
+
+def per_position(
+    name: str, value: object, lead: torch.Size, like: Tensor, dtype: torch.dtype, low: float, high: float
+) -> Tensor:
+    """A number, or a tensor [], one per sequence or one per position, as a view [B, L] of ``dtype``.
+
+    The bounds are held against Python numbers only.
+    """
+    batch, length = math.prod(lead[:-1]), lead[-1]
+    integer = not dtype.is_floating_point
+    if isinstance(value, Tensor):
+        if value.dtype != dtype if integer else not value.is_floating_point():
+            expected = "int64" if integer else "a floating-point dtype"
+            raise TypeError(f"{name}: expected {expected}, got {str(value.dtype).removeprefix('torch.')}")
+        arguments.require_device(name, value, like, "logits")
+        if value.shape not in (torch.Size(), lead[:-1], lead):
+            raise ValueError(
+                f"{name}: expected shape [], {list(lead[:-1])} (per sequence) or {list(lead)} (per position), "
+                f"got {list(value.shape)}"
+            )
+        shape = (batch, length) if value.shape == lead else (-1, 1)
+        return value.to(dtype).reshape(shape).expand(batch, length)
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+        expected = "an int" if integer else "a number"
+        raise TypeError(f"{name}: expected {expected} or a tensor, got {type(value).__name__}")
+    if not low <= value <= high or math.isinf(value):
+        bounds = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
+        raise ValueError(f"{name}: expected a finite number, {bounds}, got {value}")
+    return torch.full((), value, dtype=dtype, device=like.device).expand(batch, length)
+
+
+def named_scores(mask: int, ids: Tensor, stats: Tensor, lead: torch.Size) -> TokenScores:
+    """The native outputs ``[wanted, B, L]`` by name."""
+    names = [name for bit, name in enumerate(SCORES) if mask >> bit & 1]
+    outputs = [*ids.unbind(0), *stats.unbind(0)]
+    return TokenScores(**{name: output.reshape(lead) for name, output in zip(names, outputs, strict=True)})
+
+
+def fake_scores(want: int, batch: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Empty tensors of the shapes and dtypes that a scoring kernel returns."""
+    ids = bin(want & ((1 << _ID_SCORES) - 1)).count("1")
+    stats = bin(want >> _ID_SCORES).count("1")
+    return (
+        torch.empty((ids, batch, length), dtype=torch.int64, device=device),
+        torch.empty((stats, batch, length), dtype=torch.float32, device=device),
+    )
