@@ -17,6 +17,11 @@ namespace avx512 {
 extern const CpuKernels kernel_table;
 }
 #endif
+#if MDM_HAS_AVX512_BF16
+namespace avx512_bf16 {
+extern const CpuKernels kernel_table;
+}
+#endif
 namespace generic {
 extern const CpuKernels kernel_table;
 }
@@ -28,17 +33,29 @@ struct Isa {
   bool supported;
 };
 
-// Best first. The builtin asks the processor and the operating system (XCR0) alike.
-const Isa kIsas[] = {
+// The builtin asks the processor and the operating system (XCR0) alike.
+#if MDM_HAS_AVX2
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+}
+#endif
 #if MDM_HAS_AVX512
-    {&avx512::kernel_table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx2") &&
-                                __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+}
+#endif
+
+// Best first.
+const Isa kIsas[] = {
+#if MDM_HAS_AVX512_BF16
+    {&avx512_bf16::kernel_table, has_avx512() && __builtin_cpu_supports("avx512bf16")},
+#endif
+#if MDM_HAS_AVX512
+    {&avx512::kernel_table, has_avx512()},
 #endif
 #if MDM_HAS_AVX2
-    {&avx2::kernel_table,
-     __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
+    {&avx2::kernel_table, has_avx2()},
 #endif
     {&generic::kernel_table, true},
 };
