@@ -21,6 +21,16 @@ from .schedules import LogLinear
 
 
 @dataclass(frozen=True)
+class Window:
+    """Where a row is, as plain numbers: its block ``[start, stop)`` of columns, which one, and the step within it."""
+
+    index: int
+    step: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class Request:
     """What one forward is for. ``b`` rows, those of the batch that need this forward.
 
@@ -34,6 +44,9 @@ class Request:
         condition: what the caller gave, its tensors with a leading dimension of B cut to these rows.
         needs: names of outputs this method reads besides the logits, such as ``"quality"``.
         correction: which corrector pass of the step this is, from 1; 0 for the predictor.
+        mask_id: the mask token.
+        fixed: bool ``[b, L]``, positions the sampler never writes: prompts, givens, padding.
+        windows: one :class:`Window` per row, for a model with a true attribute ``reads_windows``; else None.
     """
 
     batch: Tensor
@@ -45,19 +58,36 @@ class Request:
     condition: Any = None
     needs: frozenset[str] = frozenset()
     correction: int = 0
+    mask_id: int = -1
+    fixed: Tensor | None = None
+    windows: tuple[Window, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Output:
     """What a model answers.
 
-    ``logits [b, L, V]`` in fp32, bf16 or fp16; ``quality [b, L]``, the probability in (0, 1) that the token now at a
-    position is right given the others (PRISM's g, arXiv 2510.01384); ``hidden [b, L, D]`` is passed over.
+    Attributes:
+        logits: ``[b, L, V]`` in fp32, bf16 or fp16; with ``start``, ``[b, W, V]``.
+        quality: ``[b, L]``, the probability in (0, 1) that the token now at a position is right given the others
+            (PRISM's g, arXiv 2510.01384).
+        hidden: ``[b, L, D]``, passed over.
+        start: the answer describes the columns ``[start, start + W)`` only, as of a model that reads a block against a
+            cache; None for all.
+        uncond_logits, guidance: as ``logits``, without the condition: what is read is ``uncond + (1 + guidance)
+            (logits - uncond)``, rounded as the logits' dtype rounds.
+        shift: 1 where the logits at a position describe the token after it (Dream); column 0 then reads its own.
+        forwards: forwards each row made for this answer, 2 where an unconditional half was computed too.
     """
 
     logits: Tensor
     quality: Tensor | None = None
     hidden: Tensor | None = None
+    start: int | None = None
+    uncond_logits: Tensor | None = None
+    guidance: float = 0.0
+    shift: int = 0
+    forwards: int = 1
 
 
 Model = Callable[[Tensor, Request], Output]
@@ -91,10 +121,10 @@ def as_model(model: Any) -> Model:
     """
     if not callable(model):
         raise TypeError(f"model: expected a callable tokens -> logits, got {type(model).__name__}")
-    accepts = _parameters(model)
+    accepts = parameters_of(model)
 
     def call(tokens: Tensor, request: Request) -> Output:
-        return _read(model(tokens, **_arguments(model, accepts, request)), model)
+        return read_output(model(tokens, **_arguments(model, accepts, request)), model)
 
     return call
 
@@ -118,10 +148,11 @@ class SigmaDenoiser:
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         sigma = self.schedule.sigma(request.time) if self.time_conditioned else torch.zeros_like(request.time)
-        return _read(self.net(tokens, sigma.float()), self.net)
+        return read_output(self.net(tokens, sigma.float()), self.net)
 
 
-def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+def parameters_of(model: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters a model takes, by name."""
     try:
         return inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
     except (TypeError, ValueError):  # builtins and compiled callables without a signature: tokens only
@@ -148,7 +179,8 @@ def _arguments(model: Any, accepts: Mapping[str, inspect.Parameter], request: Re
     return arguments
 
 
-def _read(answer: Any, model: Any) -> Output:
+def read_output(answer: Any, model: Any) -> Output:
+    """The answer of ``model``, in any of the supported forms, as an :class:`Output`."""
     if isinstance(answer, Output):
         return answer
     if isinstance(answer, Tensor):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..model import Window
 from .correct import Correct
 from .forward import Forward
 from .plan import Intent, Plan, Update
@@ -24,6 +25,17 @@ from .window import Blocks, View
 
 Callback = Callable[[StepEvent], Any]
 Stop = Callable[[Tensor, Tensor], Tensor]
+TokensProcessor = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A step as the host knows it: rows that need a forward, those of them to correct, whether any is finishing."""
+
+    rows: list[int]
+    correcting: list[int]
+    finishing: bool
+    windows: list[Window] | None
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Engine:
     mask_id: int
     eos_id: int | None = None
     stop: Stop | None = None
+    tokens_processor: TokensProcessor | None = None
 
     def run(
         self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None, shown: frozenset[str]
@@ -68,51 +81,69 @@ class Engine:
         state, view = self.window.view(state, self.steps, self.mask_id)
         intent = self.plan.prepare(state, view)
         due = self._due(state, view)
-        ahead = self._rows(state, view, intent, due)
+        ahead = self._ahead(state, view, intent, due)
         if ahead is None:
             return None
-        rows, correcting, finishing = ahead
         time = self.plan.time(state, view)
         scores = self.forward.nothing(state.tokens)
         corrected = torch.zeros_like(state.fixed)
         before = state
-        if rows:
+        if ahead.rows:
             wanted = state.masked(self.mask_id) & view.eligible
-            if correcting:
+            if ahead.correcting:
                 wanted = wanted | (due[:, None] & ~state.fixed)
             if "current_logprob" in self.forward.wants:  # the one score that means something where a token stands
                 wanted = wanted | state.committed(self.mask_id)
-            also = frozenset({"argmax"} if finishing else ())
-            scores = self.forward(state, state.tokens, rows, wanted, time, also=also)
-        if self.correct is not None and correcting:
+            also = frozenset({"argmax"} if ahead.finishing else ())
+            scores = self.forward(state, state.tokens, ahead.rows, wanted, time, also=also, windows=ahead.windows)
+        if self.correct is not None and ahead.correcting:
 
             def rescore(tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int) -> Scores:
-                return self.forward(before, tokens, rows, where, time, correction)
+                return self.forward(before, tokens, rows, where, time, correction, windows=ahead.windows)
 
-            tokens, scores = self.correct(state, view, correcting, scores, rescore)
+            tokens, scores = self.correct(state, view, ahead.correcting, scores, rescore)
             state, corrected = self._revise(state, tokens, scores)
         update = self.plan(state, view, intent, scores)
-        if finishing:
+        if ahead.finishing:
             update = self._fill(state, view, update, scores)
-        state = self._apply(state, view, update, scores, corrected, correcting)
+        state = self._apply(state, view, update, scores, corrected, ahead.correcting)
+        if self.tokens_processor is not None:
+            state = replace(state, tokens=self._processed(state.tokens, self.tokens_processor))
         return self._close(state), update, corrected, scores
+
+    def _processed(self, tokens: Tensor, processor: TokensProcessor) -> Tensor:
+        """The tokens a caller's processor makes of a step's, given the logits of the step's last forward."""
+        processed = processor(tokens, self.forward.logits)
+        self.forward.logits = None
+        if not isinstance(processed, Tensor) or processed.shape != tokens.shape or processed.dtype != torch.int64:
+            got = (
+                f"{processed.dtype} {list(processed.shape)}"
+                if isinstance(processed, Tensor)
+                else type(processed).__name__
+            )
+            raise ValueError(f"tokens_processor: expected int64 {list(tokens.shape)}, got {got}")
+        return processed
 
     def _due(self, state: State, view: View) -> Tensor:
         if self.correct is None:
             return torch.zeros_like(state.done)
         return self.correct.due(state, view) & ~state.done
 
-    def _rows(self, state: State, view: View, intent: Intent, due: Tensor) -> tuple[list[int], list[int], bool] | None:
-        """Rows that need a forward, those of them to correct, and whether any is finishing: the one host question."""
+    def _ahead(self, state: State, view: View, intent: Intent, due: Tensor) -> Ahead | None:
+        """What the host must know before the forward, in one question; None if every row is done."""
         pointless = state.settled | ~state.committed(self.mask_id).any(1)
         need = intent.need | (due & ~pointless) | view.finishing if self.cache else torch.ones_like(due)
         need = need & ~state.done
-        live, needed, correcting, finishing = torch.stack(
-            [~state.done, need, need & due, view.finishing]
-        ).tolist()  # fmt: skip
+        flags = torch.stack([~state.done, need, need & due, view.finishing])
+        windows = None
+        if self.forward.reads_windows:
+            live, needed, correcting, finishing, *spans = torch.cat([flags.long(), view.spans()]).tolist()
+            windows = [Window(*span) for span in zip(*spans, strict=True)]
+        else:
+            live, needed, correcting, finishing = flags.tolist()
         if not any(live):
             return None
-        return _indices(needed), _indices(correcting), any(finishing)
+        return Ahead(_indices(needed), _indices(correcting), any(finishing), windows)
 
     def _revise(self, state: State, tokens: Tensor, scores: Scores) -> tuple[State, Tensor]:
         """The state with corrected tokens, scored by the corrector's own probability, and where they are."""

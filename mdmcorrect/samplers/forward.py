@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..model import Output, Request, as_model, check_logits, model_name
+from ..model import Output, Request, Window, as_model, check_logits, model_name
 from .scoring import Scores, Scoring
 from .state import State
 
@@ -28,6 +28,7 @@ class Forward:
         condition: handed to the model; tensors in it with a leading dimension of B are cut to the rows of the call.
         logits_processor: ``(tokens [b, L], logits [b, L, V]) -> logits``, applied before anything is read.
         padded: whether there is padding, so that the model is to get an attention mask.
+        keep_logits: hold the last logits in ``logits``.
     """
 
     def __init__(
@@ -41,8 +42,12 @@ class Forward:
         logits_processor: LogitsProcessor | None = None,
         *,
         padded: bool = False,
+        keep_logits: bool = False,
     ) -> None:
         self.name, self.model = model_name(model), as_model(model)
+        self.reads_windows = bool(getattr(model, "reads_windows", False))
+        self.keep_logits = keep_logits
+        self.logits: Tensor | None = None
         self.scoring, self.mask_id, self.method = scoring, mask_id, method
         self.wants = wants | {"token", "confidence"}
         self.condition, self.logits_processor, self.padded = condition, logits_processor, padded
@@ -58,6 +63,7 @@ class Forward:
         time: Tensor,
         correction: int = 0,
         also: frozenset[str] = frozenset(),
+        windows: Sequence[Window] | None = None,
     ) -> Scores:
         """Scores of ``tokens [B, L]`` at the positions ``where`` (bool ``[B, L]``) of the given rows.
 
@@ -87,18 +93,25 @@ class Forward:
             condition=_take_rows(self.condition, batch, take),
             needs=self.wants & {"quality"},
             correction=correction,
+            mask_id=self.mask_id,
+            fixed=take(state.fixed),
+            windows=None if windows is None else tuple(windows[row] for row in rows),
         )
         output = self.model(asked, request)
-        self._check(output, asked)
-        logits = output.logits
+        columns = slice(None) if output.start is None else slice(output.start, output.start + output.logits.shape[1])
+        shown = asked[:, columns]
+        self._check(output, shown)
+        logits = _combine(output)
         if self.logits_processor is not None:
-            logits = self.logits_processor(asked, logits)
-            check_logits(logits, asked, self.mask_id, "logits_processor")
+            logits = self.logits_processor(shown, logits)
+            check_logits(logits, shown, self.mask_id, "logits_processor")
+        if self.keep_logits:
+            self.logits = logits
         scores = self.scoring(
             logits,
-            tokens=asked,
-            rows=request.wanted,
-            positions=request.position_ids,
+            tokens=shown,
+            rows=request.wanted[:, columns],
+            positions=request.position_ids[:, columns],
             mask_id=self.mask_id,
             want=self.wants | also,
             seed=take(state.seed),
@@ -107,7 +120,10 @@ class Forward:
         )
         if output.quality is not None:
             scores["quality"] = output.quality.float()
-        self._count(index, batch, asked)
+        self._count(index, batch, asked, output.forwards)
+        if output.start is not None:
+            after = asked.shape[1] - output.start - logits.shape[1]
+            scores = Scores({name: _pad(value, output.start, after) for name, value in scores.items()})
         if len(rows) == batch:
             return scores
         return Scores({name: _scatter(value, index, batch) for name, value in scores.items()})
@@ -130,12 +146,12 @@ class Forward:
         self._nfe, self._calls, self._token_forwards = None, 0, 0
         return counters
 
-    def _count(self, index: Tensor, batch: int, asked: Tensor) -> None:
+    def _count(self, index: Tensor, batch: int, asked: Tensor, forwards: int) -> None:
         if self._nfe is None:
             self._nfe = torch.zeros(batch, dtype=torch.int64, device=index.device)
-        self._nfe = self._nfe.index_add(0, index, torch.ones_like(index))
+        self._nfe = self._nfe.index_add(0, index, torch.full_like(index, forwards))
         self._calls += 1
-        self._token_forwards += asked.numel()
+        self._token_forwards += asked.numel() * forwards
 
     def _check(self, output: Output, asked: Tensor) -> None:
         check_logits(output.logits, asked, self.mask_id, f"model {self.name}")
@@ -165,3 +181,15 @@ def _take_rows(condition: _T, batch: int, take: Callable[[Tensor], Tensor]) -> _
 def _scatter(value: Tensor, index: Tensor, batch: int) -> Tensor:
     empty = torch.nan if value.is_floating_point() else -1
     return value.new_full((batch, *value.shape[1:]), empty).index_copy(0, index, value)
+
+
+def _pad(value: Tensor, before: int, after: int) -> Tensor:
+    return torch.nn.functional.pad(value, (before, after), value=torch.nan if value.is_floating_point() else -1)
+
+
+def _combine(output: Output) -> Tensor:
+    """The logits a method reads: guided in their own dtype, then shifted."""
+    logits = output.logits
+    if output.uncond_logits is not None:
+        logits = output.uncond_logits + (output.guidance + 1) * (logits - output.uncond_logits)
+    return torch.cat([logits[:, :1], logits[:, :-1]], 1) if output.shift else logits

@@ -106,14 +106,13 @@ class UnmaskThenRemask:
 
     def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
         masked = (state.tokens == view.mask_id) & view.eligible
-        count = self.unmask.count.after(intent.unmask, masked, scores)
         rank = self.unmask.rank(state, scores)
+        count = self.unmask.how_many(intent.unmask, masked, scores, rank) + intent.remask
         tokens, committed, remasked = ops.remask_step(
             state.tokens,
             scores["token"],
-            unmask_score=rank,
+            **self.unmask.choose(rank, count, masked),
             keep_score=self.remask.keep(state, scores) if self.remask else None,
-            unmask_count=count + intent.remask,
             remask_count=intent.remask if self.remask else None,
             mask_id=view.mask_id,
             fixed=state.fixed,

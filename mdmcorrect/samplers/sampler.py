@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .correct import Correct
-from .engine import Callback, Engine, Stop
+from .engine import Callback, Engine, Stop, TokensProcessor
 from .forward import Forward, LogitsProcessor
 from .plan import Plan, UnmaskThenRemask
 from .progress import progress_bar
@@ -72,10 +72,12 @@ class Sampler:
         lengths: Tensor | None = None,
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
+        origin: int | Tensor | None = None,
         condition: Any = None,
         eos_id: int | None = None,
         stop: Stop | None = None,
         logits_processor: LogitsProcessor | None = None,
+        tokens_processor: TokensProcessor | None = None,
         seed: int | Tensor | torch.Generator = 0,
         state: State | None = None,
         callback: Callback | None = None,
@@ -93,11 +95,14 @@ class Sampler:
             lengths: int64 ``[B]``, real tokens per row when padded on the right.
             attention_mask: bool or 0/1 ``[B, L]``, 0 on padding, on either side; instead of ``lengths``.
             positions: int64 ``[B, L]``; default counts from the row's first real token.
+            origin: an int or int64 ``[B]``, the column blocks are counted from; default the first to be generated.
             condition: handed to the model; its tensors with a leading dimension of B follow the rows.
             eos_id: a row ends when an end-of-sequence token was generated with no mask before it; the generated
                 positions after it become ``eos_id``.
             stop: ``(tokens [B, L], fixed [B, L]) -> bool [B]``, rows that end after this step.
             logits_processor: ``(tokens [b, L], logits [b, L, V]) -> logits``, after each forward.
+            tokens_processor: ``(tokens [B, L], logits [b, L, V] or None) -> tokens``, after each step, with the
+                logits of its last forward; what it returns is the canvas the run goes on with.
             seed: an int, a Generator, or int64 ``[B]``, one per row, which alone makes a row's draws independent of
                 its place in the batch.
             state: go on from here; ``tokens`` and what describes them are then taken from it. Going on with the same
@@ -123,6 +128,7 @@ class Sampler:
                 lengths=lengths,
                 attention_mask=attention_mask,
                 positions=positions,
+                origin=origin,
                 seed=seed,
             )
         elif tokens is not None and tokens.shape != state.tokens.shape:
@@ -145,10 +151,12 @@ class Sampler:
                 condition,
                 logits_processor,
                 padded=not bool(state.attention_mask.all()),
+                keep_logits=tokens_processor is not None,
             ),
             mask_id=mask_id,
             eos_id=eos_id,
             stop=stop,
+            tokens_processor=tokens_processor,
         )
         events: list[StepEvent] = []
         record: Callable[[StepEvent], Any] | None = None if history is False else events.append

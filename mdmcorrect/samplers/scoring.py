@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +36,15 @@ class Scoring:
             as MDLM, ReMDM, PRISM and ProSeCo do; "inclusive" keeps it.
         law: statistics of the distribution before ("raw") or after ("proposal") temperature and filters.
         mask_token: "suppress" gives the mask token probability zero everywhere (SUBS, MDLM); "forbid" never proposes it
-            but leaves its mass in the confidences (LLaDA). Either way a model that predicts the mask is overruled.
-        confidence_dtype: dtype that confidences are rounded to before positions are compared: "logits" for that of the
-            logits, which is behaviour where bf16 confidences tie (LLaDA); None for float32.
+            but leaves its mass in the confidences (LLaDA): either way a model that predicts the mask is overruled.
+            "propose" lets it: such a position stays masked, though it is ranked and counted as if committed.
+        suppress: other ids of probability zero everywhere (LLaDA's ``logits_eos_inf``).
+        forbid: other ids never proposed, whose mass stays in the confidences.
+        confidence_forbid: ids that may be proposed but have probability zero where confidences are computed, so that
+            they are committed last (LLaDA's ``confidence_eos_eot_inf``). Costs a second read of the logits.
+        confidence_dtype: dtype that confidence, margin and entropy are rounded to before positions are compared:
+            "logits" for that of the logits, which is behaviour where bf16 confidences tie (LLaDA, Dream); None for
+            float32.
     """
 
     temperature: float = 0.0
@@ -49,6 +54,9 @@ class Scoring:
     filter_order: str = "top_k_first"
     law: str = "raw"
     mask_token: str = "suppress"
+    suppress: tuple[int, ...] = ()
+    forbid: tuple[int, ...] = ()
+    confidence_forbid: tuple[int, ...] = ()
     confidence_dtype: torch.dtype | str | None = None
 
     def __post_init__(self) -> None:
@@ -58,8 +66,8 @@ class Scoring:
             raise ValueError(f"top_p: expected 0 < top_p <= 1, got {self.top_p}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
-        if self.mask_token not in ("suppress", "forbid"):
-            raise ValueError(f"mask_token: expected 'suppress' or 'forbid', got {self.mask_token!r}")
+        if self.mask_token not in ("suppress", "forbid", "propose"):
+            raise ValueError(f"mask_token: expected 'suppress', 'forbid' or 'propose', got {self.mask_token!r}")
 
     def __call__(
         self,
@@ -84,7 +92,12 @@ class Scoring:
             logits = logits.contiguous()
         names = set(want) - {"quality"}
         dtype = logits.dtype if self.confidence_dtype == "logits" else self.confidence_dtype
-        excluded: dict[str, Any] = {self.mask_token: [mask_id]}
+        suppress = [*self.suppress, *([mask_id] if self.mask_token == "suppress" else [])]
+        forbid = [*self.forbid, *([mask_id] if self.mask_token == "forbid" else [])]
+        half = dtype in (torch.bfloat16, torch.float16)
+        read = names - {"argmax"} if self._argmax_apart else names
+        if half and "margin" in names:
+            read = read | {"max_logprob", "second_logprob"}
         result = ops.score_tokens(
             logits,
             tokens=tokens,
@@ -97,22 +110,43 @@ class Scoring:
             filter_order=self.filter_order,
             law=self.law,
             confidence_dtype=dtype,
-            want=sorted(names - {"argmax"} if self._argmax_apart else names),
+            suppress=suppress or None,
+            forbid=forbid or None,
+            want=sorted(read),
             seed=seed,
             step=step,
             call=call,
-            **excluded,
         )
         scores = Scores({name: getattr(result, name) for name in names})
+        if half:
+            self._round(scores, result, dtype)
+        if self.confidence_forbid and "confidence" in names:
+            without = [*suppress, *self.confidence_forbid]
+            again = ops.score_tokens(
+                logits, tokens=scores["token"], rows=rows, suppress=without, want=["current_logprob"]
+            )
+            assert again.current_logprob is not None
+            scores["confidence"] = again.current_logprob.exp().to(dtype or torch.float32).float()
         if "argmax" in names and self._argmax_apart:
-            # A forbidden mask token keeps its place in the statistics, so their argmax may be the mask itself.
+            # What is forbidden keeps its place in the statistics, so their argmax may be the mask itself.
             if self.temperature == 0:
                 scores["argmax"] = scores["token"]
             else:
-                best = ops.score_tokens(logits, rows=rows, suppress=[mask_id], want=["argmax"])
+                best = ops.score_tokens(logits, rows=rows, suppress=[*suppress, *forbid], want=["argmax"])
                 scores["argmax"] = best.argmax
         return scores
 
+    @staticmethod
+    def _round(scores: Scores, result: ops.TokenScores, dtype: torch.dtype) -> None:
+        """Margin and entropy as a model's dtype gives them: of rounded probabilities, rounded."""
+        if "margin" in scores:
+            assert result.max_logprob is not None
+            assert result.second_logprob is not None
+            best, second = result.max_logprob.exp().to(dtype), result.second_logprob.exp().to(dtype)
+            scores["margin"] = (best - second).float()
+        if "entropy" in scores:
+            scores["entropy"] = scores["entropy"].to(dtype).float()
+
     @property
     def _argmax_apart(self) -> bool:
-        return self.mask_token == "forbid"
+        return self.mask_token == "forbid" or bool(self.forbid)

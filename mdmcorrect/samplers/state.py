@@ -20,6 +20,7 @@ class State:
         fixed: bool ``[B, L]``, positions never written: prompts, givens, padding.
         attention_mask: bool ``[B, L]``, False on padding.
         positions: int64 ``[B, L]``, counted from the first real token, so that padding moves no random draw.
+        origin: int64 ``[B]``, the column blocks are counted from: where generation begins.
         seed: int64 ``[B]``.
         step: int64 ``[B]``, steps the row has made; part of the address of every random draw.
         window: int64 ``[B]``, index of the row's window (block).
@@ -39,6 +40,7 @@ class State:
     fixed: Tensor
     attention_mask: Tensor
     positions: Tensor
+    origin: Tensor
     seed: Tensor
     step: Tensor
     window: Tensor
@@ -96,6 +98,7 @@ def initial_state(
     lengths: Tensor | None = None,
     attention_mask: Tensor | None = None,
     positions: Tensor | None = None,
+    origin: int | Tensor | None = None,
     seed: int | Tensor | torch.Generator = 0,
 ) -> State:
     """Check what the caller gave and lay out the state of step 0; arguments as for :class:`Sampler`'s call.
@@ -128,11 +131,13 @@ def initial_state(
             f"positions: expected int64 {list(tokens.shape)}, got {positions.dtype} {list(positions.shape)}"
         )
     zeros = torch.zeros(batch, dtype=torch.int64, device=device)
+    fixed = fixed | ~real
     return State(
         tokens=tokens.clone(),
-        fixed=fixed | ~real,
+        fixed=fixed,
         attention_mask=real,
         positions=positions.to(device),
+        origin=_origin(origin, fixed),
         seed=rng.sequence_seeds(seed, batch, device=device),
         step=zeros,
         window=zeros,
@@ -144,6 +149,17 @@ def initial_state(
         commits=torch.zeros_like(tokens),
         nfe=zeros,
     )
+
+
+def _origin(origin: int | Tensor | None, fixed: Tensor) -> Tensor:
+    if origin is None:
+        return fixed.long().cumprod(1).sum(1)  # the first position to be generated
+    if isinstance(origin, int) and not isinstance(origin, bool):
+        return torch.full(fixed.shape[:1], origin, dtype=torch.int64, device=fixed.device)
+    if not isinstance(origin, Tensor) or origin.dtype != torch.int64 or origin.shape != fixed.shape[:1]:
+        got = f"{origin.dtype} {list(origin.shape)}" if isinstance(origin, Tensor) else type(origin).__name__
+        raise ValueError(f"origin: expected an int or int64 [{fixed.shape[0]}], got {got}")
+    return origin.to(fixed.device)
 
 
 def _check_mask(name: str, value: Tensor, tokens: Tensor) -> Tensor:

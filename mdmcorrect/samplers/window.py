@@ -18,72 +18,107 @@ class View:
         mask_id: the mask token.
         eligible: bool ``[B, L]``, positions of the row's window that may be written; none of a row that is done.
         reach: bool ``[B, L]``, those of this and all earlier windows.
+        index: int64 ``[B]``, which window the row is in.
         step: int64 ``[B]``, steps made within the window: the paper's i, from 0.
         steps: int64 ``[B]``, steps the window has.
         quota: int64 ``[B]``, masks in it when the row entered.
         finishing: bool ``[B]``, the row has used all its steps and what is left is filled now.
+        own: bool ``[B, L]``, positions of the row's window, whether or not they may be written now.
     """
 
     mask_id: int
     eligible: Tensor
     reach: Tensor
+    index: Tensor
     step: Tensor
     steps: Tensor
     quota: Tensor
     finishing: Tensor
+    own: Tensor
+
+    def spans(self) -> Tensor:
+        """int64 ``[4, B]``: index of the window, step within it, first column, and the column after the last."""
+        length = self.own.shape[1]
+        column = torch.arange(length, device=self.own.device)
+        start = torch.where(self.own, column, length).amin(1)
+        stop = torch.where(self.own, column + 1, 0).amax(1)
+        return torch.stack([self.index, self.step, start.minimum(stop), stop])
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of ``length`` generated positions, decoded from left to right; by default one, the whole canvas.
+    """Blocks of ``length`` positions, decoded from left to right; by default one, the whole canvas.
 
-    Positions are counted per row over those that are not fixed, so blocks begin where the row's prompt ends, on either
-    side padded, and an infilling template is cut into blocks of its blanks. The sampler's steps are split evenly over
-    the row's blocks, the remainder to the first, at least one each. A row enters the next block when its steps are
-    used or, unless the method revises filled positions, when no mask is left in the block.
+    The sampler's steps are split evenly over the row's blocks, the remainder to the first, at least one each. A row
+    enters the next block when its steps are used or, unless the method revises filled positions, when no mask is left
+    in the block.
 
     Args:
         length: positions of a block, None for the whole canvas.
         until_filled: a block lasts until no mask is left in it, however many steps that takes, and at most one per
             mask it began with (threshold decoding, which commits at least one position per step).
+        by: "generated" counts a row's positions that are not fixed, so an infilling template is cut into blocks of its
+            blanks; "column" counts columns from the row's origin on, so blocks are contiguous and masks before the
+            origin belong to the first. After a prompt without masks the two are the same.
+        together: rows enter a block together, when no row has a mask left in the one before, as originals do whose
+            canvas is a batch: rows then wait, and a corrector goes on revising those that do.
+        behind: what a mask left in an earlier block is: None for none of this block's business; "always", a position
+            this block may commit, though its quota does not count it; "first", the same in its first step only. Only
+            a sampler that leaves masks (``Sampler.finish=False``) can tell.
     """
 
     length: int | None = None
     until_filled: bool = False
+    by: str = "generated"
+    together: bool = False
+    behind: str | None = None
 
     def __post_init__(self) -> None:
         if self.length is not None and self.length < 1:
             raise ValueError(f"block_length: expected at least 1, got {self.length}")
+        if self.by not in ("generated", "column"):
+            raise ValueError(f"blocks by: expected 'generated' or 'column', got {self.by!r}")
+        if self.behind not in (None, "always", "first"):
+            raise ValueError(f"blocks behind: expected None, 'always' or 'first', got {self.behind!r}")
 
     def view(self, state: State, steps: int, mask_id: int) -> tuple[State, View]:
         """The row's window now, and the state with the quota of a window just entered."""
         generated = ~state.fixed
-        block, count = self._layout(generated)
+        block, count = self._layout(state)
         left = (state.window < count) & ~state.done
-        eligible = generated & (block == state.window[:, None]) & left[:, None]
-        masks = ((state.tokens == mask_id) & eligible).sum(1)
+        index = state.window[:, None]
+        own = generated & (block == index) & left[:, None]
+        masks = ((state.tokens == mask_id) & own).sum(1)
         quota = torch.where(state.window_step == 0, masks, state.quota)
         if self.until_filled:
-            block_steps = quota
+            block_steps = quota.max().expand_as(quota) if self.together and len(quota) else quota
         else:
             each, more = steps // count.clamp(min=1), steps % count.clamp(min=1)
             block_steps = (each + (state.window < more)).clamp(min=1)
         finishing = ~state.done & ~left
+        eligible = own
+        if self.behind is not None:
+            now = left if self.behind == "always" else left & (state.window_step == 0)
+            eligible = own | (generated & (block < index) & now[:, None])
         view = View(
             mask_id=mask_id,
             eligible=torch.where(finishing[:, None], generated, eligible),
-            reach=generated & ((block <= state.window[:, None]) | finishing[:, None]) & ~state.done[:, None],
+            reach=generated & ((block <= index) | finishing[:, None]) & ~state.done[:, None],
+            index=state.window,
             step=state.window_step,
             steps=block_steps,
             quota=quota,
             finishing=finishing,
+            own=own,
         )
         return replace(state, quota=quota), view
 
     def advance(self, state: State, view: View, stays: Tensor) -> State:
         """The state one step later. ``stays``: bool ``[B]``, rows that keep their window although it holds no mask."""
         live = ~state.done
-        empty = ~((state.tokens == view.mask_id) & view.eligible).any(1) & ~stays
+        empty = ~((state.tokens == view.mask_id) & view.own).any(1) & ~stays
+        if self.together:
+            empty = (empty | ~live).all().expand_as(live)
         leave = live & ((view.step + 1 >= view.steps) | empty)
         return replace(
             state,
@@ -94,12 +129,18 @@ class Blocks:
 
     def spent(self, state: State) -> Tensor:
         """bool ``[B]``: rows that have been through all their windows."""
-        return state.window >= self._layout(~state.fixed)[1]
+        return state.window >= self._layout(state)[1]
 
-    def _layout(self, generated: Tensor) -> tuple[Tensor, Tensor]:
+    def _layout(self, state: State) -> tuple[Tensor, Tensor]:
         """Block of each position ``[B, L]`` (only meaningful where generated) and the number of blocks ``[B]``."""
-        rank = generated.long().cumsum(1)
-        total = rank[:, -1] if rank.shape[1] else rank.sum(1)
-        if self.length is None:
-            return torch.zeros_like(rank), (total > 0).long()
-        return (rank - 1).div(self.length, rounding_mode="floor"), -(-total // self.length)
+        generated = ~state.fixed
+        if self.length is None or not generated.shape[1]:
+            return torch.zeros_like(state.tokens), generated.any(1).long()
+        if self.by == "column":
+            offset = torch.arange(generated.shape[1], device=generated.device) - state.origin[:, None]
+        else:
+            offset = generated.long().cumsum(1) - 1
+        block = offset.div(self.length, rounding_mode="floor")
+        if self.behind is None:
+            block = block.clamp(min=0)
+        return block, torch.where(generated, block + 1, 0).amax(1)

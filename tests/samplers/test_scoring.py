@@ -67,7 +67,7 @@ def test_settings_out_of_range_are_refused():
     for settings, message in (
         ({"top_p": 0.0}, "top_p: expected 0 < top_p <= 1"),
         ({"top_k": 0}, "top_k: expected at least 1"),
-        ({"mask_token": "hide"}, "mask_token: expected 'suppress' or 'forbid', got 'hide'"),
+        ({"mask_token": "hide"}, "mask_token: expected 'suppress', 'forbid' or 'propose', got 'hide'"),
     ):
         with pytest.raises(ValueError, match=message):
             Scoring(**settings)
