@@ -122,11 +122,13 @@ check_setuptools()
 
 # The examples live at the top of the repository, where readers look for them, and install as mdmcorrect.examples.
 EXAMPLES = ["mdmcorrect.examples", *(f"mdmcorrect.examples.{name}" for name in find_packages("examples"))]
+# What NVRTC compiles (mdmcorrect/jit.py) comes with the package.
+CUDA_SOURCES = {"mdmcorrect.csrc.core": ["*.h"], "mdmcorrect.csrc.cuda": ["*.cu", "*.cuh"]}
 
 setup(
-    packages=[*find_packages(include=["mdmcorrect", "mdmcorrect.*"]), *EXAMPLES],
-    package_dir={"mdmcorrect.examples": "examples"},
-    package_data={"mdmcorrect": ["py.typed"], "mdmcorrect.examples.sudoku": ["checkpoints/*"]},
+    packages=[*find_packages(include=["mdmcorrect", "mdmcorrect.*"]), *EXAMPLES, *CUDA_SOURCES],
+    package_dir={"mdmcorrect.examples": "examples", "mdmcorrect.csrc": "csrc"},
+    package_data={"mdmcorrect": ["py.typed"], "mdmcorrect.examples.sudoku": ["checkpoints/*"], **CUDA_SOURCES},
     ext_modules=[
         Extension("mdmcorrect._C", sources=[], py_limited_api=True),
         Extension("mdmcorrect._host", sources=[], optional=True),

@@ -14,11 +14,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 CHECK = """
-import mdmcorrect, mdmcorrect.ops, mdmcorrect.examples.sudoku, torch
+import mdmcorrect, mdmcorrect.jit, mdmcorrect.ops, mdmcorrect.examples.sudoku, torch
 from mdmcorrect import _native
 print(mdmcorrect.__file__)
 print(_native.build_info()["version"] == mdmcorrect.__version__)
 print(mdmcorrect.ops.select_positions(torch.tensor([[1.0, 3.0, 2.0]]), 1).tolist())
+print(mdmcorrect.jit.sources())
+print("select_positions" in mdmcorrect.jit.cuda_ops())
 """
 
 
@@ -49,9 +51,12 @@ def test_sdist_installs_and_works_elsewhere(tmp_path):
     pip = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     run(*pip, "--force-reinstall", tmp_path / sdist, cwd=tmp_path, MDMCORRECT_CUDA="off")
 
-    installed_in, version_matches, chosen = run(python, "-c", CHECK, cwd=tmp_path, PYTHONPATH="").splitlines()
+    facts = run(python, "-c", CHECK, cwd=tmp_path, PYTHONPATH="").splitlines()
+    installed_in, version_matches, chosen, cuda_sources, has_sources = facts
     assert Path(installed_in).is_relative_to(site)
     assert version_matches == "True"
     assert chosen == "[[False, True, False]]"
+    assert Path(cuda_sources).is_relative_to(site)
+    assert has_sources == "True"
     console = run(python.parent / "mdmcorrect", "doctor", cwd=tmp_path)
     assert str(site) in console

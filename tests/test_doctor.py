@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 
@@ -22,7 +23,8 @@ BUILD = {
 def machine(monkeypatch):
     """Lets a test say what build, device and driver doctor sees."""
 
-    def pretend(build=BUILD, capability=None, driver=None, torch_cuda="13.0"):
+    def pretend(build=BUILD, capability=None, driver=None, torch_cuda="13.0", cupy=False):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if cupy or name != "cupy" else None)
         monkeypatch.setattr(_native, "build_info", lambda: build)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
@@ -61,9 +63,18 @@ def test_old_driver(machine):
     assert "nvcc 13.0.88, which needs driver 580 or newer; this is 550.54.15" in advice
 
 
+CPU_BUILD = {**BUILD, "cuda_version": "", "cuda_archs": [], "cuda_ops": []}
+
+
 def test_gpu_but_cpu_build(machine):
-    (advice,) = machine({**BUILD, "cuda_version": "", "cuda_archs": [], "cuda_ops": []}, (9, 0), "580.1").advice
+    (advice,) = machine(CPU_BUILD, (9, 0), "580.1").advice
     assert "this build is for the CPU only" in advice
+
+
+def test_gpu_and_cupy_but_cpu_build(machine):
+    found = machine(CPU_BUILD, (9, 0), "580.1", cupy=True)
+    assert found.advice == []
+    assert found.kernels["select_positions"]["cuda"] == "compiled at first use"
 
 
 def test_gpu_but_cpu_torch(machine):

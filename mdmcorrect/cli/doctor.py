@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -57,6 +58,8 @@ def diagnose() -> Diagnosis:
         return found
     import torch
 
+    from mdmcorrect import jit
+
     found.facts["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads"
     found.facts["compiler"] = _compiler(found.advice)
     try:
@@ -71,7 +74,8 @@ def diagnose() -> Diagnosis:
     _cuda(info, torch, found)
     on_device = "a CUDA kernel" if torch.cuda.is_available() else "a CUDA kernel, no device to run it"
     for op in info["ops"]:
-        found.kernels[op] = {"cpu": info["isa"], "cuda": on_device if op in info["cuda_ops"] else "none"}
+        cuda = on_device if op in info["cuda_ops"] else "compiled at first use" if jit.available(op) else "none"
+        found.kernels[op] = {"cpu": info["isa"], "cuda": cuda}
     return found
 
 
@@ -114,10 +118,11 @@ def _cuda(info: dict[str, Any], torch: Any, found: Diagnosis) -> None:
             found.advice.append(
                 f"This build has no code for sm_{major}{minor}: rebuild with MDMCORRECT_CUDA_ARCHS={major}{minor}."
             )
-        if not nvcc:
+        if not nvcc and importlib.util.find_spec("cupy") is None:
             found.advice.append(
-                "There is a GPU, but this build is for the CPU only: put nvcc on PATH and run "
-                "`MDMCORRECT_CUDA=on pip install --no-build-isolation .` to build the CUDA kernels."
+                "There is a GPU, but this build is for the CPU only: `pip install 'mdmcorrect[jit]'` compiles the CUDA "
+                "kernels at first use; or put nvcc on PATH and run `MDMCORRECT_CUDA=on pip install "
+                "--no-build-isolation .`."
             )
     if nvcc and driver:
         needed = DRIVER_FOR_NVCC.get(int(nvcc.split(".")[0]), 0)

@@ -1,0 +1,164 @@
+"""CUDA kernels without nvcc: NVRTC compiles them at run time, through CuPy.
+
+A library that was built where there was no nvcc has no CUDA kernels. With CuPy installed
+(``pip install 'mdmcorrect[jit]'``) the first CUDA tensor an operator meets makes it compile its kernels for that
+device, from the sources that come with the package. That takes about a second once; the image is kept in
+:func:`cache_dir`. :func:`load` does the same ahead of time, which a program under ``torch.compile`` or CUDA-graph
+capture should do.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from mdmcorrect import _native
+
+logger = logging.getLogger(__name__)
+
+OPTIONS = ("--std=c++17", "--fmad=false", "-lineinfo")  # as cmake/cuda.cmake has them for nvcc
+
+
+def sources() -> Path:
+    """Folder of the CUDA sources: beside the package when it is installed, above it in a source tree."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "csrc", package.parent / "csrc"):
+        if (folder / "cuda").is_dir():
+            return folder
+    raise FileNotFoundError(f"mdmcorrect: the CUDA sources are missing (looked for {package / 'csrc'})")
+
+
+@functools.cache
+def cuda_ops() -> frozenset[str]:
+    """Operators that have CUDA sources."""
+    return frozenset(path.stem for path in (sources() / "cuda").glob("*.cu"))
+
+
+def cache_dir() -> Path:
+    """Where compiled kernels are kept: ``$MDMCORRECT_CACHE``, or ``mdmcorrect`` in the user's cache folder."""
+    chosen = os.environ.get("MDMCORRECT_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdmcorrect"
+
+
+def available(op: str) -> bool:
+    """Whether :func:`load` could give an operator its CUDA kernel here: sources, CuPy and a device are there."""
+    return op in cuda_ops() and importlib.util.find_spec("cupy") is not None and torch.cuda.is_available()
+
+
+def compile(op: str, capability: tuple[int, int]) -> bytes:
+    """The image of an operator's kernels for one kind of device, from the cache or from NVRTC. Needs no device.
+
+    Args:
+        op: name of an operator that has CUDA sources, :func:`cuda_ops`.
+        capability: compute capability of the device, such as ``(9, 0)``.
+
+    Returns:
+        A cubin; or PTX of the newest architecture below, where this NVRTC does not know the device's own.
+
+    Raises:
+        ValueError: an operator without CUDA sources, or a capability below all that NVRTC knows.
+        ImportError: CuPy or its NVRTC is missing.
+        RuntimeError: NVRTC refused the source; its log is in the message.
+    """
+    if op not in cuda_ops():
+        raise ValueError(f"op: expected one of {', '.join(sorted(cuda_ops()))}, got {op!r}")
+    nvrtc = _nvrtc()
+    target = _target(capability, nvrtc.getSupportedArchs())
+    kept = cache_dir() / f"{op}-{target}-{_fingerprint(op, nvrtc.getVersion())}.bin"
+    if kept.is_file():
+        return kept.read_bytes()
+    logger.info("compiling the CUDA kernels of %s for %s", op, target)
+    image = _compile(nvrtc, op, target)
+    _keep(kept, image)
+    return image
+
+
+def load(ops: Iterable[str] | None = None, *, device: torch.device | int | str | None = None) -> None:
+    """Compile and install the kernels of ``ops`` for ``device``; those the library has are left alone.
+
+    Args:
+        ops: names of operators. Default: all that have CUDA sources.
+        device: a CUDA device. Default: the current one.
+
+    Raises:
+        RuntimeError: there is no CUDA device.
+        ValueError, ImportError: as :func:`compile`.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("mdmcorrect.jit.load: expected a CUDA device, and torch finds none")
+    capability = torch.cuda.get_device_capability(device)
+    for op in sorted(cuda_ops()) if ops is None else ops:
+        if op not in _native.build_info()["cuda_ops"]:
+            _install(op, capability)
+
+
+@functools.cache
+def _install(op: str, capability: tuple[int, int]) -> None:
+    image = torch.frombuffer(bytearray(compile(op, capability)), dtype=torch.uint8)
+    torch.ops.mdmcorrect.add_cuda_image(op, image)
+
+
+def _nvrtc():
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            "compiling CUDA kernels at run time needs CuPy and NVRTC: `pip install 'mdmcorrect[jit]'`, or the CuPy of "
+            f"your CUDA version ({error})"
+        ) from error
+    return nvrtc
+
+
+def _target(capability: tuple[int, int], supported: Iterable[int]) -> str:
+    """``sm_90`` (a cubin) where NVRTC knows the device, else ``compute_120`` (PTX, which the driver compiles)."""
+    own = capability[0] * 10 + capability[1]
+    older = [arch for arch in supported if arch <= own]
+    if not older:
+        raise ValueError(f"capability: expected at least {min(supported) / 10}, got {own / 10}")
+    return f"sm_{own}" if max(older) == own else f"compute_{max(older)}"
+
+
+def _fingerprint(op: str, version: tuple[int, int]) -> str:
+    """Changes with whatever can change the image."""
+    digest = hashlib.sha256(repr((OPTIONS, version)).encode())
+    folder = sources()
+    for path in sorted([*folder.glob("core/*.h"), *folder.glob("cuda/*.cuh"), folder / "cuda" / f"{op}.cu"]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:24]
+
+
+def _compile(nvrtc, op: str, target: str) -> bytes:
+    folder = sources()
+    source = (folder / "cuda" / f"{op}.cu").read_text()
+    program = nvrtc.createProgram(source, f"{op}.cu", (), ())
+    try:
+        try:
+            nvrtc.compileProgram(program, (*OPTIONS, f"-I{folder}", f"-arch={target}"))
+        except nvrtc.NVRTCError as error:
+            raise RuntimeError(f"NVRTC could not compile {op} for {target}: {nvrtc.getProgramLog(program)}") from error
+        return nvrtc.getCUBIN(program) if target.startswith("sm_") else nvrtc.getPTX(program) + b"\0"
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def _keep(path: Path, image: bytes) -> None:
+    """Write it whole or not at all: processes may compile the same kernel at once. A full disk is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(image)
+        os.replace(file.name, path)
+    except OSError as error:
+        logger.warning("could not keep the compiled kernels in %s: %s", path.parent, error)

@@ -1,0 +1,89 @@
+"""NVRTC compiles every CUDA kernel for every architecture, without a device, and what it made is kept."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from mdmcorrect import _native, jit, ops
+
+CAPABILITIES = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    pytest.importorskip("cupy", reason="needs CuPy: pip install 'mdmcorrect[jit]'")
+    monkeypatch.setenv("MDMCORRECT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def launched(op: str) -> set[str]:
+    """Names of the kernels that an operator's launcher asks for."""
+    return set(re.findall(rf'"({op}\w*)"', (jit.sources() / "cuda" / f"{op}.h").read_text()))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("op", sorted(jit.cuda_ops()))
+def test_every_kernel_compiles_for_every_architecture(op, capability):
+    image = jit.compile(op, capability)
+    assert image.startswith(b"\x7fELF")
+    assert launched(op)
+    assert all(name.encode() in image for name in launched(op))
+
+
+def test_newer_devices_get_ptx():
+    image = jit.compile("select_positions", (99, 0))
+    assert b".target sm_" in image
+    assert image.endswith(b"\0")
+
+
+def test_an_image_is_compiled_once(cache, monkeypatch):
+    image = jit.compile("select_positions", (8, 0))
+    (kept,) = cache.iterdir()
+    monkeypatch.setattr(jit, "_compile", lambda *arguments: pytest.fail("compiled again"))
+    assert jit.compile("select_positions", (8, 0)) == image == kept.read_bytes()
+
+
+def test_a_changed_source_is_compiled_anew(monkeypatch, tmp_path):
+    jit.compile("select_positions", (8, 0))
+    changed = tmp_path / "csrc"
+    for path in jit.sources().glob("c*/*"):
+        if path.suffix in {".h", ".cu", ".cuh"}:
+            (changed / path.parent.name).mkdir(parents=True, exist_ok=True)
+            (changed / path.parent.name / path.name).write_text(path.read_text())
+    (changed / "cuda" / "select_positions.cu").open("a").write("\nthis is not C++\n")
+    monkeypatch.setattr(jit, "sources", lambda: changed)
+    with pytest.raises(RuntimeError, match=r"NVRTC could not compile select_positions for sm_80: (.|\n)*error"):
+        jit.compile("select_positions", (8, 0))
+
+
+def test_a_cache_that_cannot_be_written_costs_only_a_warning(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MDMCORRECT_CACHE", str(tmp_path / "file" / "cache"))
+    assert jit.compile("select_positions", (8, 0)).startswith(b"\x7fELF")
+    assert "could not keep" in caplog.text
+
+
+def test_bad_requests():
+    with pytest.raises(ValueError, match=r"^op: expected one of .*select_positions.*, got 'nothing'"):
+        jit.compile("nothing", (8, 0))
+    with pytest.raises(ValueError, match=r"^capability: expected at least 7\.5, got 5\.0"):
+        jit.compile("select_positions", (5, 0))
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="expected a CUDA device"):
+            jit.load()
+
+
+def test_images_come_from_the_cpu_as_bytes():
+    with pytest.raises(RuntimeError, match="image: expected contiguous uint8"):
+        torch.ops.mdmcorrect.add_cuda_image("select_positions", torch.zeros(2, 2))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(bool(_native.build_info()["cuda_ops"]), reason="this build has kernels by nvcc")
+def test_kernels_of_nvrtc_run():
+    scores = torch.randn(3, 1000, device="cuda")
+    assert torch.equal(ops.select_positions(scores, 100).cpu(), ops.select_positions(scores.cpu(), 100))
