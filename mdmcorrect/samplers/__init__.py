@@ -1,18 +1,34 @@
 """Samplers: one loop, named parts, and the published methods as combinations of them."""
 
-from .ancestral import Ancestral, Cap, Confidence, Draws, Rescale, Sigma
+from .ancestral import Ancestral, Draws, JumpTimes
 from .correct import Correct, FixedPoint
+from .informed import Informed
 from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update
-from .presets import MDLM, PRISM, BlockPRISM, BlockProSeCo, LLaDA, Preset, ProSeCo, ReMDM
+from .presets import (
+    DFM,
+    MDLM,
+    PRISM,
+    BlockPRISM,
+    BlockProSeCo,
+    FirstHitting,
+    ForwardBackward,
+    InformedCorrector,
+    LLaDA,
+    Preset,
+    ProSeCo,
+    ReMDM,
+)
 from .remask import Binomial, Centred, Constant, Remask, RemaskCount
 from .result import SampleResult, StepEvent
 from .sampler import Sampler
 from .scoring import Scores, Scoring
+from .sigma import Cap, Confidence, Detour, During, Moment, Plateau, Rescale, Sigma, Straight
 from .state import State
 from .unmask import CeilTarget, CountRule, EvenSplit, Threshold, Unmask
 from .window import Blocks, View
 
 __all__ = [
+    "DFM",
     "MDLM",
     "PRISM",
     "Ancestral",
@@ -28,12 +44,21 @@ __all__ = [
     "Correct",
     "CountRule",
     "Counts",
+    "Detour",
     "Draws",
+    "During",
     "EvenSplit",
+    "FirstHitting",
     "FixedPoint",
+    "ForwardBackward",
+    "Informed",
+    "InformedCorrector",
     "Intent",
+    "JumpTimes",
     "LLaDA",
+    "Moment",
     "Plan",
+    "Plateau",
     "Preset",
     "ProSeCo",
     "ReMDM",
@@ -47,6 +72,7 @@ __all__ = [
     "Sigma",
     "State",
     "StepEvent",
+    "Straight",
     "Threshold",
     "Unmask",
     "UnmaskThenRemask",

@@ -31,6 +31,10 @@ class Correct(Protocol):
     def revisits(self) -> bool:
         """Whether rows without masks go on being corrected until nothing changes or their steps are used."""
 
+    @property
+    def settles(self) -> bool:
+        """Whether a correction that changed nothing would change nothing again: false for one that draws."""
+
     def due(self, state: State, view: View) -> Tensor:
         """bool ``[B]``: rows whose turn it is."""
 
@@ -73,6 +77,10 @@ class FixedPoint:
     @property
     def wants(self) -> frozenset[str]:
         return frozenset({"argmax", "max_logprob"})
+
+    @property
+    def settles(self) -> bool:
+        return True
 
     def due(self, state: State, view: View) -> Tensor:
         number = view.step + 1

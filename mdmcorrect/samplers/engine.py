@@ -61,7 +61,7 @@ class Engine:
         state = self._close(state)
         index = 0
         try:
-            while (step := self._step(state)) is not None:
+            while (step := self._step(state, shown)) is not None:
                 before, (state, update, corrected, scores) = state, step
                 if callback is None and record is None:
                     continue
@@ -76,7 +76,7 @@ class Engine:
             return state, "interrupted"
         return state, "finished"
 
-    def _step(self, state: State) -> tuple[State, Update, Tensor, Scores] | None:
+    def _step(self, state: State, shown: frozenset[str]) -> tuple[State, Update, Tensor, Scores] | None:
         """One step of every live row, or None if there is none."""
         state, view = self.window.view(state, self.steps, self.mask_id)
         intent = self.plan.prepare(state, view)
@@ -89,11 +89,9 @@ class Engine:
         corrected = torch.zeros_like(state.fixed)
         before = state
         if ahead.rows:
-            wanted = state.masked(self.mask_id) & view.eligible
+            wanted = self._wanted(state, view, intent, shown)
             if ahead.correcting:
                 wanted = wanted | (due[:, None] & ~state.fixed)
-            if "current_logprob" in self.forward.wants:  # the one score that means something where a token stands
-                wanted = wanted | state.committed(self.mask_id)
             also = frozenset({"argmax"} if ahead.finishing else ())
             scores = self.forward(state, state.tokens, ahead.rows, wanted, time, also=also, windows=ahead.windows)
         if self.correct is not None and ahead.correcting:
@@ -123,6 +121,18 @@ class Engine:
             )
             raise ValueError(f"tokens_processor: expected int64 {list(tokens.shape)}, got {got}")
         return processed
+
+    def _wanted(self, state: State, view: View, intent: Intent, shown: frozenset[str]) -> Tensor:
+        """bool ``[B, L]``: positions to be scored for the plan, for a last step, and for the history's readers."""
+        masked = state.masked(self.mask_id) & view.eligible
+        if intent.wanted is None:
+            wanted = masked
+        else:
+            last = view.finishing[:, None] if not shown else torch.ones_like(view.finishing)[:, None]
+            wanted = intent.wanted | (masked & last)
+        if "current_logprob" in self.forward.wants:  # the one score that means something where a token stands
+            wanted = wanted | state.committed(self.mask_id)
+        return wanted
 
     def _due(self, state: State, view: View) -> Tensor:
         if self.correct is None:
@@ -165,6 +175,7 @@ class Engine:
             tokens=torch.where(last, tokens, update.tokens),
             committed=torch.where(last, committed, update.committed),
             remasked=torch.where(last, remasked, update.remasked),
+            memory=update.memory,
         )
 
     def _apply(
@@ -173,7 +184,8 @@ class Engine:
         """The state after the step: what was written, what is known of it, the next step of each row."""
         written = (update.committed | update.remasked).any(1)
         settled = state.settled.clone()
-        settled[list(correcting)] = True
+        if self.correct is not None and self.correct.settles:
+            settled[list(correcting)] = True
         settled &= ~(written | corrected.any(1))
         kept = torch.where(update.remasked, torch.nan, state.commit_score)
         state = replace(
@@ -183,6 +195,7 @@ class Engine:
             commit_score=torch.where(update.committed, scores["confidence"], kept),
             commits=state.commits + update.committed,
             done=state.done | view.finishing,
+            memory={**state.memory, **update.memory},
             **self.forward.taken(state),
         )
         return self.window.advance(state, view, self._waiting(state))

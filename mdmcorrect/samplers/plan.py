@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,10 +21,12 @@ from .window import View
 class Intent:
     """What a step knows before its forward; each plan adds what it needs.
 
-    ``need``: bool ``[B]``, rows that cannot do without the forward.
+    ``need``: bool ``[B]``, rows that cannot do without the forward. ``wanted``: bool ``[B, L]``, positions whose scores
+    the step will read; None is every masked position of the window.
     """
 
     need: Tensor
+    wanted: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,15 @@ class Counts(Intent):
 
 @dataclass(frozen=True)
 class Update:
-    """What a step did: ``tokens`` int64, ``committed`` and ``remasked`` bool, each ``[B, L]``."""
+    """What a step did: ``tokens`` int64, ``committed`` and ``remasked`` bool, each ``[B, L]``.
+
+    ``memory``: tensors with a leading dimension of B that the plan finds in ``state.memory`` from now on.
+    """
 
     tokens: Tensor
     committed: Tensor
     remasked: Tensor
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Plan(Protocol):

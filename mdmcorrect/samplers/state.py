@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class State:
         commit_score: float32 ``[B, L]``, probability of the token when it was committed (or last corrected); NaN where
             nothing is committed.
         commits: int64 ``[B, L]``, how often the position was committed.
+        memory: what a method's own parts keep from step to step, by name; tensors with a leading dimension of B.
         nfe: int64 ``[B]``, forwards the row was in.
         calls: forwards of the model, whatever their batch.
         token_forwards: tokens that went through the model, padding included.
@@ -51,6 +53,7 @@ class State:
     commit_score: Tensor
     commits: Tensor
     nfe: Tensor
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
     calls: int = 0
     token_forwards: int = 0
 
@@ -64,7 +67,7 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers, for ``torch.save``."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"memory": dict(self.memory)}
 
     @classmethod
     def load(cls, values: dict[str, Any], device: torch.device | str | None = None) -> State:
@@ -83,11 +86,12 @@ class State:
 
     def to(self, device: torch.device | str) -> State:
         """The same state on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in _COUNTERS}
-        return replace(self, **moved)
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in _NOT_TENSORS}
+        memory = {name: value.to(device) for name, value in self.memory.items()}
+        return replace(self, **moved, memory=memory)
 
 
-_COUNTERS = ("calls", "token_forwards")
+_NOT_TENSORS = ("memory", "calls", "token_forwards")
 
 
 def initial_state(

@@ -3,6 +3,7 @@
 import torch
 
 from mdmcorrect.samplers import (
+    DFM,
     MDLM,
     PRISM,
     Ancestral,
@@ -14,12 +15,21 @@ from mdmcorrect.samplers import (
     Centred,
     Confidence,
     Constant,
+    Detour,
+    During,
     EvenSplit,
+    FirstHitting,
     FixedPoint,
+    ForwardBackward,
+    Informed,
+    InformedCorrector,
+    JumpTimes,
     LLaDA,
+    Plateau,
     ProSeCo,
     Remask,
     ReMDM,
+    Rescale,
     Sampler,
     Scoring,
     Threshold,
@@ -41,6 +51,39 @@ COMBINATIONS = {
     "remdm-conf": (
         ReMDM(steps=9, rule="conf"),
         Sampler(steps=9, plan=Ancestral(sigma=Confidence()), scoring=Scoring(temperature=1.0)),
+    ),
+    "remdm-switch": (
+        ReMDM(steps=9, rule="rescale", eta=0.5, t_on=0.8, t_off=0.2),
+        Sampler(steps=9, plan=Ancestral(sigma=During(Rescale(0.5), 0.8, 0.2)), scoring=Scoring(temperature=1.0)),
+    ),
+    "remdm-loop": (
+        ReMDM(steps=9, eta=0.2, t_on=0.55, t_off=0.05, alpha_on=0.9),
+        Sampler(
+            steps=9,
+            plan=Ancestral(sigma=During(Cap(0.2), 0.55, 0.05), alpha=Plateau(0.55, 0.05, 0.9)),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "forward-backward": (
+        ForwardBackward(steps=9),
+        Sampler(steps=9, plan=Ancestral(sigma=Detour()), scoring=Scoring(temperature=1.0)),
+    ),
+    "dfm": (
+        DFM(steps=9, top_p=0.9),
+        Sampler(steps=9, plan=Ancestral(sigma=Detour(10.0, 0.25)), scoring=Scoring(temperature=1.0, top_p=0.9)),
+    ),
+    "first-hitting": (
+        FirstHitting(),
+        Sampler(steps=1, plan=JumpTimes(), window=Blocks(until_filled=True), scoring=Scoring(temperature=1.0)),
+    ),
+    "informed": (
+        InformedCorrector(steps=7, count=2, by="margin", rounds=2, correct_every=3),
+        Sampler(
+            steps=7,
+            plan=Ancestral(),
+            correct=Informed(2, by="margin", rounds=2, every=3),
+            scoring=Scoring(temperature=1.0),
+        ),
     ),
     "llada": (
         LLaDA(steps=6, block_length=5, temperature=0.7),

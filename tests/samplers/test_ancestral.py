@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from toys import Toy
 
-from mdmcorrect.samplers import MDLM, Ancestral, Confidence, ReMDM, State
+from mdmcorrect.model import Output
+from mdmcorrect.samplers import MDLM, Ancestral, Confidence, FirstHitting, InformedCorrector, Moment, ReMDM, State
 from mdmcorrect.samplers.state import initial_state
 from mdmcorrect.samplers.window import Blocks
 
@@ -124,8 +125,9 @@ def test_noise_removal_takes_the_argmax_in_one_forward():
 def confidence_share(scores, tokens):
     state = initial_state(tokens, mask_id=11, fixed=torch.zeros_like(tokens, dtype=torch.bool), seed=0)
     state = State(**{**state.state_dict(), "commit_score": scores})
-    limit = torch.full((len(tokens), 1), 0.5, dtype=torch.float64)
-    return Confidence(eta=0.4)(state, tokens != 11, limit)
+    half = torch.full((len(tokens), 1), 0.5, dtype=torch.float64)
+    moment = Moment(t=half, s=half / 2, alpha_t=half, alpha_s=1 - half / 2)  # sigma_max is 0.5
+    return Confidence(eta=0.4)(state, tokens != 11, moment)
 
 
 def test_conf_shares_sigma_by_commit_confidence():
@@ -178,6 +180,56 @@ def test_times_of_the_grid():
     assert told == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
 
 
+def test_only_what_is_committed_is_scored():
+    asked = []
+
+    def model(tokens, request):
+        asked.append(int(request.wanted.sum()))
+        return Output(logits=torch.zeros(*tokens.shape, 12))
+
+    result = ReMDM(steps=6, eta=0.3)(model, torch.full((2, 50), 11), mask_id=11, seed=1)
+    committed = [int(event.committed.sum()) for event in result.history]
+    assert asked == [number for number in committed if number]
+    asked.clear()
+    again = ReMDM(steps=6, eta=0.3)(model, torch.full((2, 50), 11), mask_id=11, seed=1, history={"entropy"})
+    assert torch.equal(again.tokens, result.tokens)
+    assert sum(asked) > sum(committed)  # a history of scores is one of every mask
+    assert again.history[0].scores["entropy"][again.history[0].before == 11].isfinite().all()
+
+
+def test_first_hitting_commits_one_token_per_forward_at_falling_times():
+    told = []
+
+    def model(tokens, request):
+        told.append(request.time.clone())
+        return torch.zeros(*tokens.shape, 12)
+
+    rows = 4000
+    result = FirstHitting()(model, torch.full((rows, 3), 11), mask_id=11, seed=3)
+    assert result.nfe.tolist() == [3] * rows
+    assert all((event.committed.sum(1) == 1).all() for event in result.history)
+    # The times at which 3 independent uniforms are passed, falling: means 3/4, 2/4, 1/4.
+    times = torch.stack(told)
+    assert (times.diff(dim=0) < 0).all()
+    np.testing.assert_allclose(times.mean(1), [0.75, 0.5, 0.25], atol=0.015)
+    assert stats.kstest(times[0], lambda t: t**3).pvalue > 1e-3
+    assert stats.kstest(times[2], lambda t: 1 - (1 - t) ** 3).pvalue > 1e-3
+
+
+def test_the_informed_corrector_goes_for_what_the_others_contradict():
+    def model(tokens, request):  # every token should equal the others' majority
+        counts = torch.nn.functional.one_hot(tokens, 12)[..., :4].float()
+        others = counts.sum(1, keepdim=True) - counts
+        return torch.nn.functional.pad(others * 3, (0, 8), value=-30.0)
+
+    tokens = torch.tensor([[2, 2, 1, 2, 2, 2]])
+    free = torch.zeros_like(tokens, dtype=torch.bool)
+    preset = InformedCorrector(steps=2, position_temperature=0.0, temperature=0.0)
+    result = preset(model, tokens, mask_id=11, fixed=free)
+    assert result.history[1].corrected.tolist() == [[False, False, True, False, False, False]]
+    assert result.tokens.tolist() == [[2] * 6]
+
+
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="rule: expected 'cap', 'rescale' or 'conf', got 'loop'"):
         ReMDM(steps=3, rule="loop", eta=0.1)
@@ -185,6 +237,18 @@ def test_settings_that_make_no_sense_are_refused():
         ReMDM(steps=3)
     with pytest.raises(ValueError, match=r"eta: expected 0 <= eta <= 1, got -0\.1"):
         ReMDM(steps=3, eta=-0.1)
+    with pytest.raises(ValueError, match=r"t_on, t_off: expected both or neither, got 0\.5 and None"):
+        ReMDM(steps=3, eta=0.1, t_on=0.5)
+    with pytest.raises(ValueError, match=r"t_on, t_off: expected 0 <= t_off < t_on <= 1, got 0\.2 and 0\.5"):
+        ReMDM(steps=3, eta=0.1, t_on=0.2, t_off=0.5)
+    with pytest.raises(ValueError, match="alpha_on: expected t_on and t_off with it"):
+        ReMDM(steps=3, eta=0.1, alpha_on=0.9)
+    with pytest.raises(ValueError, match="alpha_on: rule 'conf' would fill nothing"):
+        ReMDM(steps=3, rule="conf", t_on=0.5, t_off=0.1, alpha_on=0.9)
+    with pytest.raises(ValueError, match=r"informed by: expected one of .*, got 'quality'"):
+        InformedCorrector(steps=3, by="quality")
+    with pytest.raises(ValueError, match="count, rounds, every: expected at least 0, 0 and 1, got -1, 1 and 1"):
+        InformedCorrector(steps=3, count=-1)
     with pytest.raises(ValueError, match="eps: expected 0 <= eps < 1, got 1"):
         MDLM(steps=3, eps=1)
     with pytest.raises(ValueError, match="steps: expected an int of at least 1, got 0"):

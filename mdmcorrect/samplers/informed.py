@@ -1,0 +1,97 @@
+"""Informed correctors: draw again the committed tokens that the model doubts most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .correct import Rescore
+from .scoring import Scores
+from .state import State
+from .window import View
+
+_SCORES = {"confidence": frozenset[str](), "margin": frozenset({"second_logprob"})}
+
+
+@dataclass(frozen=True)
+class Informed:
+    """Draw again k committed tokens, chosen by what the model, reading the others, thinks of them (arXiv 2407.21243).
+
+    The positions are a draw without replacement from ``softmax(-score / temperature)``, Gumbel top-k, and take the
+    draws of the same forward, all at once. A further forward then scores the new canvas for the next round or the plan.
+    With a model that gives ``p(x_i | x_-i)`` at committed positions this is a Gibbs step; one that sees ``x_i`` doubts
+    less.
+
+    Args:
+        count: k.
+        by: "confidence", ``log p(x_i)``; "margin", ``log p(x_i) - max_(v != x_i) log p(v)``.
+        temperature: of the choice of positions; 0 takes the lowest scores.
+        rounds: corrections in a row.
+        every: correct at steps i >= 1 with ``i % every == 0`` of the window.
+        start: no correction at steps ``i < start``.
+    """
+
+    count: int = 1
+    by: str = "confidence"
+    temperature: float = 1.0
+    rounds: int = 1
+    every: int = 1
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if self.by not in _SCORES:
+            raise ValueError(f"informed by: expected one of {list(_SCORES)}, got {self.by!r}")
+        if self.count < 0 or self.rounds < 0 or self.every < 1:
+            raise ValueError(
+                f"count, rounds, every: expected at least 0, 0 and 1, got {self.count}, {self.rounds} and {self.every}"
+            )
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return _SCORES[self.by] | {"token", "current_logprob", "max_logprob"}
+
+    @property
+    def revisits(self) -> bool:
+        return self.rounds > 0
+
+    @property
+    def settles(self) -> bool:
+        return False
+
+    def due(self, state: State, view: View) -> Tensor:
+        on = (view.step >= max(self.start, 1)) & (view.step % self.every == 0)
+        return on & ~view.finishing & (self.rounds > 0)
+
+    def __call__(
+        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
+    ) -> tuple[Tensor, Scores]:
+        writable = torch.zeros_like(state.done)
+        writable[list(rows)] = True
+        committed = state.committed(view.mask_id) & view.reach & writable[:, None]
+        tokens = state.tokens
+        for correction in range(1, self.rounds + 1):
+            chosen = ops.select_positions(
+                self._score(scores),
+                self.count,
+                eligible=committed,
+                temperature=self.temperature,
+                largest=False,
+                positions=state.positions,
+                seed=state.seed,
+                step=state.step,
+                call=correction,
+            )
+            tokens = torch.where(chosen & (scores["token"] >= 0), scores["token"], tokens)
+            scores = rescore(tokens, rows, view.reach, correction).over(scores)
+        return tokens, scores
+
+    def _score(self, scores: Scores) -> Tensor:
+        current = scores["current_logprob"]
+        if self.by == "confidence":
+            return current
+        highest, second = scores["max_logprob"], scores["second_logprob"]
+        return current - torch.where(current >= highest, second, highest)
