@@ -254,6 +254,41 @@ def select_positions(
     return np.array([best(key[b], counts[b], open_[b]) for b in range(batch)], bool).reshape(key.shape)
 
 
+def count_positions(
+    scores: ArrayLike, rule: str, bound: ArrayLike, *, eligible: ArrayLike | None = None, at_least: int = 0
+) -> NDArray[np.int64]:
+    """``ops.count_positions``; ``bound`` as rounded to the scores' dtype where it is a threshold."""
+    x = np.array(scores, np.float64)
+    open_ = ~np.isnan(x) if eligible is None else ~np.isnan(x) & np.asarray(eligible, bool)
+    bounds = np.broadcast_to(np.asarray(bound, np.float64), len(x))
+    counts = [
+        max(admitted(np.sort(x[b][open_[b]]), rule, float(bounds[b])), min(at_least, int(open_[b].sum())))
+        for b in range(len(x))
+    ]
+    return np.array(counts, np.int64)
+
+
+def admitted(ascending: Array, rule: str, bound: float) -> int:
+    """How many of one row's sorted scores a rule of ``count_positions`` admits."""
+    n = np.arange(1, len(ascending) + 1)
+    with np.errstate(invalid="ignore"):  # inf - inf in a running sum
+        total = np.cumsum(ascending)
+    if rule == "threshold":
+        return int((ascending >= bound).sum())
+    if rule == "strict_threshold":
+        return int((ascending > bound).sum())
+    if rule == "cut_off":
+        if bound >= len(ascending):
+            return len(ascending)
+        return int((ascending < ascending[int(bound)]).sum()) if bound > 0 else 0
+    if rule == "factor":
+        held = ascending[::-1] >= 1 - bound / (n + 1)
+    else:
+        before = np.concatenate([[0.0], total])[: len(n)]
+        held = (before if rule == "entropy_bound" else total) <= bound
+    return int(np.cumprod(held).sum())
+
+
 def remask_step(
     tokens: ArrayLike,
     proposals: ArrayLike,

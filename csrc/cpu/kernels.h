@@ -5,6 +5,7 @@
 #pragma once
 
 #include "core/config.h"
+#include "core/count_positions_params.h"
 #include "core/remask_step_params.h"
 #include "core/score_tokens_params.h"
 #include "core/select_positions_params.h"
@@ -15,6 +16,8 @@ struct CpuKernels {
   const char* isa;
   // scratch: 6 * length + 64 words.
   void (*select_positions)(const SelectPositionsParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  // scratch: 6 * length + 64 words.
+  void (*count_positions)(const CountPositionsParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // scratch: 6 * length + 64 words.
   void (*remask_step)(const RemaskStepParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Rows are params.row_index[begin, end). scratch: 2 * vocab + vocab / 1024 + 64 words with top_k or top_p, else none.
@@ -43,6 +46,7 @@ namespace MDM_NAMESPACE {
 extern const CpuKernels kernel_table;
 
 void select_positions(const SelectPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+void count_positions(const CountPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void exp_nonpositive_array(const float* x, float* y, int64_t count);

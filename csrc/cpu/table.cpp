@@ -3,7 +3,7 @@
 
 namespace MDM_NAMESPACE {
 
-const CpuKernels kernel_table = {MDM_ISA_NAME,          select_positions, remask_step,      score_tokens,
-                                 exp_nonpositive_array, log_array,        exponential_array};
+const CpuKernels kernel_table = {MDM_ISA_NAME, select_positions,      count_positions, remask_step,
+                                 score_tokens, exp_nonpositive_array, log_array,       exponential_array};
 
 }  // namespace MDM_NAMESPACE

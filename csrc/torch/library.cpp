@@ -19,6 +19,8 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "select_positions(Tensor scores, Tensor k, Tensor? eligible, float temperature, Tensor? positions, bool largest, "
       "Tensor seed, Tensor step, Tensor call) -> Tensor");
 
+  m.def("count_positions(Tensor scores, int rule, Tensor bound, Tensor? eligible, int at_least) -> Tensor");
+
   m.def(
       "remask_step(Tensor tokens, Tensor proposals, Tensor? unmask_score, Tensor? keep_score, Tensor? unmask_count, "
       "Tensor? remask_count, int mask_id, Tensor? fixed, Tensor? eligible, bool refill_if_short, Tensor? keep_count, "

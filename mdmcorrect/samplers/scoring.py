@@ -97,7 +97,7 @@ class Scoring:
         half = dtype in (torch.bfloat16, torch.float16)
         read = names - {"argmax"} if self._argmax_apart else names
         if half and "margin" in names:
-            read = read | {"max_logprob", "second_logprob"}
+            read = read | {"max_logprob", "second_logprob"}  # in place of the margin in float32
         result = ops.score_tokens(
             logits,
             tokens=tokens,
@@ -118,7 +118,7 @@ class Scoring:
             call=call,
         )
         scores = Scores({name: getattr(result, name) for name in names})
-        if half:
+        if half and dtype is not None:
             self._round(scores, result, dtype)
         if self.confidence_forbid and "confidence" in names:
             without = [*suppress, *self.confidence_forbid]
@@ -126,7 +126,7 @@ class Scoring:
                 logits, tokens=scores["token"], rows=rows, suppress=without, want=["current_logprob"]
             )
             assert again.current_logprob is not None
-            scores["confidence"] = again.current_logprob.exp().to(dtype or torch.float32).float()
+            scores["confidence"] = again.current_logprob.exp().to(dtype or torch.float32)
         if "argmax" in names and self._argmax_apart:
             # What is forbidden keeps its place in the statistics, so their argmax may be the mask itself.
             if self.temperature == 0:
@@ -138,14 +138,16 @@ class Scoring:
 
     @staticmethod
     def _round(scores: Scores, result: ops.TokenScores, dtype: torch.dtype) -> None:
-        """Margin and entropy as a model's dtype gives them: of rounded probabilities, rounded."""
+        """Confidence, margin and entropy in a model's dtype: of rounded probabilities, rounded."""
+        if "confidence" in scores:
+            scores["confidence"] = scores["confidence"].to(dtype)
         if "margin" in scores:
             assert result.max_logprob is not None
             assert result.second_logprob is not None
             best, second = result.max_logprob.exp().to(dtype), result.second_logprob.exp().to(dtype)
-            scores["margin"] = (best - second).float()
+            scores["margin"] = best - second
         if "entropy" in scores:
-            scores["entropy"] = scores["entropy"].to(dtype).float()
+            scores["entropy"] = scores["entropy"].to(dtype)
 
     @property
     def _argmax_apart(self) -> bool:
