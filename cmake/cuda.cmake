@@ -1,5 +1,5 @@
 # CUDA, when there is an nvcc: csrc/cuda/<op>.cu to one fatbin per op (SASS for each architecture, PTX of the oldest and
-# the newest), whose bytes become part of the library. Nothing of CUDA is linked: torch/cuda_driver.cpp finds the driver
+# the newest), whose bytes become part of the library. Nothing of CUDA is linked: csrc/cuda/driver.cpp finds the driver
 # at run time, so a library with kernels loads and runs on the CPU anywhere.
 if(NOT MDMCORRECT_CUDA MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "MDMCORRECT_CUDA must be auto, on or off; got '${MDMCORRECT_CUDA}'")

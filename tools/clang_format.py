@@ -1,4 +1,4 @@
-"""Formats csrc/ with clang-format as .clang-format says, or checks it: `python tools/clang_format.py [--check]`."""
+"""Formats the C++ of csrc/ and tests/ with clang-format as .clang-format says, or checks it: `python tools/clang_format.py [--check]`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def main() -> int:
     if tool is None:
         print("clang-format was not found: `pip install clang-format`", file=sys.stderr)
         return 1
-    files = sorted(str(path) for path in (ROOT / "csrc").rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"})
+    sources = [path for folder in ("csrc", "tests") for path in (ROOT / folder).rglob("*")]
+    files = sorted(str(path) for path in sources if path.suffix in {".h", ".cpp", ".cu", ".cuh"})
     mode = ["--dry-run", "-Werror"] if "--check" in sys.argv[1:] else ["-i"]
     return subprocess.run([tool, *mode, *files], check=False).returncode
 

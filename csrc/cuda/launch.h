@@ -1,5 +1,5 @@
 // A kernel launch without a header of CUDA. csrc/cuda/<op>.h decides what to launch for given parameters; who carries it
-// out is a Launcher: the driver (torch/cuda_driver.cpp), or whatever else can run a kernel.
+// out is a Launcher: the driver (cuda/driver.cpp), or whatever else can run a kernel.
 #pragma once
 
 #include <stddef.h>

@@ -12,6 +12,7 @@
 #include "core/select_key.h"
 #include "core/tensor_view.h"
 #include "cpu/kernels.h"
+#include "cuda/driver.h"
 
 namespace {
 
@@ -83,7 +84,20 @@ WorstError worst_error(const std::string& isa, const std::string& function, uint
   return worst;
 }
 
+// One launch by the driver that this process finds; params are the bytes of the kernel's argument.
+void launch_by_driver(const std::string& op, const std::string& kernel, unsigned blocks_x, unsigned blocks_y,
+                      unsigned threads, unsigned dynamic_bytes, const std::string& params, int device,
+                      uintptr_t stream) {
+  cuda::DriverLauncher launcher(op.c_str(), device, reinterpret_cast<void*>(stream));
+  launcher.launch({kernel.c_str(), blocks_x, blocks_y, threads, dynamic_bytes}, params.data(), params.size());
+}
+
 }  // namespace
+
+const cuda::Image* cuda::embedded_images() {
+  static const Image none = {nullptr, nullptr};
+  return &none;
+}
 
 PYBIND11_MODULE(_host, m) {
   m.doc() = "Hooks for tests of the C++ side of mdmcorrect.";
@@ -93,6 +107,13 @@ PYBIND11_MODULE(_host, m) {
   m.def("float16_to_float", [](uint16_t bits) { return portable::float16_to_float(bits); });
   m.def("bfloat16_to_float", [](uint16_t bits) { return portable::bfloat16_to_float(bits); });
   m.def("select_row", &select_row);
+  m.def("add_cuda_image",
+        [](const std::string& op, const std::string& image) { cuda::add_image(op, image.data(), image.size()); });
+  m.def("launch_by_driver",
+        [](const std::string& op, const std::string& kernel, unsigned blocks_x, unsigned blocks_y, unsigned threads,
+           unsigned dynamic_bytes, const pybind11::bytes& params, int device, uintptr_t stream) {
+          launch_by_driver(op, kernel, blocks_x, blocks_y, threads, dynamic_bytes, params, device, stream);
+        });
   m.def("worst_error",
         [](const std::string& isa, const std::string& function, uint32_t first, uint32_t last, uint32_t stride) {
           const WorstError worst = worst_error(isa, function, first, last, stride);

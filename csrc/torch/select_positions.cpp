@@ -4,7 +4,7 @@
 #include "cuda/select_positions.h"
 
 #include "torch/checks.h"
-#include "torch/cuda_driver.h"
+#include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 
 namespace mdmcorrect {

@@ -1,0 +1,151 @@
+#include "cuda/driver.h"
+
+#include <dlfcn.h>
+
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "cuda/driver_api.h"
+
+namespace mdmcorrect::cuda {
+
+namespace {
+
+constexpr unsigned kSharedBytesOfEveryLaunch = 48 * 1024;  // more must be asked for
+
+struct Driver {
+  api::LibraryLoadData* load_library;
+  api::LibraryGetKernel* get_kernel;
+  api::KernelSetAttribute* set_attribute;
+  api::LaunchKernel* launch;
+  api::CtxGetCurrent* get_context;
+  api::CtxSetCurrent* set_context;
+  api::DevicePrimaryCtxRetain* retain_context;
+  api::GetErrorString* error_string;
+};
+
+template <class Function>
+bool find(void* library, const char* name, Function** function) {
+  *function = reinterpret_cast<Function*>(dlsym(library, name));
+  return *function != nullptr;
+}
+
+// Null where there is no driver, or one older than CUDA 12.
+const Driver* find_driver() {
+  static Driver driver;
+  void* library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  const bool complete =
+      library != nullptr && find(library, "cuLibraryLoadData", &driver.load_library) &&
+      find(library, "cuLibraryGetKernel", &driver.get_kernel) &&
+      find(library, "cuKernelSetAttribute", &driver.set_attribute) && find(library, "cuLaunchKernel", &driver.launch) &&
+      find(library, "cuCtxGetCurrent", &driver.get_context) && find(library, "cuCtxSetCurrent", &driver.set_context) &&
+      find(library, "cuDevicePrimaryCtxRetain", &driver.retain_context) &&
+      find(library, "cuGetErrorString", &driver.error_string);
+  return complete ? &driver : nullptr;
+}
+
+[[noreturn]] void fail(const std::string& op, const std::string& what) {
+  throw std::runtime_error("mdmcorrect::" + op + ": " + what);
+}
+
+const Driver& driver(const char* op) {
+  static const Driver* const found = find_driver();
+  if (found == nullptr) {
+    fail(op, "no NVIDIA driver (libcuda.so.1) for CUDA 12 or newer was found; `mdmcorrect doctor` says more.");
+  }
+  return *found;
+}
+
+void require(api::Result result, const char* op, const char* function) {
+  if (result == api::kSuccess) return;
+  const char* text = nullptr;
+  if (driver(op).error_string(result, &text) != api::kSuccess || text == nullptr) text = "unknown error";
+  std::string sentence = std::string(function) + " says: " + text;
+  if (result == api::kNoBinaryForGpu) {
+    sentence += " (rebuild with MDMCORRECT_CUDA_ARCHS naming this device; `mdmcorrect doctor` names it)";
+  }
+  if (result == api::kUnsupportedPtx) sentence += " (a build with nvcc 13 needs driver 580 or newer)";
+  fail(op, sentence + ".");
+}
+
+// What is loaded, for the life of the process: kernels of the driver's libraries belong to every context.
+struct Loaded {
+  std::mutex mutex;
+  std::map<std::string, std::vector<unsigned char>> added;  // op -> image
+  std::map<std::string, api::Library> libraries;            // op -> loaded image
+  std::map<std::string, api::Kernel> kernels;               // by name
+};
+
+Loaded& loaded() {
+  static Loaded* const all = new Loaded;  // never destroyed: a thread may outlive static destruction
+  return *all;
+}
+
+const void* find_image(const Loaded& all, const std::string& op) {
+  const auto added = all.added.find(op);
+  if (added != all.added.end()) return added->second.data();
+  for (const Image* image = embedded_images(); image->op != nullptr; ++image) {
+    if (op == image->op) return image->data;
+  }
+  fail(op,
+       "got a CUDA tensor, but there is no CUDA kernel for this op here; move its tensors to the CPU, or see "
+       "`mdmcorrect doctor` for how to get CUDA kernels.");
+}
+
+api::Kernel find_kernel(const char* op, const char* name) {
+  Loaded& all = loaded();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  api::Kernel& kernel = all.kernels[name];
+  if (kernel != nullptr) return kernel;
+  api::Library& library = all.libraries[op];
+  if (library == nullptr) {
+    const void* image = find_image(all, op);
+    require(driver(op).load_library(&library, image, nullptr, nullptr, 0, nullptr, nullptr, 0), op,
+            "cuLibraryLoadData");
+  }
+  require(driver(op).get_kernel(&kernel, library, name), op, "cuLibraryGetKernel");
+  return kernel;
+}
+
+}  // namespace
+
+void add_image(const std::string& op, const void* data, size_t size) {
+  Loaded& all = loaded();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const auto library = all.libraries.find(op);
+  if (library != all.libraries.end() && library->second != nullptr) {
+    fail(op, "its CUDA kernels are in use already and cannot be replaced.");
+  }
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  all.added[op].assign(bytes, bytes + size);
+}
+
+DriverLauncher::DriverLauncher(const char* op, int32_t device, void* stream)
+    : op_(op), device_(device), stream_(stream) {
+  // The runtime that torch uses makes a thread's first context current lazily; the driver does not.
+  const Driver& functions = driver(op);
+  api::Context context = nullptr;
+  require(functions.get_context(&context), op, "cuCtxGetCurrent");
+  if (context == nullptr) {
+    require(functions.retain_context(&context, device), op, "cuDevicePrimaryCtxRetain");
+    require(functions.set_context(context), op, "cuCtxSetCurrent");
+  }
+}
+
+void DriverLauncher::launch(const Launch& launch, const void* params, size_t) {
+  const Driver& functions = driver(op_);
+  const api::Kernel kernel = find_kernel(op_, launch.kernel);
+  if (launch.dynamic_bytes > kSharedBytesOfEveryLaunch) {
+    require(
+        functions.set_attribute(api::kMaxDynamicSharedBytes, static_cast<int>(launch.dynamic_bytes), kernel, device_),
+        op_, "cuKernelSetAttribute");
+  }
+  void* arguments[] = {const_cast<void*>(params)};  // copied by the driver, never written
+  require(functions.launch(kernel, launch.blocks_x, launch.blocks_y, 1, launch.threads, 1, 1, launch.dynamic_bytes,
+                           stream_, arguments, nullptr),
+          op_, "cuLaunchKernel");
+}
+
+}  // namespace mdmcorrect::cuda
