@@ -1,4 +1,4 @@
-"""Formats the C++ of csrc/ and tests/ with clang-format as .clang-format says, or checks it: `python tools/clang_format.py [--check]`."""
+"""Formats csrc/ and the C++ of tests/ as .clang-format says, or checks it: `python tools/clang_format.py [--check]`."""
 
 from __future__ import annotations
 
