@@ -217,6 +217,12 @@ def score_row(
     }
 
 
+def score_hidden_row(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike = 0.0, **options) -> dict[str, float]:
+    """``ops.score_hidden`` of one row ``[D]``: :func:`score_row` of its logits, which are not rounded here."""
+    logits = np.asarray(weight, np.float64) @ np.asarray(hidden, np.float64) + np.asarray(bias, np.float64)
+    return score_row(logits, **options)
+
+
 # ---------------------------------------------------------------------------------------- select_positions, remask_step
 
 

@@ -34,6 +34,7 @@ struct ScoreTokensParams {
   FloatType type;
   int64_t batch_stride;     // in elements
   int64_t position_stride;  // in elements
+  int64_t row_stride;       // not 0: the i-th row of row_index has its logits at i * row_stride instead
   bool probabilities;       // logits holds unnormalised probabilities
 
   Grid<int64_t> tokens;      // [B, L] or null

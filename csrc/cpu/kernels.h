@@ -7,6 +7,7 @@
 #include "core/config.h"
 #include "core/count_positions_params.h"
 #include "core/remask_step_params.h"
+#include "core/score_hidden_params.h"
 #include "core/score_tokens_params.h"
 #include "core/select_positions_params.h"
 
@@ -22,6 +23,9 @@ struct CpuKernels {
   void (*remask_step)(const RemaskStepParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Rows are params.row_index[begin, end). scratch: 2 * vocab + vocab / 1024 + 64 words with top_k or top_p, else none.
   void (*score_tokens)(const ScoreTokensParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  // Rows as score_tokens, without filters.
+  void (*score_hidden)(const ScoreHiddenParams&, int64_t begin, int64_t end);
+  int64_t (*score_hidden_state_words)();  // what a row's state takes
   // For tests: the vector functions on arrays, count a multiple of 16.
   void (*exp_nonpositive_array)(const float* x, float* y, int64_t count);
   void (*log_array)(const float* x, float* y, int64_t count);
@@ -49,6 +53,8 @@ void select_positions(const SelectPositionsParams& params, int64_t begin, int64_
 void count_positions(const CountPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+void score_hidden(const ScoreHiddenParams& params, int64_t begin, int64_t end);
+int64_t score_hidden_state_words();
 void exp_nonpositive_array(const float* x, float* y, int64_t count);
 void log_array(const float* x, float* y, int64_t count);
 void exponential_array(const float* u, float* y, int64_t count);

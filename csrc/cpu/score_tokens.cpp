@@ -46,7 +46,8 @@ void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, u
   for (int64_t i = begin; i < end; ++i) {
     const int64_t place = params.row_index == nullptr ? i : params.row_index[i];
     const int64_t b = place / params.length, l = place % params.length;
-    const int64_t offset = b * params.batch_stride + l * params.position_stride;
+    const bool packed = params.row_stride != 0;
+    const int64_t offset = packed ? i * params.row_stride : b * params.batch_stride + l * params.position_stride;
     const uint8_t* data = static_cast<const uint8_t*>(params.logits) + offset * reader.element_size;
     score_row({&params, &reader, data, chunks}, b, l, scratch);
   }

@@ -3,7 +3,8 @@
 
 namespace MDM_NAMESPACE {
 
-const CpuKernels kernel_table = {MDM_ISA_NAME, select_positions,      count_positions, remask_step,
-                                 score_tokens, exp_nonpositive_array, log_array,       exponential_array};
+const CpuKernels kernel_table = {MDM_ISA_NAME, select_positions, count_positions,          remask_step,
+                                 score_tokens, score_hidden,     score_hidden_state_words, exp_nonpositive_array,
+                                 log_array,    exponential_array};
 
 }  // namespace MDM_NAMESPACE

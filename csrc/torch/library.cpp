@@ -15,6 +15,13 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "bool proposal_law, bool probabilities, ScalarType confidence_dtype, Tensor seed, Tensor step, Tensor call) "
       "-> (Tensor ids, Tensor stats)");
 
+  // Likewise for logits = hidden weight^T + bias; hidden is [B, L, D], row_index a list of b * L + l.
+  m.def(
+      "score_hidden(Tensor hidden, Tensor weight, Tensor? bias, Tensor? row_index, int want, Tensor temperature, "
+      "Tensor? tokens, Tensor? positions, Tensor? top_k, Tensor? top_p, bool top_p_inclusive, bool top_p_first, "
+      "Tensor? suppress, Tensor? forbid, bool proposal_law, ScalarType confidence_dtype, Tensor seed, Tensor step, "
+      "Tensor call) -> (Tensor ids, Tensor stats)");
+
   m.def(
       "select_positions(Tensor scores, Tensor k, Tensor? eligible, float temperature, Tensor? positions, bool largest, "
       "Tensor seed, Tensor step, Tensor call) -> Tensor");

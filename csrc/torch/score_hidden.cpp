@@ -1,0 +1,192 @@
+// Binding of score_hidden: torch multiplies a block of rows by a block of the vocabulary, the kernel takes what it needs
+// of the result, and the next block overwrites it.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "torch/parallel.h"
+#include "torch/scoring.h"
+
+namespace mdmcorrect {
+namespace {
+
+constexpr const char* kOp = "score_hidden";
+
+// A block of logits stays in cache, and the product of so many rows and ids gains little from more.
+constexpr int64_t kBlockRows = 1024;
+constexpr int64_t kBlockIds = 2 * kVocabularyChunk;
+constexpr int64_t kBlockLogits = kBlockRows * kBlockIds;
+constexpr int64_t kMostBlockIds = 8 * kVocabularyChunk;
+// Filters need whole rows, so fewer of them: as many as this holds.
+constexpr int64_t kFilteredBytes = 12 << 20;
+
+// out = hidden weight^T + bias, rounded once to their dtype, by the kernels behind torch.nn.functional.linear.
+void linear_out(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
+  std::array<StableIValue, 4> stack{torch::stable::detail::from(hidden), torch::stable::detail::from(weight),
+                                    torch::stable::detail::from(bias), torch::stable::detail::from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
+  (void)torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+Tensor columns(Tensor tensor, int64_t begin, int64_t end) {
+  return torch::stable::narrow(tensor, 1, begin, end - begin);
+}
+Tensor part(Tensor tensor, int64_t begin, int64_t end) { return torch::stable::narrow(tensor, 0, begin, end - begin); }
+
+int64_t element_size(const Tensor& tensor) { return tensor.scalar_type() == ScalarType::Float ? 4 : 2; }
+
+Tensor matrix(int64_t rows, int64_t cols, const Tensor& like) {
+  return torch::stable::empty({rows, cols}, like.scalar_type(), std::nullopt, like.device());
+}
+
+// The rows asked for, in order; what is no row of `hidden` (-1 pads) is dropped.
+std::vector<int64_t> row_list(const std::optional<Tensor>& row_index, int64_t rows, const Tensor& like) {
+  std::vector<int64_t> list;
+  if (!row_index) {
+    list.resize(static_cast<size_t>(rows));
+    for (int64_t i = 0; i < rows; ++i) list[static_cast<size_t>(i)] = i;
+    return list;
+  }
+  check(row_index->dim() == 1, kOp, "row_index: expected shape [R], got ", shape_of(*row_index));
+  check(row_index->scalar_type() == ScalarType::Long, kOp, "row_index: expected dtype int64");
+  check(row_index->device() == like.device(), kOp, "row_index: expected the device of the other tensors");
+  const int64_t* data = static_cast<const int64_t*>(row_index->const_data_ptr());
+  for (int64_t i = 0; i < row_index->size(0); ++i) {
+    const int64_t row = data[i * row_index->stride(0)];
+    if (row >= 0 && row < rows) list.push_back(row);
+  }
+  std::sort(list.begin(), list.end());
+  list.erase(std::unique(list.begin(), list.end()), list.end());
+  return list;
+}
+
+// One block of rows and everything it is multiplied with.
+struct Product {
+  Tensor hidden;  // [rows, D]
+  const Tensor& weight;
+  const std::optional<Tensor>& bias;
+
+  // Logits of the ids [begin, end) into out [rows, end - begin].
+  void logits(int64_t begin, int64_t end, const Tensor& out) const {
+    Tensor ids = part(weight, begin, end);
+    if (weight.scalar_type() != hidden.scalar_type()) ids = torch::stable::to(ids, hidden.scalar_type());
+    linear_out(hidden, ids, bias ? std::optional<Tensor>(part(*bias, begin, end)) : std::nullopt, out);
+  }
+};
+
+// Rows of hidden [B, L, D] as [count, D]: a view where they lie side by side, else a copy.
+Tensor rows_of(const Tensor& hidden, const int64_t* rows, int64_t count) {
+  const int64_t batch = hidden.size(0), length = hidden.size(1);
+  const bool even = batch == 1 || length == 1 || hidden.stride(0) == length * hidden.stride(1);
+  if (even && rows[count - 1] - rows[0] == count - 1) {
+    return part(torch::stable::reshape(hidden, {batch * length, hidden.size(2)}), rows[0], rows[0] + count);
+  }
+  const int64_t size = element_size(hidden);
+  const int64_t row_bytes = hidden.size(2) * size;
+  Tensor out = matrix(count, hidden.size(2), hidden);
+  const char* source = static_cast<const char*>(hidden.const_data_ptr());
+  char* target = static_cast<char*>(out.mutable_data_ptr());
+  parallel_rows(count, hidden.size(2), 0, [&](int64_t begin, int64_t end, uint64_t*) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t offset = rows[i] / length * hidden.stride(0) + rows[i] % length * hidden.stride(1);
+      std::memcpy(target + i * row_bytes, source + offset * size, static_cast<size_t>(row_bytes));
+    }
+  });
+  return out;
+}
+
+// Rows without filters: the state of each waits for the next block of the vocabulary.
+void score_in_blocks(const Product& product, ScoreTokensParams scores, const int64_t* rows, const Tensor& block) {
+  const int64_t count = product.hidden.size(0), width = block.size(1), vocab = scores.vocab;
+  const int64_t size = element_size(block);
+  const CpuKernels& kernels = chosen_kernels();
+  std::vector<uint64_t> states(static_cast<size_t>(count * kernels.score_hidden_state_words()));
+  const std::unique_ptr<uint8_t[]> winners(new uint8_t[static_cast<size_t>(count * kVocabularyChunk * size)]);
+  scores.row_index = rows;
+  scores.logits = block.const_data_ptr();
+  scores.row_stride = width;
+  for (int64_t first = 0; first < vocab; first += width) {
+    const int64_t last = std::min(vocab, first + width);
+    product.logits(first, last, columns(part(block, 0, count), 0, last - first));
+    const ScoreHiddenParams params{scores, first, last, states.data(), winners.get()};
+    parallel_rows(count, last - first, 0,
+                  [&](int64_t begin, int64_t end, uint64_t*) { kernels.score_hidden(params, begin, end); });
+  }
+}
+
+// Rows with filters, which need them whole: score_tokens on a few at a time.
+void score_whole(const Product& product, const ScoreCall& call, const int64_t* rows, const Tensor& block) {
+  const int64_t count = product.hidden.size(0), vocab = call.params.vocab;
+  for (int64_t first = 0; first < vocab; first += kMostBlockIds) {
+    const int64_t last = std::min(vocab, first + kMostBlockIds);
+    product.logits(first, last, columns(part(block, 0, count), first, last));
+  }
+  ScoreTokensParams params = call.params;
+  params.row_index = rows;
+  params.logits = block.const_data_ptr();
+  params.row_stride = vocab;
+  const CpuKernels& kernels = chosen_kernels();
+  parallel_rows(count, vocab, call.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
+    kernels.score_tokens(params, begin, end, scratch);
+  });
+}
+
+std::tuple<Tensor, Tensor> score_hidden(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias,
+                                        const std::optional<Tensor>& row_index, int64_t want, const Tensor& temperature,
+                                        const std::optional<Tensor>& tokens, const std::optional<Tensor>& positions,
+                                        const std::optional<Tensor>& top_k, const std::optional<Tensor>& top_p,
+                                        bool top_p_inclusive, bool top_p_first, const std::optional<Tensor>& suppress,
+                                        const std::optional<Tensor>& forbid, bool proposal_law,
+                                        ScalarType confidence_dtype, const Tensor& seed, const Tensor& step,
+                                        const Tensor& call) {
+  check(hidden.dim() == 3, kOp, "hidden: expected shape [B, L, D], got ", shape_of(hidden));
+  check(hidden.stride(2) == 1 || hidden.size(2) == 1, kOp, "hidden: expected a contiguous last dimension");
+  check(weight.dim() == 2 && weight.size(0) > 0 && weight.size(1) == hidden.size(2), kOp, "weight: expected shape [V, ",
+        hidden.size(2), "] with V >= 1, got ", shape_of(weight));
+  check(weight.device() == hidden.device(), kOp, "weight: expected the device of the other tensors");
+  score_dtype(kOp, "weight", weight.scalar_type());
+  const int64_t batch = hidden.size(0), length = hidden.size(1), vocab = weight.size(0);
+  if (bias) {
+    check(bias->dim() == 1 && bias->size(0) == vocab, kOp, "bias: expected shape [", vocab, "], got ", shape_of(*bias));
+    check(bias->scalar_type() == hidden.scalar_type(), kOp, "bias: expected the dtype of hidden");
+    check(bias->device() == hidden.device(), kOp, "bias: expected the device of the other tensors");
+  }
+  if (hidden.is_cuda()) throw_no_cuda_kernel(kOp);
+  ScoreCall scores;
+  prepare_scores(kOp,
+                 {want, temperature, tokens, positions, top_k, top_p, top_p_inclusive, top_p_first, suppress, forbid,
+                  proposal_law, confidence_dtype, seed, step, call},
+                 batch, length, vocab, hidden, &scores);
+  scores.params.type = score_dtype(kOp, "hidden", hidden.scalar_type());
+  if (row_index) scores.mark_left_out();
+
+  const std::vector<int64_t> rows = row_list(row_index, batch * length, hidden);
+  const int64_t count = static_cast<int64_t>(rows.size());
+  if (count == 0) return {scores.ids, scores.stats};
+  const bool filters = top_k || top_p;
+  const int64_t most = filters ? std::max<int64_t>(1, kFilteredBytes / (vocab * element_size(hidden))) : kBlockRows;
+  const int64_t blocks = (count + most - 1) / most, block_rows = (count + blocks - 1) / blocks;
+  const int64_t fitting = kBlockLogits / block_rows / kVocabularyChunk * kVocabularyChunk;
+  const Tensor block = matrix(block_rows, filters ? vocab : std::min({vocab, fitting, kMostBlockIds}), hidden);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t begin = count * i / blocks, end = count * (i + 1) / blocks;
+    const Product product{rows_of(hidden, rows.data() + begin, end - begin), weight, bias};
+    if (filters) {
+      score_whole(product, scores, rows.data() + begin, block);
+    } else {
+      score_in_blocks(product, scores.params, rows.data() + begin, block);
+    }
+  }
+  return {scores.ids, scores.stats};
+}
+
+}  // namespace
+}  // namespace mdmcorrect
+
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) { m.impl("score_hidden", TORCH_BOX(&mdmcorrect::score_hidden)); }
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CUDA, m) { m.impl("score_hidden", TORCH_BOX(&mdmcorrect::score_hidden)); }
