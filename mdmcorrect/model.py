@@ -119,14 +119,20 @@ def as_model(model: Any) -> Model:
     Raises:
         TypeError: ``model`` is not callable.
     """
+    call = caller(model)
+    return lambda tokens, request: read_output(call(tokens, request), model)
+
+
+def caller(model: Any) -> Callable[[Tensor, Request], Any]:
+    """``model`` as ``(tokens, request) -> its own answer``: told of the request what it takes.
+
+    Raises:
+        TypeError: ``model`` is not callable.
+    """
     if not callable(model):
         raise TypeError(f"model: expected a callable tokens -> logits, got {type(model).__name__}")
     accepts = parameters_of(model)
-
-    def call(tokens: Tensor, request: Request) -> Output:
-        return read_output(model(tokens, **_arguments(model, accepts, request)), model)
-
-    return call
+    return lambda tokens, request: model(tokens, **_arguments(model, accepts, request))
 
 
 def model_name(model: Any) -> str:

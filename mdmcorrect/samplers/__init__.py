@@ -4,9 +4,11 @@ from .ancestral import Ancestral, Draws, JumpTimes
 from .correct import Correct, FixedPoint
 from .informed import Informed
 from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update
+from .pool import FixedOrder, Kappa, Keep, Pool
 from .presets import (
     DFM,
     MDLM,
+    P2,
     PRISM,
     BlockPRISM,
     BlockProSeCo,
@@ -14,12 +16,14 @@ from .presets import (
     ForwardBackward,
     InformedCorrector,
     LLaDA,
+    P2Plus,
     Preset,
     ProSeCo,
     ReMDM,
 )
 from .remask import Binomial, Centred, Constant, Remask, RemaskCount
 from .result import SampleResult, StepEvent
+from .review import Review
 from .sampler import Sampler
 from .scoring import Scores, Scoring
 from .sigma import Cap, Confidence, Detour, During, Moment, Plateau, Rescale, Sigma, Straight
@@ -30,6 +34,7 @@ from .window import Blocks, View
 __all__ = [
     "DFM",
     "MDLM",
+    "P2",
     "PRISM",
     "Ancestral",
     "Binomial",
@@ -49,22 +54,28 @@ __all__ = [
     "During",
     "EvenSplit",
     "FirstHitting",
+    "FixedOrder",
     "FixedPoint",
     "ForwardBackward",
     "Informed",
     "InformedCorrector",
     "Intent",
     "JumpTimes",
+    "Kappa",
+    "Keep",
     "LLaDA",
     "Moment",
+    "P2Plus",
     "Plan",
     "Plateau",
+    "Pool",
     "Preset",
     "ProSeCo",
     "ReMDM",
     "Remask",
     "RemaskCount",
     "Rescale",
+    "Review",
     "SampleResult",
     "Sampler",
     "Scores",

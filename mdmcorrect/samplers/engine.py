@@ -19,6 +19,7 @@ from .correct import Correct
 from .forward import Forward
 from .plan import Intent, Plan, Update
 from .result import StepEvent, copy_event
+from .review import Review
 from .scoring import Scores
 from .state import State
 from .window import Blocks, View
@@ -53,6 +54,8 @@ class Engine:
     eos_id: int | None = None
     stop: Stop | None = None
     tokens_processor: TokensProcessor | None = None
+    review: Review | None = None
+    review_forward: Forward | None = None
 
     def run(
         self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None, shown: frozenset[str]
@@ -101,6 +104,8 @@ class Engine:
 
             tokens, scores = self.correct(state, view, ahead.correcting, scores, rescore)
             state, corrected = self._revise(state, tokens, scores)
+        if self.review is not None and self.review_forward is not None:
+            scores = self.review(self.review_forward, state, scores, ahead.rows, time)
         update = self.plan(state, view, intent, scores)
         if ahead.finishing:
             update = self._fill(state, view, update, scores)
@@ -130,6 +135,8 @@ class Engine:
         else:
             last = view.finishing[:, None] if not shown else torch.ones_like(view.finishing)[:, None]
             wanted = intent.wanted | (masked & last)
+        if self.review is not None:
+            wanted = wanted | self.review.wanted(state, self.mask_id)
         if "current_logprob" in self.forward.wants:  # the one score that means something where a token stands
             wanted = wanted | state.committed(self.mask_id)
         return wanted
@@ -198,6 +205,8 @@ class Engine:
             memory={**state.memory, **update.memory},
             **self.forward.taken(state),
         )
+        if self.review_forward is not None:
+            state = replace(state, **self.review_forward.taken(state))
         return self.window.advance(state, view, self._waiting(state))
 
     def _waiting(self, state: State) -> Tensor:

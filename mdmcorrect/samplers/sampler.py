@@ -16,6 +16,7 @@ from .plan import Plan, UnmaskThenRemask
 from .progress import progress_bar
 from .remask import Remask
 from .result import SampleResult, StepEvent
+from .review import Review
 from .scoring import Scoring
 from .state import State, initial_state
 from .unmask import Unmask
@@ -33,6 +34,7 @@ class Sampler:
         window: where a row may write, and for how many steps.
         scoring: how tokens are proposed and scored.
         correct: a corrector, or None.
+        review: a second model that reads the step's draft, whose opinion the plan ranks by; or None.
         finish: when a row's steps are used and masks are left, fill them with the argmax of one more forward (the
             noise removal of MDLM). False leaves them.
         cache: rows with nothing to commit and no correction due skip their forward. False makes every forward; a
@@ -50,6 +52,7 @@ class Sampler:
     window: Blocks = field(default_factory=Blocks)
     scoring: Scoring = field(default_factory=Scoring)
     correct: Correct | None = None
+    review: Review | None = None
     finish: bool = True
     cache: bool = True
     name: str = field(default="Sampler", compare=False)
@@ -135,6 +138,7 @@ class Sampler:
             raise ValueError(f"state: expected tokens {list(tokens.shape)}, got {list(state.tokens.shape)}")
         assert self.plan is not None
         shown = frozenset[str]() if isinstance(history, bool) else frozenset(history)
+        padded = not bool(state.attention_mask.all())
         engine = Engine(
             steps=self.steps,
             plan=self.plan,
@@ -150,13 +154,15 @@ class Sampler:
                 self.name,
                 condition,
                 logits_processor,
-                padded=not bool(state.attention_mask.all()),
+                padded=padded,
                 keep_logits=tokens_processor is not None,
             ),
             mask_id=mask_id,
             eos_id=eos_id,
             stop=stop,
             tokens_processor=tokens_processor,
+            review=self.review,
+            review_forward=self._review_forward(mask_id, condition, padded=padded),
         )
         events: list[StepEvent] = []
         record: Callable[[StepEvent], Any] | None = None if history is False else events.append
@@ -174,6 +180,9 @@ class Sampler:
             calls=state.calls,
             token_forwards=state.token_forwards,
         )
+
+    def _review_forward(self, mask_id: int, condition: Any, *, padded: bool) -> Forward | None:
+        return None if self.review is None else self.review.forward(mask_id, self.name, condition, padded=padded)
 
 
 def _then(advance: Callable[[], None], callback: Callback | None) -> Callback:

@@ -5,6 +5,7 @@ import torch
 from mdmcorrect.samplers import (
     DFM,
     MDLM,
+    P2,
     PRISM,
     Ancestral,
     BlockPRISM,
@@ -19,17 +20,22 @@ from mdmcorrect.samplers import (
     During,
     EvenSplit,
     FirstHitting,
+    FixedOrder,
     FixedPoint,
     ForwardBackward,
     Informed,
     InformedCorrector,
     JumpTimes,
+    Kappa,
     LLaDA,
+    P2Plus,
     Plateau,
+    Pool,
     ProSeCo,
     Remask,
     ReMDM,
     Rescale,
+    Review,
     Sampler,
     Scoring,
     Threshold,
@@ -38,6 +44,15 @@ from mdmcorrect.samplers import (
 )
 
 MASK = 11
+
+
+def planner(tokens, request):
+    """A second model, which sees attended tokens only."""
+    attended = torch.ones_like(tokens) if request.attention_mask is None else request.attention_mask.long()
+    context = (tokens * attended).sum(1, keepdim=True) + 3 * request.position_ids + tokens
+    return torch.sin(context[..., None] * (torch.arange(12) + 1.0)) * 3
+
+
 LLADA_SCORING = Scoring(temperature=0.7, mask_token="forbid", confidence_dtype="logits")
 COMBINATIONS = {
     "mdlm": (
@@ -85,6 +100,23 @@ COMBINATIONS = {
             scoring=Scoring(temperature=1.0),
         ),
     ),
+    "p2": (
+        P2(steps=6, eta=1.5, kappa="sine"),
+        Sampler(
+            steps=6,
+            plan=Pool(Kappa("sine"), masked="logprob", committed="current_logprob", eta=1.5),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "p2-planner": (
+        P2(steps=6, planner=planner, temperature=0.0, kappa=(0.2, 0.4, 0.5, 0.8, 0.9, 1.0)),
+        Sampler(
+            steps=6,
+            plan=Pool(Kappa((0.2, 0.4, 0.5, 0.8, 0.9, 1.0)), committed="review"),
+            review=Review(planner, reads="logprob"),
+        ),
+    ),
+    "p2-plus": (P2Plus(steps=6), Sampler(steps=6, plan=FixedOrder(), scoring=Scoring(temperature=1.0))),
     "llada": (
         LLaDA(steps=6, block_length=5, temperature=0.7),
         Sampler(steps=6, unmask=Unmask("confidence", EvenSplit()), window=Blocks(5), scoring=LLADA_SCORING),

@@ -129,6 +129,25 @@ def one_by_one_kernel():
     return subset_kernel(lambda old: 1, chosen_law, lambda i, old, p: np.append(p, 0))
 
 
+def pool_kernel(keep, eta):
+    """Path planning: masks draw proposals; of all positions, scored by log p of proposal or eta log p of what stands
+    there, the ``keep`` best hold a token."""
+    kernel = np.zeros((len(STATES),) * 2)
+    for a, old in enumerate(STATES):
+        masked = [i for i in range(L) if old[i] == MASK]
+        for proposal in itertools.product(range(V), repeat=len(masked)):
+            token = list(old)
+            for i, v in zip(masked, proposal, strict=True):
+                token[i] = v
+            log_p = [np.log(P[a, i, token[i]]) for i in range(L)]
+            score = [log_p[i] * (1 if i in masked else eta) for i in range(L)]
+            kept = sorted(range(L), key=lambda i: -score[i])[:keep]
+            new = tuple(token[i] if i in kept else MASK for i in range(L))
+            kernel[a, INDEX[new]] += np.exp(sum(log_p[i] for i in masked))
+    np.testing.assert_allclose(kernel.sum(1), 1, atol=1e-12)
+    return kernel
+
+
 def path_law(kernels, middle):
     """Probability [64, 64] of the state after ``middle`` steps and the state at the end, from a canvas of masks."""
     ahead = functools.reduce(np.matmul, kernels[:middle], np.eye(len(STATES)))[EMPTY]

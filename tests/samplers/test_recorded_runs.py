@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import integer_hash_logits, integer_hash_quality
+from hash_model import integer_hash_logits, integer_hash_quality
 
 from mdmcorrect.samplers import BlockPRISM, BlockProSeCo, LLaDA
 

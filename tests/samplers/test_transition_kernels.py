@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from mdmcorrect import rng
-from mdmcorrect.samplers import DFM, MDLM, FirstHitting, ForwardBackward, InformedCorrector, ReMDM, Scoring
+from mdmcorrect.samplers import DFM, MDLM, P2, FirstHitting, ForwardBackward, InformedCorrector, ReMDM, Scoring
 
 CHAINS = 60_000
 
@@ -92,6 +92,8 @@ LAWS = {
     "forward-backward": (ForwardBackward(steps=5), lambda: kernels.grid_kernels(5, detour(1, 0))),
     "dfm": (DFM(steps=6, scale=2.0), lambda: kernels.grid_kernels(6, detour(2.0, 0.25))),
     "first-hitting": (FirstHitting(), lambda: [kernels.one_by_one_kernel()] * kernels.L),
+    "p2": (P2(steps=3, eta=1.0), lambda: [kernels.pool_kernel(keep, 1.0) for keep in (1, 2, 3)]),
+    "p2-eta": (P2(steps=4, eta=3.0), lambda: [kernels.pool_kernel(keep, 3.0) for keep in (1, 2, 3, 3)]),
     "informed-confidence": (
         InformedCorrector(steps=3, count=2),
         lambda: kernels.grid_kernels(3, nothing, before=kernels.informed_kernel(2, 1.0, margin=False)),

@@ -2,6 +2,7 @@
 
 from .ancestral import DFM, MDLM, FirstHitting, ForwardBackward, InformedCorrector, ReMDM
 from .llada import LLaDA
+from .planner import P2, P2Plus
 from .preset import Preset
 from .prism import PRISM, BlockPRISM
 from .proseco import BlockProSeCo, ProSeCo
@@ -9,6 +10,7 @@ from .proseco import BlockProSeCo, ProSeCo
 __all__ = [
     "DFM",
     "MDLM",
+    "P2",
     "PRISM",
     "BlockPRISM",
     "BlockProSeCo",
@@ -16,6 +18,7 @@ __all__ = [
     "ForwardBackward",
     "InformedCorrector",
     "LLaDA",
+    "P2Plus",
     "Preset",
     "ProSeCo",
     "ReMDM",

@@ -1,0 +1,207 @@
+"""Plans that rank all generated positions together, masked or not: path planning, and a decoding order fixed ahead."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .. import ops, rng
+from .plan import Intent, Update
+from .scoring import Scores
+from .state import State
+from .window import View
+
+_KAPPAS = ("linear", "sine", "cosine")
+_CUTS = ("count", "strict")
+
+
+class Keep(Protocol):
+    """How many positions of the window hold a token after a step."""
+
+    def __call__(self, state: State, view: View) -> Tensor:
+        """int64 ``[B]``."""
+
+
+@dataclass(frozen=True)
+class Kappa:
+    """``N - floor(N (1 - kappa(u)))`` of N positions, with ``u = (i + 1) / S`` at the i-th of S steps (P2, MaskGIT).
+
+    Args:
+        schedule: "linear", ``u``; "sine", ``sin(pi u / 2)``; "cosine", ``1 - cos(pi u / 2)``, which leaves the masks
+            of MaskGIT (arXiv 2202.04200); or one value per step, rounded as float32 multiplication rounds.
+    """
+
+    schedule: str | tuple[float, ...] = "linear"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, str) and self.schedule not in _KAPPAS:
+            raise ValueError(f"kappa: expected one of {list(_KAPPAS)} or one number per step, got {self.schedule!r}")
+
+    def __call__(self, state: State, view: View) -> Tensor:
+        total, steps = view.eligible.sum(1), view.steps.clamp(min=1)
+        done = torch.minimum(view.step + 1, steps)
+        if self.schedule == "linear":
+            masked = total * (steps - done) // steps
+        elif isinstance(self.schedule, str):
+            angle = done.double() / steps * (math.pi / 2)
+            share = 1 - torch.sin(angle) if self.schedule == "sine" else torch.cos(angle)
+            # The last share is a rounding error that must leave no mask.
+            masked = torch.where(done == steps, 0, (total * share).floor().long())
+        else:
+            table = torch.tensor([1 - value for value in self.schedule], dtype=torch.float32, device=total.device)
+            masked = (total.float() * table[(done - 1).clamp(max=len(self.schedule) - 1)]).long()
+        return total - torch.minimum(masked.clamp(min=0), total)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Masked and committed positions compete: the best ``keep`` of them hold a token after the step.
+
+    Masked ones among these take their proposal, committed ones among the others are masked: path planning (P2, arXiv
+    2502.03540, section 3), RemeDi (2509.23653), Token-Critic (2209.04439).
+
+    Args:
+        keep: how many.
+        masked, committed: names of the scores that rank masked and committed positions, high is kept; "random" draws.
+        eta: factor of the scores of committed positions; log-probabilities are negative, so more than 1 masks more of
+            them, and 0 none.
+        noise: adds ``noise (1 - u) (U - 1/2)``, U uniform, u as in :class:`Kappa`: Token-Critic's annealed noise.
+        cut: "count" keeps exactly so many, ties to the lowest index; "strict" masks what scores strictly below the
+            best of the others, so that ties mask fewer (the authors' code of P2).
+    """
+
+    keep: Keep = Kappa()
+    masked: str = "logprob"
+    committed: str = "current_logprob"
+    eta: float = 1.0
+    noise: float = 0.0
+    cut: str = "count"
+
+    def __post_init__(self) -> None:
+        if not self.eta >= 0:
+            raise ValueError(f"eta: expected a number >= 0, got {self.eta}")
+        if self.cut not in _CUTS:
+            raise ValueError(f"cut: expected one of {list(_CUTS)}, got {self.cut!r}")
+
+    @property
+    def wants(self) -> frozenset[str]:
+        names = frozenset({self.masked, self.committed}) - {"random", "lead", "review"}
+        return names | ({"max_logprob", "second_logprob"} if "lead" in (self.masked, self.committed) else set())
+
+    @property
+    def revisits(self) -> bool:
+        return True
+
+    def time(self, state: State, view: View) -> Tensor:
+        return state.masked(view.mask_id).sum(1).double() / (~state.fixed).sum(1).clamp(min=1)
+
+    def prepare(self, state: State, view: View) -> Intent:
+        masks = ((state.tokens == view.mask_id) & view.eligible).any(1)
+        need = masks | (self.keep(state, view) < view.eligible.sum(1))
+        return Intent(need=need, wanted=view.eligible)
+
+    def __call__(self, state: State, view: View, intent: Intent, scores: Scores) -> Update:
+        masked = (state.tokens == view.mask_id) & view.eligible
+        rank = self._score(self.masked, state, scores)
+        keep_rank = self._score(self.committed, state, scores) * self.eta
+        if self.noise:
+            share = 1 - (view.step + 1) / view.steps.clamp(min=1)
+            jitter = self.noise * share[:, None] * (_uniform(state, 1) - 0.5)
+            rank, keep_rank = rank + jitter, keep_rank + jitter
+        # A row without a forward stays as it is: nothing is asked of its pool, and its scores are NaN.
+        keep = self.keep(state, view)
+        chosen: dict[str, Tensor] = {"unmask_score": rank, "keep_score": keep_rank, "keep_count": keep}
+        if self.cut == "strict":
+            low = strictly_lowest(torch.where(masked, rank, keep_rank), view.eligible.sum(1) - keep, view.eligible)
+            chosen = {"commit": masked & ~low, "remask": low & view.eligible & ~masked}
+        tokens, committed, remasked = ops.remask_step(
+            state.tokens,
+            scores["token"],
+            mask_id=view.mask_id,
+            fixed=state.fixed,
+            eligible=view.eligible,
+            **chosen,
+        )
+        return Update(tokens, committed, remasked)
+
+    @staticmethod
+    def _score(name: str, state: State, scores: Scores) -> Tensor:
+        if name == "random":
+            return _uniform(state, 0).log()
+        if name == "lead":
+            return scores["max_logprob"] - scores["second_logprob"]
+        return scores[name]
+
+
+@dataclass(frozen=True)
+class FixedOrder:
+    """Rank the masks once, by a first forward that commits nothing, and commit them in that order, evenly (P2+).
+
+    The first of S + 1 steps ranks, the others commit ``ceil(N / S)`` of the N masks each (P2+, the authors' code of
+    arXiv 2502.03540).
+
+    Args:
+        by: name of the score; high comes first, ties by lowest index.
+        shared: the order of row 0 for all rows, as that code takes it; they must have their masks at the same places.
+    """
+
+    by: str = "logprob"
+    shared: bool = False
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return frozenset({self.by})
+
+    @property
+    def revisits(self) -> bool:
+        return False
+
+    def time(self, state: State, view: View) -> Tensor:
+        return state.masked(view.mask_id).sum(1).double() / (~state.fixed).sum(1).clamp(min=1)
+
+    def prepare(self, state: State, view: View) -> Intent:
+        masked = (state.tokens == view.mask_id) & view.eligible
+        commit = self._due(state, view, masked)
+        first = view.step == 0
+        return Intent(need=(first | commit.any(1)) & masked.any(1), wanted=torch.where(first[:, None], masked, commit))
+
+    def __call__(self, state: State, view: View, intent: Intent, scores: Scores) -> Update:
+        masked = (state.tokens == view.mask_id) & view.eligible
+        tokens, committed, remasked = ops.remask_step(
+            state.tokens,
+            scores["token"],
+            mask_id=view.mask_id,
+            fixed=state.fixed,
+            eligible=view.eligible,
+            commit=self._due(state, view, masked),
+        )
+        score = scores[self.by].nan_to_num(nan=-torch.inf).masked_fill(~masked, -torch.inf)
+        if self.shared:
+            score = score[:1].expand_as(score)
+        place = score.sort(dim=1, descending=True, stable=True).indices.argsort(1)
+        first = (view.step == 0)[:, None]
+        return Update(tokens, committed, remasked, memory={"place": torch.where(first, place, self._place(state))})
+
+    def _due(self, state: State, view: View, masked: Tensor) -> Tensor:
+        each = -(-view.quota // (view.steps - 1).clamp(min=1))
+        upto = (each * view.step)[:, None]
+        return masked & (self._place(state) < upto) & (view.step > 0)[:, None]
+
+    @staticmethod
+    def _place(state: State) -> Tensor:
+        return state.memory.get("place", torch.zeros_like(state.tokens))
+
+
+def strictly_lowest(score: Tensor, count: Tensor, eligible: Tensor) -> Tensor:
+    """bool ``[B, L]``: positions that score strictly less than the one ranked ``count`` (from 0), NaN never."""
+    padded = score.masked_fill(~eligible | score.isnan(), torch.inf)
+    ranked = torch.nn.functional.pad(padded.sort(dim=1).values, (0, 1), value=torch.inf)
+    return (padded < ranked.gather(1, count.clamp(0, score.shape[1])[:, None])) & eligible
+
+
+def _uniform(state: State, call: int) -> Tensor:
+    return rng.uniform(state.seed, state.positions, state.step, rng.Purpose.ORDER, call)
