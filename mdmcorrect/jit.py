@@ -134,7 +134,8 @@ def _fingerprint(op: str, version: tuple[int, int]) -> str:
     """Changes with whatever can change the image."""
     digest = hashlib.sha256(repr((OPTIONS, version)).encode())
     folder = sources()
-    for path in sorted([*folder.glob("core/*.h"), *folder.glob("cuda/*.cuh"), folder / "cuda" / f"{op}.cu"]):
+    headers = (path for pattern in ("core/*.h", "cuda/*.h", "cuda/*.cuh") for path in folder.glob(pattern))
+    for path in sorted([*headers, folder / "cuda" / f"{op}.cu"]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:24]
 

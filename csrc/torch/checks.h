@@ -119,6 +119,11 @@ inline const int64_t* call_number(const char* op, const Tensor& tensor, const Te
   return row_ints(op, "call", tensor, 1, like).data;
 }
 
+// A kernel's workspace on the device of `like`.
+inline Tensor byte_tensor(int64_t bytes, const Tensor& like) {
+  return torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, like.device());
+}
+
 // The kernels of this process, or the sentence about MDMCORRECT_ISA.
 inline const CpuKernels& chosen_kernels() {
   const CpuKernels* kernels = cpu_kernels();

@@ -3,7 +3,9 @@
 
 #include <tuple>
 
+#include "cuda/remask_step.h"
 #include "torch/checks.h"
+#include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 
 namespace mdmcorrect {
@@ -59,7 +61,12 @@ std::tuple<Tensor, Tensor, Tensor> remask_step(const Tensor& tokens, const Tenso
 
   // An empty tensor's pointer is null, which would read as an argument that was not given.
   if (batch == 0 || length == 0) return {out, committed, remasked};
-  if (tokens.is_cuda()) throw_no_cuda_kernel(kOp);
+  if (tokens.is_cuda()) {
+    CudaLauncher launcher(kOp, tokens);
+    const Tensor workspace = byte_tensor(cuda::remask_step_workspace(params), tokens);
+    cuda::remask_step(params, workspace.mutable_data_ptr(), launcher);
+    return {out, committed, remasked};
+  }
   const CpuKernels& kernels = chosen_kernels();
   parallel_rows(batch, 4 * length, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.remask_step(params, begin, end, scratch);

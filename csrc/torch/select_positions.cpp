@@ -2,7 +2,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cuda/select_positions.h"
-
 #include "torch/checks.h"
 #include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
@@ -39,7 +38,8 @@ Tensor select_positions(const Tensor& scores, const Tensor& k, const std::option
 
   if (scores.is_cuda()) {
     CudaLauncher launcher(kOp, scores);
-    cuda::select_positions(params, launcher);
+    const Tensor workspace = byte_tensor(cuda::select_positions_workspace(params), scores);
+    cuda::select_positions(params, workspace.mutable_data_ptr(), launcher);
     return selected;
   }
   const CpuKernels& kernels = chosen_kernels();

@@ -1,0 +1,30 @@
+// Launching a kernel of row_keys.h.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/row_keys.h"
+
+namespace mdmcorrect::cuda {
+
+inline int64_t row_blocks(int64_t batch, int64_t length) {
+  const int64_t most = length <= kSharedKeys ? kSharedRowBlocks : kWorkspaceRowBlocks;
+  return batch < most ? batch : most;
+}
+
+// Bytes of workspace for `batch` rows of `length` positions.
+inline int64_t row_workspace(int64_t batch, int64_t length) {
+  return length <= kSharedKeys ? 0 : row_blocks(batch, length) * length * static_cast<int64_t>(sizeof(uint64_t));
+}
+
+template <class Params>
+void launch_rows(const char* kernel, const Params& params, void* workspace, Launcher& launch) {
+  const int64_t length = params.length;
+  if (params.batch == 0 || length == 0) return;
+  const unsigned threads = length <= 1024 ? 256 : length <= 8192 ? 512 : kMaxThreads;
+  const int64_t key_bytes = length <= kSharedKeys ? length * static_cast<int64_t>(sizeof(uint64_t)) : 0;
+  launch({kernel, static_cast<unsigned>(row_blocks(params.batch, length)), 1, threads,
+          static_cast<unsigned>(kSharedState + key_bytes)},
+         RowKernel<Params>{params, static_cast<uint64_t*>(workspace)});
+}
+
+}  // namespace mdmcorrect::cuda

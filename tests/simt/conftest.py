@@ -1,0 +1,23 @@
+"""The harness, built once per run; `simt` runs threads in the order they have, `any_order` in three orders."""
+
+from __future__ import annotations
+
+import harness
+import pytest
+
+
+@pytest.fixture(scope="session")
+def library():
+    if not harness.available():
+        pytest.skip("needs cmake and g++")
+    return harness.build()
+
+
+@pytest.fixture
+def simt(library):
+    return harness.Simt(library)
+
+
+@pytest.fixture(params=harness.ORDERS)
+def any_order(library, request):
+    return harness.Simt(library, request.param)

@@ -1,0 +1,74 @@
+// The operators that tests reach, one line each. harness.py finds simt_<op> by name and reads the parameters' layout from
+// csrc/core/<op>_params.h, whose size it compares with simt_sizeof_<op>.
+#include <string.h>
+
+#include "cuda/remask_step.h"
+#include "cuda/select_positions.h"
+#include "simt/launch.h"
+
+namespace {
+
+// A kernel by the name its launcher uses; its argument comes as bytes, as the driver takes it.
+struct Entry {
+  const char* name;
+  bool (*run)(const mdmcorrect::cuda::Launch& launch, const void* argument, size_t size);
+};
+
+template <class Argument, void (*kernel)(Argument)>
+bool run_kernel(const mdmcorrect::cuda::Launch& launch, const void* argument, size_t size) {
+  if (size != sizeof(Argument)) return false;
+  Argument copy;
+  memcpy(&copy, argument, size);
+  return simt::launch(launch.kernel, kernel, dim3{launch.blocks_x, launch.blocks_y, 1}, dim3{launch.threads, 1, 1},
+                      launch.dynamic_bytes, copy);
+}
+
+extern const Entry entries[];
+
+class SimtLauncher final : public mdmcorrect::cuda::Launcher {
+ public:
+  void launch(const mdmcorrect::cuda::Launch& launch, const void* argument, size_t size) override {
+    const Entry* entry = entries;
+    while (entry->name != nullptr && strcmp(entry->name, launch.kernel) != 0) ++entry;
+    failed = failed || entry->name == nullptr || !entry->run(launch, argument, size);
+  }
+  bool failed = false;
+};
+
+}  // namespace
+
+#define SIMT_VISIBLE extern "C" __attribute__((visibility("default")))
+#define SIMT_OP(op, Params)                                                                     \
+  SIMT_VISIBLE int simt_##op(const void* params, void* workspace) {                             \
+    SimtLauncher launcher;                                                                      \
+    mdmcorrect::cuda::op(*static_cast<const mdmcorrect::Params*>(params), workspace, launcher); \
+    return launcher.failed;                                                                     \
+  }                                                                                             \
+  SIMT_VISIBLE int64_t simt_workspace_##op(const void* params) {                                \
+    return mdmcorrect::cuda::op##_workspace(*static_cast<const mdmcorrect::Params*>(params));   \
+  }                                                                                             \
+  SIMT_VISIBLE size_t simt_sizeof_##op() { return sizeof(mdmcorrect::Params); }
+
+SIMT_OP(remask_step, RemaskStepParams)
+SIMT_OP(select_positions, SelectPositionsParams)
+
+using mdmcorrect::RemaskStepParams;
+using mdmcorrect::SelectPositionsParams;
+using mdmcorrect::cuda::RowKernel;
+
+extern "C" {
+void remask_step_rows(RowKernel<RemaskStepParams>);
+void select_positions_rows(RowKernel<SelectPositionsParams>);
+}
+
+#define SIMT_KERNEL(kernel, ...) {#kernel, run_kernel<__VA_ARGS__, kernel>}
+
+namespace {
+
+const Entry entries[] = {
+    SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
+    SIMT_KERNEL(select_positions_rows, RowKernel<SelectPositionsParams>),
+    {nullptr, nullptr},
+};
+
+}  // namespace
