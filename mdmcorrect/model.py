@@ -22,12 +22,17 @@ from .schedules import LogLinear
 
 @dataclass(frozen=True)
 class Window:
-    """Where a row is, as plain numbers: its block ``[start, stop)`` of columns, which one, and the step within it."""
+    """Where a row of the batch is, as plain numbers: its block's columns ``[start, stop)``, which block, which step."""
 
+    row: int
     index: int
     step: int
     start: int
     stop: int
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        return self.start, self.stop
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from .ancestral import Ancestral, Draws, JumpTimes
 from .correct import Correct, FixedPoint
+from .counts import CeilTarget, CountRule, EntropyBound, EvenSplit, Factor, RoundedGrid, Threshold, TimeGrid
 from .informed import Informed
-from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update
+from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update, WholeRow
 from .pool import FixedOrder, Kappa, Keep, Pool
 from .presets import (
     DFM,
@@ -12,6 +13,9 @@ from .presets import (
     PRISM,
     BlockPRISM,
     BlockProSeCo,
+    Dream,
+    EntropyBounded,
+    FastDLLM,
     FirstHitting,
     ForwardBackward,
     InformedCorrector,
@@ -28,7 +32,7 @@ from .sampler import Sampler
 from .scoring import Scores, Scoring
 from .sigma import Cap, Confidence, Detour, During, Moment, Plateau, Rescale, Sigma, Straight
 from .state import State
-from .unmask import CeilTarget, CountRule, EvenSplit, Threshold, Unmask
+from .unmask import Unmask
 from .window import Blocks, View
 
 __all__ = [
@@ -51,8 +55,13 @@ __all__ = [
     "Counts",
     "Detour",
     "Draws",
+    "Dream",
     "During",
+    "EntropyBound",
+    "EntropyBounded",
     "EvenSplit",
+    "Factor",
+    "FastDLLM",
     "FirstHitting",
     "FixedOrder",
     "FixedPoint",
@@ -76,6 +85,7 @@ __all__ = [
     "RemaskCount",
     "Rescale",
     "Review",
+    "RoundedGrid",
     "SampleResult",
     "Sampler",
     "Scores",
@@ -85,8 +95,10 @@ __all__ = [
     "StepEvent",
     "Straight",
     "Threshold",
+    "TimeGrid",
     "Unmask",
     "UnmaskThenRemask",
     "Update",
     "View",
+    "WholeRow",
 ]

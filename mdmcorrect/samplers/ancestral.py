@@ -39,11 +39,13 @@ class Ancestral:
             :class:`Confidence`, :class:`Detour`, :class:`During`.
         eps: last time of the grid.
         alpha: share of clean tokens at time t, :class:`Straight` or :class:`Plateau`.
+        complete: the last step commits whatever is masked (Dream), so that no noise is left to remove.
     """
 
     sigma: Sigma | None = None
     eps: float = 1e-5
     alpha: Callable[[Tensor], Tensor] = field(default_factory=Straight)
+    complete: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
@@ -73,6 +75,8 @@ class Ancestral:
             if not self._by_confidence:
                 gained = moment.alpha_s - (1 - sigma) * moment.alpha_t
         commit = masked & (_uniform(state, rng.Purpose.COMMIT) < gained / (1 - moment.alpha_t))
+        if self.complete:
+            commit = torch.where((view.step + 1 >= view.steps)[:, None], masked, commit)
         return Draws(need=commit.any(1), wanted=commit, commit=commit, remask=remask)
 
     def __call__(self, state: State, view: View, intent: Draws, scores: Scores) -> Update:

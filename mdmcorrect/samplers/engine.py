@@ -154,8 +154,9 @@ class Engine:
         flags = torch.stack([~state.done, need, need & due, view.finishing])
         windows = None
         if self.forward.reads_windows:
-            live, needed, correcting, finishing, *spans = torch.cat([flags.long(), view.spans()]).tolist()
-            windows = [Window(*span) for span in zip(*spans, strict=True)]
+            spans = torch.stack([view.index, view.step, view.start, view.stop])
+            live, needed, correcting, finishing, *numbers = torch.cat([flags.long(), spans]).tolist()
+            windows = [Window(row, *span) for row, span in enumerate(zip(*numbers, strict=True))]
         else:
             live, needed, correcting, finishing = flags.tolist()
         if not any(live):

@@ -13,7 +13,7 @@ from .. import ops
 from .remask import Remask
 from .scoring import Scores
 from .state import State
-from .unmask import Unmask
+from .unmask import Unmask, torch_topk
 from .window import View
 
 
@@ -125,5 +125,40 @@ class UnmaskThenRemask:
             fixed=state.fixed,
             eligible=view.eligible,
             refill=self.refill,
+        )
+        return Update(tokens, committed, remasked)
+
+
+@dataclass(frozen=True)
+class WholeRow(UnmaskThenRemask):
+    """A whole-batch rule: ranks all positions of a row, so that a count above its masks masks tokens again.
+
+    Dream's code takes one count for the batch and writes a mask wherever its top-k runs out of masked positions. Kept
+    for comparison; which tokens are lost depends on how ties are broken.
+    """
+
+    @property
+    def revisits(self) -> bool:
+        return True
+
+    def prepare(self, state: State, view: View) -> Counts:
+        count = self.unmask.count.before(state, view)
+        return Counts(need=count > 0, unmask=count, remask=torch.zeros_like(count))
+
+    def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
+        masked = (state.tokens == view.mask_id) & view.eligible
+        rank = self.unmask.rank(state, scores)
+        if self.unmask.ties == "torch":
+            chosen = torch_topk(rank, intent.unmask, masked)
+        else:
+            chosen = ops.select_positions(rank.masked_fill(~masked, -torch.inf), intent.unmask)
+        tokens, committed, remasked = ops.remask_step(
+            state.tokens,
+            scores["token"],
+            mask_id=view.mask_id,
+            fixed=state.fixed,
+            eligible=view.eligible,
+            commit=chosen & masked,
+            remask=chosen & ~masked,
         )
         return Update(tokens, committed, remasked)

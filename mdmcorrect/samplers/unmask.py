@@ -1,17 +1,16 @@
-"""Which masked positions are committed, and how many."""
+"""Which masked positions are committed; how many, :mod:`.counts` says."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .. import ops, rng
+from .counts import CountRule, EvenSplit
 from .scoring import Scores
 from .state import State
-from .window import View
 
 TIES = ("lowest", "torch")
 _WANTS = {
@@ -23,64 +22,6 @@ _WANTS = {
 }
 
 
-class CountRule(Protocol):
-    """How many masked positions of the window a step commits, before what it masks again is made up for."""
-
-    def before(self, state: State, view: View) -> Tensor:
-        """int64 ``[B]``, the number as far as it is known before the forward: at least the final one."""
-
-    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
-        """int64 ``[B]``, the number, given what ``before`` said, the masked positions ``[B, L]`` and their scores."""
-
-
-@dataclass(frozen=True)
-class EvenSplit:
-    """``n // S + (i < n % S)`` of the window's n masks at its i-th of S steps: the remainder goes first.
-
-    LLaDA (arXiv 2502.09992, section 2.4). A step that commits fewer is not made up for later.
-    """
-
-    def before(self, state: State, view: View) -> Tensor:
-        steps = view.steps.clamp(min=1)
-        return view.quota // steps + (view.step < view.quota % steps)
-
-    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
-        return quota
-
-
-@dataclass(frozen=True)
-class CeilTarget:
-    """As many as bring the window to ``ceil(n (i + 1) / S)`` committed positions of n: PRISM's static schedule.
-
-    PRISM (arXiv 2510.01384, algorithm 3). Written with integers, so no rounding error of ``n / S`` adds a position.
-    """
-
-    def before(self, state: State, view: View) -> Tensor:
-        target = -(-view.quota * (view.step + 1) // view.steps.clamp(min=1))
-        masks = ((state.tokens == view.mask_id) & view.eligible).sum(1)
-        return (target.clamp(max=view.quota) - (view.quota - masks)).clamp(min=0)
-
-    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
-        return quota
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """All positions whose proposal's confidence reaches ``threshold``, and the most confident one if none does.
-
-    Fast-dLLM (arXiv 2505.22618); ProSeCo on LLaDA.
-    """
-
-    threshold: float
-
-    def before(self, state: State, view: View) -> Tensor:
-        return ((state.tokens == view.mask_id) & view.eligible).sum(1)
-
-    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
-        reached = (scores["confidence"] >= self.threshold) & masked
-        return torch.minimum(reached.sum(1).clamp(min=1), quota)
-
-
 @dataclass(frozen=True)
 class Unmask:
     """Commit the highest-ranked masked positions.
@@ -88,7 +29,7 @@ class Unmask:
     Args:
         order: "random"; "confidence", the probability of the proposed token; "max_probability", that of the most
             probable token, whatever was drawn; "margin", between the two most probable; "entropy", lowest first.
-        count: how many; one of :class:`EvenSplit`, :class:`CeilTarget`, :class:`Threshold`, or your own rule.
+        count: how many; a rule of :mod:`.counts`, or your own.
         temperature: 0 takes the best; else a draw without replacement from ``softmax(order / temperature)`` over the
             masked positions, by Gumbel noise on the order (Dream's ``alg_temp``; arXiv 1903.06059, section 2).
         ties: which of equal positions go first: "lowest", the lowest index; "torch", whichever ``torch.topk`` names,
@@ -98,7 +39,7 @@ class Unmask:
     """
 
     order: str = "confidence"
-    count: CountRule = EvenSplit()
+    count: CountRule = field(default_factory=EvenSplit)
     temperature: float = 0.0
     ties: str = "lowest"
     spend_on_masks: bool = False
@@ -114,7 +55,7 @@ class Unmask:
     @property
     def wants(self) -> frozenset[str]:
         """Names of the scores read."""
-        return _WANTS[self.order] | (frozenset({"confidence"}) if isinstance(self.count, Threshold) else frozenset())
+        return _WANTS[self.order] | getattr(self.count, "wants", frozenset())
 
     def rank(self, state: State, scores: Scores) -> Tensor:
         """Floating ``[B, L]``: larger is committed first."""

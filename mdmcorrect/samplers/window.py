@@ -24,6 +24,7 @@ class View:
         quota: int64 ``[B]``, masks in it when the row entered.
         finishing: bool ``[B]``, the row has used all its steps and what is left is filled now.
         own: bool ``[B, L]``, positions of the row's window, whether or not they may be written now.
+        start, stop: int64 ``[B]``, the columns ``[start, stop)`` that the window spans; equal where it is none.
     """
 
     mask_id: int
@@ -35,14 +36,8 @@ class View:
     quota: Tensor
     finishing: Tensor
     own: Tensor
-
-    def spans(self) -> Tensor:
-        """int64 ``[4, B]``: index of the window, step within it, first column, and the column after the last."""
-        length = self.own.shape[1]
-        column = torch.arange(length, device=self.own.device)
-        start = torch.where(self.own, column, length).amin(1)
-        stop = torch.where(self.own, column + 1, 0).amax(1)
-        return torch.stack([self.index, self.step, start.minimum(stop), stop])
+    start: Tensor
+    stop: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,6 +95,7 @@ class Blocks:
         if self.behind is not None:
             now = left if self.behind == "always" else left & (state.window_step == 0)
             eligible = own | (generated & (block < index) & now[:, None])
+        start, stop = self._span(state, own)
         view = View(
             mask_id=mask_id,
             eligible=torch.where(finishing[:, None], generated, eligible),
@@ -110,6 +106,8 @@ class Blocks:
             quota=quota,
             finishing=finishing,
             own=own,
+            start=start,
+            stop=stop,
         )
         return replace(state, quota=quota), view
 
@@ -130,6 +128,17 @@ class Blocks:
     def spent(self, state: State) -> Tensor:
         """bool ``[B]``: rows that have been through all their windows."""
         return state.window >= self._layout(state)[1]
+
+    def _span(self, state: State, own: Tensor) -> tuple[Tensor, Tensor]:
+        """First column of the row's window and the one after its last; of a column block, given tokens included."""
+        length = own.shape[1]
+        column = torch.arange(length, device=own.device)
+        start = torch.where(own, column, length).amin(1) if length else torch.zeros_like(state.window)
+        stop = torch.where(own, column + 1, 0).amax(1) if length else torch.zeros_like(state.window)
+        if self.by == "column" and self.length is not None:
+            first = state.origin + state.window * self.length
+            start, stop = start.minimum(first), torch.where(stop > 0, (first + self.length).clamp(max=length), stop)
+        return start.minimum(stop), stop
 
     def _layout(self, state: State) -> tuple[Tensor, Tensor]:
         """Block of each position ``[B, L]`` (only meaningful where generated) and the number of blocks ``[B]``."""

@@ -1,5 +1,7 @@
 """Every preset beside the parts it is made of, and a canvas for them."""
 
+from dataclasses import replace
+
 import torch
 
 from mdmcorrect.samplers import (
@@ -17,8 +19,13 @@ from mdmcorrect.samplers import (
     Confidence,
     Constant,
     Detour,
+    Dream,
     During,
+    EntropyBound,
+    EntropyBounded,
     EvenSplit,
+    Factor,
+    FastDLLM,
     FirstHitting,
     FixedOrder,
     FixedPoint,
@@ -39,6 +46,7 @@ from mdmcorrect.samplers import (
     Sampler,
     Scoring,
     Threshold,
+    TimeGrid,
     Unmask,
     UnmaskThenRemask,
 )
@@ -54,6 +62,13 @@ def planner(tokens, request):
 
 
 LLADA_SCORING = Scoring(temperature=0.7, mask_token="forbid", confidence_dtype="logits")
+DREAM_SCORING = Scoring(
+    top_p_rule="inclusive",
+    filter_order="top_p_first",
+    law="proposal",
+    mask_token="forbid",
+    confidence_dtype="logits",
+)
 COMBINATIONS = {
     "mdlm": (
         MDLM(steps=9, top_p=0.9),
@@ -120,6 +135,40 @@ COMBINATIONS = {
     "llada": (
         LLaDA(steps=6, block_length=5, temperature=0.7),
         Sampler(steps=6, unmask=Unmask("confidence", EvenSplit()), window=Blocks(5), scoring=LLADA_SCORING),
+    ),
+    "fast-dllm": (
+        FastDLLM(block_length=5, factor=1.5),
+        Sampler(
+            steps=1,
+            unmask=Unmask("confidence", Factor(1.5)),
+            window=Blocks(5, until_filled=True),
+            scoring=Scoring(mask_token="forbid"),
+        ),
+    ),
+    "entropy-bounded": (
+        EntropyBounded(gamma=0.7, block_length=5, temperature=0.7),
+        Sampler(
+            steps=1,
+            unmask=Unmask("entropy", EntropyBound(0.7)),
+            window=Blocks(5, until_filled=True),
+            scoring=Scoring(temperature=0.7),
+        ),
+    ),
+    "dream": (
+        Dream(steps=7, alg="topk_margin", temperature=0.7, top_p=0.9, alg_temp=0.4),
+        Sampler(
+            steps=7,
+            unmask=Unmask("margin", TimeGrid(), temperature=0.4),
+            scoring=replace(DREAM_SCORING, temperature=0.7, top_p=0.9),
+        ),
+    ),
+    "dream-origin": (
+        Dream(steps=7, temperature=0.7, top_k=4),
+        Sampler(
+            steps=7,
+            plan=Ancestral(eps=1e-3, complete=True),
+            scoring=replace(DREAM_SCORING, temperature=0.7, top_k=4),
+        ),
     ),
     "prism": (
         PRISM(steps=9, remask_count=2, unmask="max_probability", step_off=8),

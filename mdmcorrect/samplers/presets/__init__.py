@@ -1,7 +1,9 @@
 """Published samplers as combinations of parts, by family: each names its paper, its settings, and nothing else."""
 
 from .ancestral import DFM, MDLM, FirstHitting, ForwardBackward, InformedCorrector, ReMDM
+from .dream import Dream
 from .llada import LLaDA
+from .parallel import EntropyBounded, FastDLLM
 from .planner import P2, P2Plus
 from .preset import Preset
 from .prism import PRISM, BlockPRISM
@@ -14,6 +16,9 @@ __all__ = [
     "PRISM",
     "BlockPRISM",
     "BlockProSeCo",
+    "Dream",
+    "EntropyBounded",
+    "FastDLLM",
     "FirstHitting",
     "ForwardBackward",
     "InformedCorrector",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..counts import EvenSplit
 from ..sampler import Sampler
 from ..scoring import Scoring
-from ..unmask import EvenSplit, Unmask
+from ..unmask import Unmask
 from ..window import Blocks
 from .preset import Preset
 
@@ -15,31 +16,51 @@ from .preset import Preset
 class LLaDA(Preset):
     """LLaDA's decoding in blocks (arXiv 2502.09992, section 2.4).
 
-    One forward per step. A mask the model predicts is overruled, so that no mask is left.
+    One forward per step. A mask the model predicts is overruled, so that no mask is left. Classifier-free guidance is
+    an adapter of the model: :class:`mdmcorrect.adapters.Guided`.
 
     Args:
         block_length: generated positions per block, None for one block.
         remasking: "low_confidence" commits the proposals of highest probability, "random" any.
         temperature: 0 proposes the argmax; else a draw of ``softmax(logits / temperature)``, ranked by its probability
             at temperature 1, rounded to the logits' dtype.
+        suppress: ids of probability zero (``logits_eos_inf``).
+        confidence_forbid: ids committed last, their confidence being zero (``confidence_eos_eot_inf``).
+        ties: "lowest" or "torch"; see :class:`Unmask`.
     """
 
     block_length: int | None = None
     remasking: str = "low_confidence"
     temperature: float = 0.0
+    suppress: tuple[int, ...] = ()
+    confidence_forbid: tuple[int, ...] = ()
+    ties: str = "lowest"
 
     def parts(self) -> Sampler:
-        if self.remasking not in ("low_confidence", "random"):
-            raise ValueError(f"remasking: expected 'low_confidence' or 'random', got {self.remasking!r}")
         return Sampler(
             name="LLaDA",
             steps=self.steps,
-            unmask=Unmask("confidence" if self.remasking == "low_confidence" else "random", EvenSplit()),
+            unmask=Unmask(commit_order(self.remasking), EvenSplit(), ties=self.ties),
             window=Blocks(self.block_length),
-            scoring=llada_scoring(self.temperature),
+            scoring=llada_scoring(self.temperature, suppress=self.suppress, confidence_forbid=self.confidence_forbid),
         )
 
 
-def llada_scoring(temperature: float) -> Scoring:
+def commit_order(remasking: str) -> str:
+    """The order of :class:`Unmask` that LLaDA and its descendants call "low_confidence" or "random" remasking."""
+    if remasking not in ("low_confidence", "random"):
+        raise ValueError(f"remasking: expected 'low_confidence' or 'random', got {remasking!r}")
+    return "confidence" if remasking == "low_confidence" else "random"
+
+
+def llada_scoring(
+    temperature: float, *, suppress: tuple[int, ...] = (), confidence_forbid: tuple[int, ...] = ()
+) -> Scoring:
     """LLaDA's softmax counts the mask token and is rounded to the logits' dtype before positions are compared."""
-    return Scoring(temperature=temperature, mask_token="forbid", confidence_dtype="logits")
+    return Scoring(
+        temperature=temperature,
+        mask_token="forbid",
+        suppress=suppress,
+        confidence_forbid=confidence_forbid,
+        confidence_dtype="logits",
+    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..counts import CeilTarget, EvenSplit
 from ..plan import UnmaskThenRemask
 from ..remask import Binomial, Centred, Constant, Remask, RemaskCount
 from ..sampler import Sampler
 from ..scoring import Scoring
-from ..unmask import CeilTarget, EvenSplit, Unmask
+from ..unmask import Unmask
 from ..window import Blocks
 from .llada import llada_scoring
 from .preset import Preset

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from ..ancestral import Ancestral
 from ..correct import FixedPoint
+from ..counts import CountRule, EvenSplit, Threshold
 from ..sampler import Sampler
 from ..scoring import Scoring
-from ..unmask import CountRule, EvenSplit, Threshold, Unmask
+from ..unmask import Unmask
 from ..window import Blocks
 from .preset import Preset
 

@@ -1,0 +1,190 @@
+"""Models around models: what a method needs of a model that the model itself does not offer.
+
+Each adapter is a model in the sense of :mod:`mdmcorrect.model`, and takes one in any form that a sampler takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .model import Output, Request, Window, as_model, model_name, read_output
+
+
+class RightShifted:
+    """A model whose logits at a position describe the token after it, as those made from autoregressive ones (Dream).
+
+    Args:
+        model: a model; its logits at column j - 1 are read for column j, those at column 0 for column 0 too.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.__name__ = as_model(model), model_name(model)
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        return replace(self.model(tokens, request), shift=1)
+
+
+class Guided:
+    """Classifier-free guidance (arXiv 2502.09992, appendix): ``uncond + (1 + scale) (cond - uncond)``.
+
+    The unconditional half sees what the sampler never writes (prompt, givens, padding) as masks. Both halves go through
+    the model in one call of twice the rows, which counts as two forwards per row.
+
+    Args:
+        model: a model.
+        scale: LLaDA's ``cfg_scale``; 0 is no guidance.
+        keep: ids that the unconditional half keeps where they are given, such as a chat template's.
+        refresh: the unconditional half is computed in every ``refresh``-th step of a row and kept in between, at the
+            price of holding its logits ``[B, L, V]``; 1 computes it in every step and holds nothing.
+    """
+
+    def __init__(self, model: Any, scale: float, *, keep: Sequence[int] = (), refresh: int = 1) -> None:
+        if refresh < 1:
+            raise ValueError(f"refresh: expected at least 1, got {refresh}")
+        self.model, self.__name__ = as_model(model), model_name(model)
+        self.scale, self.keep, self.refresh = scale, tuple(keep), refresh
+        self.reads_windows = refresh > 1
+        self._kept: dict[int, Tensor] = {}
+        self._age: dict[int, int] = {}
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        if self.refresh == 1:
+            return self._both(tokens, request)
+        assert request.windows is not None
+        rows = [window.row for window in request.windows]
+        stale = any(self._age.get(row, self.refresh) >= self.refresh or row not in self._kept for row in rows)
+        if stale:
+            output = self._both(tokens, request)
+            assert output.uncond_logits is not None
+            self._kept.update(zip(rows, output.uncond_logits, strict=True))
+            self._age.update(dict.fromkeys(rows, 1))
+            return output
+        self._age.update({row: self._age[row] + 1 for row in rows})
+        uncond = torch.stack([self._kept[row] for row in rows])
+        return replace(self.model(tokens, request), uncond_logits=uncond, guidance=self.scale)
+
+    def _both(self, tokens: Tensor, request: Request) -> Output:
+        assert request.fixed is not None
+        hidden = request.fixed
+        if self.keep:
+            kept = torch.tensor(self.keep, device=tokens.device)
+            hidden = hidden & ~torch.isin(tokens, kept)
+        half = len(tokens)
+        output = self.model(
+            torch.cat([tokens, torch.where(hidden, request.mask_id, tokens)]), _repeated(request, 2, half)
+        )
+        return replace(
+            output,
+            logits=output.logits[:half],
+            uncond_logits=output.logits[half:],
+            guidance=self.scale,
+            quality=None if output.quality is None else output.quality[:half],
+            hidden=None if output.hidden is None else output.hidden[:half],
+            forwards=2 * output.forwards,
+        )
+
+
+class PrefixCache:
+    """Keys and values of everything before the block, computed when the block is entered (Fast-dLLM, arXiv 2505.22618).
+
+    A block's first forward reads the whole canvas; the others read from the block's first column on, against the cache.
+    All rows must be in the same columns: ``Blocks(length, by="column", together=True)``.
+
+    Args:
+        model: takes ``(tokens, use_cache=True)`` and ``(tokens, past_key_values=..., use_cache=True)`` and returns
+            ``logits`` and ``past_key_values``: a sequence of layers ``(keys, values)``, positions in the last dimension
+            but one, or an object with ``crop(length)``.
+    """
+
+    reads_windows = True
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model, self.__name__ = model, model_name(model)
+        self._past: Any = None
+        self._rows: list[int] = []
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        window, rows = _common_window(request)
+        if window.start == window.stop:  # nothing is left to decode: the last forward, which fills what remains
+            return read_output(self.model(tokens), self.model)
+        if window.step == 0 or self._past is None or not set(rows) <= set(self._rows):
+            return self._refill(tokens, window, rows)
+        return self._reuse(tokens, window, self._past_of(rows))
+
+    def _refill(self, tokens: Tensor, window: Window, rows: list[int]) -> Output:
+        answer = self.model(tokens, use_cache=True)
+        self._past, self._rows = _cropped(answer.past_key_values, window.start), rows
+        return read_output(answer, self.model)
+
+    def _reuse(self, tokens: Tensor, window: Window, past: Any) -> Output:
+        answer = self.model(tokens[:, window.start :], past_key_values=past, use_cache=True)
+        return replace(read_output(answer, self.model), start=window.start)
+
+    def _past_of(self, rows: list[int]) -> Any:
+        if rows == self._rows:
+            return self._past
+        index = torch.tensor([self._rows.index(row) for row in rows])
+        return [tuple(part.index_select(0, index.to(part.device)) for part in layer) for layer in self._past]
+
+
+class DualCache(PrefixCache):
+    """As :class:`PrefixCache`, with the positions after the block cached too, as they were when it was entered.
+
+    Args:
+        model: as there; ``(tokens, past_key_values=..., use_cache=True, replace_position=...)`` replaces the cached
+            columns where the bool ``[b, L]`` is true by those of ``tokens``.
+    """
+
+    def _refill(self, tokens: Tensor, window: Window, rows: list[int]) -> Output:
+        answer = self.model(tokens, use_cache=True)
+        self._past, self._rows = answer.past_key_values, rows
+        return read_output(answer, self.model)
+
+    def _reuse(self, tokens: Tensor, window: Window, past: Any) -> Output:
+        replaced = torch.zeros_like(tokens, dtype=torch.bool)
+        replaced[:, window.start : window.stop] = True
+        answer = self.model(
+            tokens[:, window.start : window.stop], past_key_values=past, use_cache=True, replace_position=replaced
+        )
+        return replace(read_output(answer, self.model), start=window.start)
+
+
+def _common_window(request: Request) -> tuple[Window, list[int]]:
+    assert request.windows is not None
+    first = request.windows[0]
+    if any(window.columns != first.columns or window.step != first.step for window in request.windows):
+        raise ValueError(
+            f"cache: expected all rows in one block, got {sorted({w.columns for w in request.windows})}; "
+            "decode with Blocks(length, by='column', together=True) and prompts of one length"
+        )
+    return first, [window.row for window in request.windows]
+
+
+def _cropped(past: Any, length: int) -> Any:
+    if hasattr(past, "crop"):
+        past.crop(length)
+        return past
+    return [tuple(part[..., :length, :] for part in layer) for layer in past]
+
+
+def _repeated(request: Request, times: int, rows: int) -> Request:
+    """The request of a call with all rows ``times`` times, one copy of the batch after the other."""
+
+    def again(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return torch.cat([value] * times) if value.ndim and len(value) == rows else value
+        if isinstance(value, dict):
+            return {name: again(part) for name, part in value.items()}
+        return tuple(again(part) for part in value) if isinstance(value, (list, tuple)) else value
+
+    tensors = ("batch", "wanted", "time", "step", "position_ids", "attention_mask", "condition", "fixed")
+    return replace(
+        request,
+        **{name: again(getattr(request, name)) for name in tensors},
+        windows=None if request.windows is None else request.windows * times,
+    )

@@ -1,0 +1,85 @@
+"""What the drop-ins share: how deviations from an original are named, seeds taken from torch, Hugging Face models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..model import Output, Request, read_output
+from ..samplers.unmask import TIES
+
+UPSTREAM = "upstream"
+
+
+def check_quirks(quirks: str | Collection[str], known: Collection[str]) -> frozenset[str]:
+    """The quirks asked for: names of an original's defects to be kept; "upstream" is all that there are.
+
+    Raises:
+        ValueError: a name this function does not have.
+    """
+    asked = {quirks} if isinstance(quirks, str) else set(quirks)
+    if UPSTREAM in asked:
+        return frozenset(known)
+    if unknown := asked - set(known):
+        raise ValueError(f"quirks: expected some of {sorted(known)} or 'upstream', got {sorted(unknown)}")
+    return frozenset(asked)
+
+
+def check_ties(ties: str) -> str:
+    if ties not in TIES:
+        raise ValueError(f"ties: expected one of {list(TIES)}, got {ties!r}")
+    return ties
+
+
+def seed_of(seed: int | Tensor | torch.Generator | None, *, random: bool) -> int | Tensor | torch.Generator:
+    """``seed``, or where there is none one drawn from torch's global generator, so that ``torch.manual_seed`` holds.
+
+    A run that draws nothing (``random`` is false) leaves the generator as it is.
+    """
+    if seed is not None:
+        return seed
+    return int(torch.randint(2**62, (1,))) if random else 0
+
+
+def append_masks(prompt: Tensor, count: int, mask_id: int) -> Tensor:
+    """``[B, P + count]``: the prompt and ``count`` masks."""
+    if not isinstance(prompt, Tensor) or prompt.ndim != 2:
+        got = list(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__
+        raise ValueError(f"prompt: expected token ids [B, P], got {got}")
+    return F.pad(prompt.long(), (0, count), value=mask_id)
+
+
+def extend_mask(attention_mask: Tensor | None, prompt: Tensor, count: int) -> Tensor | None:
+    """The mask of the prompt, with ones for what is generated."""
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != prompt.shape:
+        raise ValueError(f"attention_mask: expected {list(prompt.shape)}, got {list(attention_mask.shape)}")
+    return F.pad(attention_mask.bool(), (0, count), value=True)
+
+
+def check_divides(name: str, value: int, divisor_name: str, divisor: int) -> int:
+    """``value // divisor``.
+
+    Raises:
+        ValueError: it leaves a remainder.
+    """
+    if divisor < 1 or value % divisor:
+        raise ValueError(f"{name}: expected a multiple of {divisor_name} = {divisor}, got {value}")
+    return value // divisor
+
+
+class HuggingFace:
+    """A model called as the originals call it, ``model(tokens[, attention_mask=...])``, the mask as int64."""
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model, self.__name__ = model, getattr(model, "__name__", type(model).__name__)
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        if request.attention_mask is None:
+            return read_output(self.model(tokens), self.model)
+        return read_output(self.model(tokens, attention_mask=request.attention_mask.long()), self.model)

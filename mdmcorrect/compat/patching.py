@@ -1,0 +1,119 @@
+"""Replace an original's functions by ours, say which, and put them back."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import mdmcorrect.compat
+
+
+class Patch:
+    """What :func:`patch` replaced; as a context manager it undoes that at the end.
+
+    Attributes:
+        repository: the name of the drop-in.
+        replaced: dotted names that now hold our functions, ``module.function`` or ``module.Class.method``.
+    """
+
+    def __init__(self, repository: str, swaps: list[tuple[Any, str, Any, Any, str]]) -> None:
+        self.repository = repository
+        self.replaced = tuple(name for *_, name in swaps)
+        self._swaps = swaps
+        for owner, attribute, _, ours, _ in swaps:
+            setattr(owner, attribute, ours)
+
+    def undo(self) -> None:
+        """Put the originals back where our functions still stand; a second call does nothing."""
+        for owner, attribute, original, ours, _ in self._swaps:
+            if vars(owner).get(attribute) is ours:
+                setattr(owner, attribute, original)
+        self._swaps = []
+
+    def __enter__(self) -> Patch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()
+
+    def __repr__(self) -> str:
+        return f"Patch({self.repository!r}, replaced={list(self.replaced)})"
+
+
+def patch(repository: str, module: ModuleType | str | None = None) -> Patch:
+    """Replace the functions of an original by ours, in it and wherever they have been imported from it.
+
+    Args:
+        repository: a module of :mod:`mdmcorrect.compat`, such as "fast_dllm".
+        module: the original, or its import name; default the name it has when its own folder is on the path.
+
+    Returns:
+        A :class:`Patch`, whose ``replaced`` says what was replaced and whose ``undo`` takes it back; a context manager.
+
+    Raises:
+        ValueError: no such drop-in, or the module has none of its functions.
+        ImportError: the original cannot be imported.
+
+    Example:
+        >>> with patch("fast_dllm", original) as done:  # doctest: +SKIP
+        ...     done.replaced
+        ('generate.generate', 'generate.generate_with_prefix_cache', ...)
+    """
+    drop_in = _drop_in(repository)
+    original = _original(repository, drop_in, module)
+    swaps = []
+    for path, ours in drop_in.REPLACES.items():
+        *owners, attribute = path.split(".")
+        owner: Any = original
+        for name in owners:
+            owner = getattr(owner, name, None)
+        theirs = getattr(owner, "__dict__", {}).get(attribute)
+        if theirs is None:
+            continue
+        swaps.append((owner, attribute, theirs, ours, f"{original.__name__}.{path}"))
+        if owner is original:
+            swaps += _copies(original, attribute, theirs, ours)
+    if not swaps:
+        raise ValueError(f"module: {original.__name__} has none of {sorted(drop_in.REPLACES)}; is it {repository}?")
+    return Patch(repository, swaps)
+
+
+def _drop_in(repository: str) -> Any:
+    names = sorted(m.name for m in pkgutil.iter_modules(mdmcorrect.compat.__path__) if not m.name.startswith("_"))
+    modules = {n: importlib.import_module(f"mdmcorrect.compat.{n}") for n in names if n == repository}
+    if repository not in modules or not hasattr(modules[repository], "REPLACES"):
+        raise ValueError(f"repository: expected one of {[n for n in names if n != 'patching']}, got {repository!r}")
+    return modules[repository]
+
+
+def _original(repository: str, drop_in: Any, module: ModuleType | str | None) -> ModuleType:
+    if isinstance(module, ModuleType):
+        return module
+    tried = [module] if module is not None else list(drop_in.MODULES)
+    for name in tried:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise ImportError(
+        f"{repository}: could not import {' or '.join(map(repr, tried))}; put the original on the path, or hand over "
+        f"its module: patch({repository!r}, module)"
+    )
+
+
+def _copies(
+    original: ModuleType, attribute: str, theirs: Any, ours: Callable[..., Any]
+) -> list[tuple[Any, str, Any, Any, str]]:
+    """Other modules that hold the original's function under any name, as after ``from generate import generate``."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        if not isinstance(module, ModuleType) or module is original:
+            continue
+        for alias, value in list(vars(module).items()):
+            if value is theirs:
+                found.append((module, alias, theirs, ours, f"{name}.{alias}"))
+    return found

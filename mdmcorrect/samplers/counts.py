@@ -1,0 +1,217 @@
+"""How many masked positions a step commits: by a schedule, or as many as their scores allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .. import ops, rng
+from .scoring import Scores
+from .state import State
+from .window import View
+
+
+class CountRule(Protocol):
+    """How many masked positions of the window a step commits, before what it masks again is made up for."""
+
+    def before(self, state: State, view: View) -> Tensor:
+        """int64 ``[B]``, the number as far as it is known before the forward: at least the final one."""
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        """int64 ``[B]``, the number, given what ``before`` said, the masked positions ``[B, L]`` and their scores."""
+
+    # A rule that reads scores other than the confidence names them in a property `wants`, a frozenset of names.
+
+
+@dataclass(frozen=True)
+class EvenSplit:
+    """``n // S + (i < n % S)`` of the window's n masks at its i-th of S steps: the remainder goes first.
+
+    LLaDA (arXiv 2502.09992, section 2.4). A step that commits fewer is not made up for later.
+    """
+
+    def before(self, state: State, view: View) -> Tensor:
+        steps = view.steps.clamp(min=1)
+        return view.quota // steps + (view.step < view.quota % steps)
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        return quota
+
+
+@dataclass(frozen=True)
+class CeilTarget:
+    """As many as bring the window to ``ceil(n (i + 1) / S)`` committed positions of n: PRISM's static schedule.
+
+    PRISM (arXiv 2510.01384, algorithm 3). Written with integers, so no rounding error of ``n / S`` adds a position.
+    """
+
+    def before(self, state: State, view: View) -> Tensor:
+        target = -(-view.quota * (view.step + 1) // view.steps.clamp(min=1))
+        masks = ((state.tokens == view.mask_id) & view.eligible).sum(1)
+        return (target.clamp(max=view.quota) - (view.quota - masks)).clamp(min=0)
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        return quota
+
+
+def _masks(state: State, view: View) -> Tensor:
+    return ((state.tokens == view.mask_id) & view.eligible).sum(1)
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """``int(n (1 - s / t))`` of the n masks left, on the times ``linspace(1, eps, S + 1)``; all in the last step.
+
+    Dream (arXiv 2508.15487). Times and product are float32, as there: truncation makes the last bit matter.
+
+    Args:
+        eps: last time of the grid.
+        batch_mean: n is the mean over the batch, as Dream's code has it. It commits too few in some rows and, its plan
+            being :class:`WholeRow`, masks tokens of others.
+    """
+
+    eps: float = 1e-3
+    batch_mean: bool = False
+
+    def before(self, state: State, view: View) -> Tensor:
+        masks = _masks(state, view).float()
+        if self.batch_mean:
+            masks = (masks.sum() / max(len(masks), 1)).expand_as(masks)
+        t, s = self._at(view.step, view.steps), self._at(view.step + 1, view.steps)
+        last = view.step + 1 >= view.steps
+        return torch.where(last, masks, masks * (1 - s / t)).long()
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        return quota
+
+    def _at(self, step: Tensor, steps: Tensor) -> Tensor:
+        """``torch.linspace(1, eps, steps + 1)[step]``, bit for bit: from either end to the middle, rounded once."""
+        end = torch.full((), self.eps, dtype=torch.float32, device=step.device)
+        width = ((end - 1) / steps.clamp(min=1)).double()
+        return torch.where(step < (steps + 1) // 2, 1 + width * step, end.double() - width * (steps - step)).float()
+
+
+@dataclass(frozen=True)
+class RoundedGrid:
+    """``round(n (1 - s / t))`` of the n masks left, on the times ``linspace(1, 0, S + 1)``: dLLM's schedule.
+
+    Steps that would commit nothing are left out, so a window may end before its S steps. Rounds half to even, float64.
+
+    Args:
+        steps: S, of a window.
+        stochastic: ``Binomial(n, 1 - s / t)`` instead.
+    """
+
+    steps: int
+    stochastic: bool = False
+
+    def before(self, state: State, view: View) -> Tensor:
+        if self.stochastic:
+            left = (self.steps - view.step).clamp(min=1).double()
+            masked = (state.tokens == view.mask_id) & view.eligible
+            u = rng.uniform(state.seed, state.positions, state.step, rng.Purpose.COUNT, 0)
+            return ((u < (1 / left)[:, None]) & masked).sum(1)
+        table = rounded_grid(view.own.shape[1], self.steps, view.own.device)
+        return table[view.quota, view.step.clamp(max=self.steps - 1)]
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        return quota
+
+
+@lru_cache(maxsize=16)
+def rounded_grid(length: int, steps: int, device: torch.device) -> Tensor:
+    """int64 ``[length + 1, steps]``: how many of n masks each step commits, steps that commit none moved to the end."""
+    left = torch.arange(length + 1, dtype=torch.int64, device=device)
+    columns = []
+    for t in range(steps, 0, -1):
+        stays = (1 - (1 - (t - 1) / steps)) / (1 - (1 - t / steps))  # (1 - alpha_s) / (1 - alpha_t), alpha_t = 1 - t
+        count = torch.round(left.double() * (1 - stays)).long().minimum(left)
+        columns.append(count)
+        left = left - count
+    counts = torch.stack(columns, 1)
+    order = (counts == 0).long().argsort(dim=1, stable=True)
+    return counts.gather(1, order)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """All positions whose proposal's confidence reaches ``threshold``; the most confident ones if too few do.
+
+    Fast-dLLM (arXiv 2505.22618, section 3.3); ProSeCo on LLaDA; LLaDA2.
+
+    Args:
+        threshold: compared in the confidence's dtype.
+        strict: confidences must exceed it (LLaDA2, sglang).
+        at_least: at least so many, a number or what another rule says (LLaDA2's split of the block over its steps).
+    """
+
+    threshold: float
+    strict: bool = False
+    at_least: int | CountRule = 1
+
+    def before(self, state: State, view: View) -> Tensor:
+        return _masks(state, view) if isinstance(self.at_least, int) else self._floor(state, view)
+
+    def _floor(self, state: State, view: View) -> Tensor:
+        assert not isinstance(self.at_least, int)
+        return self.at_least.before(state, view)
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        rule = "strict_threshold" if self.strict else "threshold"
+        if isinstance(self.at_least, int):
+            return ops.count_positions(
+                scores["confidence"], rule, self.threshold, eligible=masked, at_least=self.at_least
+            )
+        return ops.count_positions(scores["confidence"], rule, self.threshold, eligible=masked).maximum(quota)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The most confident positions, up to the first n with ``(n + 1) (1 - c_(n)) > factor``, at least one.
+
+    Fast-dLLM (arXiv 2505.22618, section 3.3): the more positions are committed at once, the surer they must be.
+
+    Args:
+        factor: f of the paper.
+        last_free: the last position is not asked, as in the authors' code: if all others pass, all are committed.
+    """
+
+    factor: float
+    last_free: bool = True
+
+    def before(self, state: State, view: View) -> Tensor:
+        return _masks(state, view)
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        return self.count(scores["confidence"], masked)
+
+    def count(self, confidence: Tensor, masked: Tensor) -> Tensor:
+        """int64 ``[B]``, for confidences and masked positions ``[B, L]``."""
+        count = ops.count_positions(confidence, "factor", self.factor, eligible=masked, at_least=1)
+        masks = masked.sum(1)
+        return torch.where(count == masks - 1, masks, count) if self.last_free else count
+
+
+@dataclass(frozen=True)
+class EntropyBound:
+    """Positions of least entropy, as many as keep the sum of entropies less the largest within ``gamma``, at least one.
+
+    The entropy-bounded sampler (arXiv 2505.24857, section 4): gamma bounds what is lost by taking the positions for
+    independent. Wants the order "entropy".
+    """
+
+    gamma: float
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return frozenset({"entropy"})
+
+    def before(self, state: State, view: View) -> Tensor:
+        return _masks(state, view)
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        return ops.count_positions(scores["entropy"], "entropy_bound", self.gamma, eligible=masked, at_least=1)

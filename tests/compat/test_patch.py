@@ -1,0 +1,70 @@
+"""compat.patch: what is replaced, where else, and that it is put back."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from mdmcorrect import compat
+from mdmcorrect.compat import dream, fast_dllm
+
+
+@pytest.fixture
+def original(monkeypatch):
+    """A module like Fast-dLLM's, and one that imported a function from it."""
+    module, user = ModuleType("generate"), ModuleType("eval_llada")
+    module.generate = lambda *_: "theirs"
+    module.get_transfer_index = lambda *_: "theirs"
+    module.add_gumbel_noise = lambda *_: "theirs"
+    user.run = module.generate
+    monkeypatch.setitem(sys.modules, "generate", module)
+    monkeypatch.setitem(sys.modules, "eval_llada", user)
+    return module, user
+
+
+def test_functions_are_replaced_wherever_they_were_imported_and_put_back(original):
+    module, user = original
+    theirs = module.generate
+    done = compat.patch("fast_dllm")
+    assert set(done.replaced) == {"generate.generate", "eval_llada.run", "generate.get_transfer_index"}
+    assert module.generate is user.run is fast_dllm.generate
+    assert module.add_gumbel_noise() == "theirs"
+    assert "generate.get_transfer_index" in repr(done)
+    done.undo()
+    done.undo()
+    assert module.generate is user.run is theirs
+
+
+def test_as_a_context_manager_it_ends_with_the_block(original):
+    module, _ = original
+    theirs = module.generate
+    with compat.patch("fast_dllm", module):
+        assert module.generate is fast_dllm.generate
+    assert module.generate is theirs
+
+
+def test_what_others_put_there_since_stays(original):
+    module, _ = original
+    done = compat.patch("fast_dllm", "generate")
+    module.generate = later = lambda *_: "later"
+    done.undo()
+    assert module.generate is later
+
+
+def test_methods_of_a_class():
+    module = ModuleType("generation_utils")
+    module.DreamGenerationMixin = type("DreamGenerationMixin", (), {"diffusion_generate": lambda self: "theirs"})
+    with compat.patch("dream", module) as done:
+        assert done.replaced == ("generation_utils.DreamGenerationMixin.diffusion_generate",)
+        ours = dream.DreamGenerationMixin.diffusion_generate
+        assert module.DreamGenerationMixin.diffusion_generate is ours
+    assert module.DreamGenerationMixin().diffusion_generate() == "theirs"
+
+
+def test_what_cannot_be_patched_is_said():
+    with pytest.raises(ValueError, match=r"repository: expected one of .*'fast_dllm'.*got 'fastdllm'"):
+        compat.patch("fastdllm")
+    with pytest.raises(ImportError, match="dream: could not import 'generation_utils'; put the original on the path"):
+        compat.patch("dream")
+    with pytest.raises(ValueError, match="module: json has none of"):
+        compat.patch("dream", "json")
