@@ -17,14 +17,6 @@ struct KeptSet {
   int64_t last_tie;
 };
 
-// One row and everything that says what may be proposed there.
-struct ProposalRow {
-  const ScoreTokensParams* params;
-  RowReader* reader;
-  const uint8_t* data;
-  int64_t chunks;
-};
-
 // Memory for the candidates of one row; see filter_scratch_words.
 struct FilterScratch {
   uint64_t* mass;    // [vocab]
@@ -41,42 +33,37 @@ MDM_INLINE FilterScratch carve_filter_scratch(uint64_t* words, int64_t vocab) {
 
 // ---- chunks of a proposal ----
 
-static float max_of(const float* values, int padded) {
-  Floats max = broadcast(-__builtin_inff());
-  for (int i = 0; i < padded; i += kLanes) max = maximum(load(values + i), max);
-  return reduce_max(max);
-}
-
 MDM_INLINE bool is_kept(const KeptSet& kept, float x, int64_t id) {
   return x > kept.threshold || (x == kept.threshold && id <= kept.last_tie);
 }
 
-// The chunk with forbidden ids at -inf.
-static Chunk without_forbidden(const ProposalRow& row, const Chunk& chunk, int64_t index) {
+// Whether some of a chunk's ids are forbidden.
+static IdRange forbidden_in(const ProposalRow& row, int64_t index, int padded) {
   const ScoreTokensParams& params = *row.params;
+  return ids_between(params.forbid, params.forbid_count, index * kChunk, index * kChunk + padded);
+}
+
+// A chunk with the ids at -inf that may not be proposed: forbidden ones, and those outside the kept set unless it is
+// null.
+static FloatChunk proposable(const ProposalRow& row, const Chunk& chunk, int64_t index, const KeptSet* kept) {
+  const ScoreTokensParams& params = *row.params;
+  const float* values = widen(chunk, row.reader->wide);
+  const IdRange dropped = forbidden_in(row, index, chunk.padded);
+  if (dropped.first == dropped.last && kept == nullptr) return {values, chunk.padded, max_of(values, chunk.padded)};
   const int64_t begin = index * kChunk;
-  const IdRange dropped = ids_between(params.forbid, params.forbid_count, begin, begin + chunk.padded);
-  if (dropped.first == dropped.last) return chunk;
   float* masked = row.reader->masked;
-  __builtin_memcpy(masked, chunk.values, sizeof(float) * static_cast<size_t>(chunk.padded));
+  __builtin_memcpy(masked, values, sizeof(float) * static_cast<size_t>(chunk.padded));
   for (int64_t i = dropped.first; i < dropped.last; ++i) masked[params.forbid[i] - begin] = -__builtin_inff();
-  return {masked, chunk.padded, max_of(masked, chunk.padded), chunk.invalid};
-}
-
-// The chunk with everything outside the kept set at -inf.
-static Chunk without_filtered(const ProposalRow& row, const Chunk& chunk, int64_t index, const KeptSet& kept) {
-  const int64_t begin = index * kChunk;
-  float* masked = row.reader->masked;
-  for (int i = 0; i < chunk.padded; ++i) {
-    masked[i] = is_kept(kept, chunk.values[i], begin + i) ? chunk.values[i] : -__builtin_inff();
+  if (kept != nullptr) {
+    for (int i = 0; i < chunk.padded; ++i) {
+      masked[i] = is_kept(*kept, masked[i], begin + i) ? masked[i] : -__builtin_inff();
+    }
   }
-  return {masked, chunk.padded, max_of(masked, chunk.padded), chunk.invalid};
+  return {masked, chunk.padded, max_of(masked, chunk.padded)};
 }
 
-// What may be proposed of a chunk; kept is null where no filter is on.
-static Chunk read_proposal_chunk(const ProposalRow& row, int64_t index, const KeptSet* kept) {
-  const Chunk chunk = without_forbidden(row, read_chunk(row.reader, row.data, index), index);
-  return kept == nullptr ? chunk : without_filtered(row, chunk, index, *kept);
+static FloatChunk read_proposal_chunk(const ProposalRow& row, int64_t index, const KeptSet* kept) {
+  return proposable(row, read_chunk(row, index), index, kept);
 }
 
 // ---- masses in fixed point ----
@@ -93,7 +80,7 @@ MDM_INLINE void mass_digits(Floats y, Words* high, Words* low) {
 
 MDM_INLINE uint64_t mass_from_digits(uint32_t high, uint32_t low) { return (static_cast<uint64_t>(high) << 20) + low; }
 
-static uint64_t chunk_mass(const Chunk& chunk, float max, float scale) {
+static uint64_t chunk_mass(const FloatChunk& chunk, float max, float scale) {
   Words high_sum = words_from(0), low_sum = high_sum;  // at most 32 terms of 2^20 per lane
   for (int i = 0; i < chunk.padded; i += kLanes) {
     Words high, low;
@@ -164,7 +151,7 @@ static int64_t collect_candidates(const ProposalRow& row, const FilterScratch& s
   int64_t count = 0;
   for (int64_t index = 0; index < row.chunks; ++index) {
     if (!(scratch.chunk_max[index] >= smallest) || scratch.chunk_max[index] == -__builtin_inff()) continue;
-    const Chunk chunk = read_proposal_chunk(row, index, nullptr);
+    const FloatChunk chunk = read_proposal_chunk(row, index, nullptr);
     for (int i = 0; i < chunk.padded; i += kLanes) {
       const Floats x = load(chunk.values + i);
       uint32_t hits = bits(at_least(x, broadcast(smallest)));

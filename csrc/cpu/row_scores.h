@@ -1,7 +1,7 @@
 // What one row's distribution over the vocabulary is found to hold, chunk after chunk, and how its outputs are written.
 //
-// A chunk of 512 ids is widened to float32 in the first-level cache while its maximum is taken, then its exponentials
-// are summed relative to the largest value so far (core/online_stats.h). A draw needs one random number per chunk: the
+// The exponentials of a chunk of 512 ids are summed relative to the largest value so far (core/online_stats.h), in the
+// pass that takes its maximum (chunk_scan.h). A draw needs one random number per chunk: the
 // largest of a chunk's noisy logits is one Gumbel at the chunk's log-sum-exp, so with E exponential the chunk with the
 // largest sum / E wins, and at temperature 1 that sum is the statistics' own. Which id of the winner is drawn does not
 // depend on that maximum, so an exponential race with one number per id, in that chunk only, ends it.
@@ -13,6 +13,7 @@
 #include "core/online_stats.h"
 #include "core/round_to.h"
 #include "core/sequence_seed.h"
+#include "cpu/chunk_scan.h"
 #include "cpu/proposal_filter.h"
 #include "cpu/vector_random.h"
 
@@ -26,18 +27,36 @@ static bool wanted(const ScoreTokensParams& params, TokenScore score) {
 
 // What one row must collect; temperature and filters may differ between rows.
 struct RowPlan {
-  float scale;    // 1 / temperature; 1 at temperature 0
-  bool sampling;  // temperature > 0
-  bool filtered;  // top_k or top_p is on and something depends on it
-  bool shared;    // the proposal is the raw distribution
-  bool raw_sums;  // the raw distribution's normaliser
-  bool raw_dot;   // its entropy
-  bool proposal_sums;
-  bool proposal_dot;
+  float scale;     // 1 / temperature; 1 at temperature 0
+  bool sampling;   // temperature > 0
+  bool filtered;   // top_k or top_p is on and something depends on it
+  Terms raw;       // what to sum of the raw distribution
+  Terms proposal;  // of what is proposable; none where filtered
+  Terms kept;      // of what the filters keep
   bool second;
   int64_t top_k;
   double top_p;
+  Scanner both;      // chunks that are proposable as they are
+  Scanner alone[2];  // chunks with forbidden ids: as they are, and without those, as float32
 };
+
+static Terms terms_of(bool sum, bool dot) { return dot ? Terms::sum_and_dot : sum ? Terms::sum : Terms::none; }
+
+// How to scan, given what to sum. Laws of one scale share their terms, others a pass.
+static void plan_scans(const ScoreTokensParams& params, RowPlan* plan) {
+  const FloatType type = params.probabilities ? FloatType::float32 : params.type;
+  const bool same = plan->scale == 1.0f;
+  const Terms more = plan->raw > plan->proposal ? plan->raw : plan->proposal;
+  if (same || plan->proposal == Terms::none) {
+    plan->both = scanner_of(type, more, 1.0f, Terms::none, 1.0f);
+  } else if (plan->raw == Terms::none) {
+    plan->both = scanner_of(type, plan->proposal, plan->scale, Terms::none, 1.0f);
+  } else {
+    plan->both = scanner_of(type, plan->raw, 1.0f, plan->proposal, plan->scale);
+  }
+  plan->alone[0] = scanner_of(type, plan->raw, 1.0f, Terms::none, 1.0f);
+  plan->alone[1] = scanner_of(FloatType::float32, plan->proposal, plan->scale, Terms::none, 1.0f);
+}
 
 static RowPlan plan_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
   const double temperature = at(params.temperature, b, l);
@@ -53,22 +72,20 @@ static RowPlan plan_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
 
   RowPlan plan{};
   plan.sampling = temperature > 0.0;
-  // Finite even for a temperature so small that its reciprocal is not.
-  plan.scale = !plan.sampling ? 1.0f : 1.0 / temperature < 3e38 ? static_cast<float>(1.0 / temperature) : 3e38f;
-  plan.raw_sums = wanted(params, TokenScore::logprob) || (law_sums && !params.proposal_law);
-  plan.raw_dot = dot && !params.proposal_law;
-  plan.proposal_sums =
+  // Within what float32 sums of scaled differences can take.
+  const double scale = plan.sampling ? 1.0 / temperature : 1.0;
+  plan.scale = static_cast<float>(scale < 1e-30 ? 1e-30 : scale < 1e30 ? scale : 1e30);
+  plan.raw =
+      terms_of(wanted(params, TokenScore::logprob) || (law_sums && !params.proposal_law), dot && !params.proposal_law);
+  const bool proposal_sum =
       plan.sampling || wanted(params, TokenScore::proposal_logprob) || (law_sums && params.proposal_law);
-  plan.proposal_dot = dot && params.proposal_law;
-  plan.filtered = plan.proposal_sums && (top_k < params.vocab || top_p < 1.0);
-  plan.shared = !plan.filtered && params.forbid_count == 0 && plan.scale == 1.0f;
-  if (plan.shared) {
-    plan.raw_sums = plan.raw_sums || plan.proposal_sums;
-    plan.raw_dot = dot;
-  }
+  plan.filtered = proposal_sum && (top_k < params.vocab || top_p < 1.0);
+  plan.kept = terms_of(proposal_sum, dot && params.proposal_law);
+  plan.proposal = plan.filtered ? Terms::none : plan.kept;
   plan.second = wanted(params, TokenScore::second_logprob) || wanted(params, TokenScore::margin);
   plan.top_k = top_k;
   plan.top_p = top_p;
+  plan_scans(params, &plan);
   return plan;
 }
 
@@ -99,35 +116,36 @@ static void enter_chunk(ChunkRace* race, int64_t index, float sum) {
 
 // The race inside the winning chunk: position of the largest weight / E, lowest on ties. An absent id's weight, 4e-38,
 // cannot win against that of the chunk's maximum, 1, whatever the noise.
-static int race_in_chunk(const Chunk& chunk, const DrawKey& key, int64_t index, float scale) {
+static int race_in_chunk(const FloatChunk& chunk, const DrawKey& key, int64_t index, float scale) {
   float keys[kChunk];
   for (int i = 0; i < chunk.padded; i += kLanes) {
     const Floats y = mul(sub(load(chunk.values + i), broadcast(chunk.max)), broadcast(scale));
     const Floats noise = exponential16(key, static_cast<uint32_t>(index * kChunk + i));
     store(keys + i, div(exp_nonpositive(y), noise));
   }
-  const float best = max_of(keys, chunk.padded);
-  return first_equal({keys, chunk.padded, best, false}, best);
+  return first_equal(keys, chunk.padded, max_of(keys, chunk.padded));
 }
 
 // ---- collecting ----
 
-// Takes the chunk's maximum into the statistics; returns the factor by which older weights shrink.
-static double see_maximum(OnlineStats* stats, const Chunk& chunk, int64_t index, bool second) {
-  if (chunk.max > stats->max) {
+// Takes a chunk's maximum into the statistics; returns the factor by which older weights shrink.
+static double see_maximum(OnlineStats* stats, RowReader* reader, const Chunk& chunk, float max, int64_t index,
+                          bool second) {
+  if (max > stats->max) {
+    const float* values = widen(chunk, reader->wide);
     if (second) {
-      const float runner_up = second_largest(chunk);
+      const float runner_up = second_largest(values, chunk.padded);
       stats->second = runner_up > stats->max ? runner_up : stats->max;
     }
-    return raise_max(stats, chunk.max, index * kChunk + first_equal(chunk, chunk.max));
+    return raise_max(stats, max, index * kChunk + first_equal(values, chunk.padded, max));
   }
-  if (chunk.max > stats->second) stats->second = chunk.max;
+  if (max > stats->second) stats->second = max;
   return 1.0;
 }
 
 MDM_INLINE void add_sums(OnlineStats* stats, const ChunkSums& sums) {
   stats->sum += static_cast<double>(sums.sum);
-  stats->dot += static_cast<double>(sums.dot);
+  stats->dot += stats->scale * static_cast<double>(sums.dot);
 }
 
 struct RowScores {
@@ -155,6 +173,38 @@ static RowScores begin_row(const ScoreTokensParams& params, int64_t b, int64_t l
   return scores;
 }
 
+// One or two laws that take the same chunk, with the same largest value so far; the second may be null.
+struct Laws {
+  OnlineStats* first;
+  OnlineStats* second;
+  double shrink;  // factor by which the weights of older chunks shrank
+};
+
+MDM_INLINE bool is_invalid(const ChunkScan& scan) {
+  return scan.max != scan.max || scan.max == __builtin_inff() || scan.first.sum != scan.first.sum;
+}
+
+// Scans a chunk relative to the largest value so far, its own included. false: NaN or +inf.
+static bool take_chunk(const ProposalRow& row, const Scanner& scanner, const Chunk& chunk, int64_t index, bool second,
+                       Laws* laws, ChunkScan* scan) {
+  const float reference = laws->first->max;
+  const bool summing = scanner.function != nullptr;
+  *scan = ChunkScan{};
+  if (summing && reference != -__builtin_inff()) {
+    *scan = run(scanner, chunk, reference);
+  } else {
+    scan->max = top_of(chunk);
+  }
+  if (is_invalid(*scan)) return false;
+  const bool raised = scan->max > reference;
+  if (raised && summing) *scan = run(scanner, chunk, scan->max);
+  laws->shrink = see_maximum(laws->first, row.reader, chunk, scan->max, index, second);
+  if (laws->second != nullptr) {
+    laws->shrink = see_maximum(laws->second, row.reader, chunk, scan->max, index, second);
+  }
+  return true;
+}
+
 // Takes chunks [first, last), the next of the row. chunk_max, where given, gets the largest proposable value of each.
 static void scan_chunks(const ProposalRow& row, int64_t first, int64_t last, float* chunk_max, RowScores* scores) {
   const RowPlan& plan = scores->plan;
@@ -162,34 +212,34 @@ static void scan_chunks(const ProposalRow& row, int64_t first, int64_t last, flo
   OnlineStats* proposal = &scores->proposal;
   ChunkRace* race = &scores->race;
   for (int64_t index = first; index < last && scores->valid; ++index) {
-    const Chunk chunk = read_chunk(row.reader, row.data, index);
-    if (chunk.invalid) {
-      scores->valid = false;
-      return;
+    const Chunk chunk = read_chunk(row, index);
+    const IdRange forbidden = forbidden_in(row, index, chunk.padded);
+    ChunkScan scan;
+    float sum, max;  // of the proposal
+    if (forbidden.first == forbidden.last && raw->max == proposal->max) {
+      Laws laws{raw, proposal, 1.0};
+      scores->valid = take_chunk(row, plan.both, chunk, index, plan.second, &laws, &scan);
+      if (!scores->valid) return;
+      const ChunkSums& proposed = plan.both.second == Terms::none ? scan.first : scan.second;
+      add_sums(raw, scan.first);
+      add_sums(proposal, proposed);
+      race->best *= laws.shrink;
+      sum = proposed.sum, max = scan.max;
+    } else {
+      Laws laws{raw, nullptr, 1.0};
+      scores->valid = take_chunk(row, plan.alone[0], chunk, index, plan.second, &laws, &scan);
+      if (!scores->valid) return;
+      add_sums(raw, scan.first);
+      const FloatChunk allowed = proposable(row, chunk, index, nullptr);
+      const Chunk rest{allowed.values, FloatType::float32, allowed.padded};
+      laws = {proposal, nullptr, 1.0};
+      take_chunk(row, plan.alone[1], rest, index, plan.second, &laws, &scan);
+      add_sums(proposal, scan.first);
+      race->best *= laws.shrink;
+      sum = scan.first.sum, max = scan.max;
     }
-    if (plan.filtered) chunk_max[index] = chunk.max;
-    if (chunk.max == -__builtin_inff()) continue;
-    const double raw_factor = see_maximum(raw, chunk, index, plan.second);
-    ChunkSums sums{};
-    if (plan.raw_sums) {
-      sums = chunk_sums(chunk, raw->max, 1.0f, plan.raw_dot);
-      add_sums(raw, sums);
-    }
-    if (plan.shared) {
-      race->best *= raw_factor;
-      if (plan.sampling) enter_chunk(race, index, sums.sum);
-      continue;
-    }
-    const Chunk allowed = without_forbidden(row, chunk, index);
-    if (plan.filtered) chunk_max[index] = allowed.max;
-    if (allowed.max == -__builtin_inff()) continue;
-    race->best *= see_maximum(proposal, allowed, index, plan.second);
-    if (plan.filtered || !plan.proposal_sums) continue;
-    const bool same_terms = plan.raw_sums && plan.scale == 1.0f && !plan.proposal_dot &&
-                            allowed.values == chunk.values && raw->max == proposal->max;
-    if (!same_terms) sums = chunk_sums(allowed, proposal->max, plan.scale, plan.proposal_dot);
-    add_sums(proposal, sums);
-    if (plan.sampling) enter_chunk(race, index, sums.sum);
+    if (plan.filtered) chunk_max[index] = max;
+    if (plan.sampling && !plan.filtered && max != -__builtin_inff()) enter_chunk(race, index, sum);
   }
 }
 
@@ -198,19 +248,18 @@ static void see_current(const ProposalRow& row, int64_t first, int64_t last, int
   if (!wanted(*row.params, TokenScore::current_logprob)) return;
   const int64_t id = at(row.params->tokens, b, l);
   if (id < 0 || id >= row.params->vocab || id / kChunk < first || id / kChunk >= last) return;
-  scores->current_value = read_value(row.reader, row.data, id);
+  scores->current_value = read_value(row, id);
 }
 
 // Ends the row. Of the logits only the winning chunk is read, and only when sampling.
 static void choose_token(const ProposalRow& row, int64_t b, int64_t l, RowScores* scores) {
   const RowPlan& plan = scores->plan;
-  if (plan.shared) scores->proposal = scores->raw;
   if (!scores->valid || scores->proposal.argmax < 0) return;
   scores->token = scores->proposal.argmax;
   scores->token_value = scores->proposal.max;
   if (!plan.sampling) return;
   const int64_t winner = scores->race.winner;
-  const Chunk chunk = read_proposal_chunk(row, winner, plan.filtered ? &scores->kept : nullptr);
+  const FloatChunk chunk = read_proposal_chunk(row, winner, plan.filtered ? &scores->kept : nullptr);
   const int lane = race_in_chunk(chunk, row_draw_key(*row.params, b, l, Purpose::TOKEN), winner, plan.scale);
   scores->token = winner * kChunk + lane;
   scores->token_value = chunk.values[lane];

@@ -12,15 +12,19 @@ static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores*
   const RowPlan& plan = scores->plan;
   OnlineStats* proposal = &scores->proposal;
   ChunkRace* race = &scores->race;
+  const Scanner scanner = scanner_of(FloatType::float32, plan.kept, plan.scale, Terms::none, 1.0f);
   *proposal = empty_stats(plan.scale);
   for (int64_t index = 0; index < row.chunks; ++index) {
     if (!(chunk_max[index] >= scores->kept.threshold)) continue;
-    const Chunk chunk = read_proposal_chunk(row, index, &scores->kept);
-    if (chunk.max == -__builtin_inff()) continue;
-    race->best *= see_maximum(proposal, chunk, index, plan.second);
-    const ChunkSums sums = chunk_sums(chunk, proposal->max, plan.scale, plan.proposal_dot);
-    add_sums(proposal, sums);
-    if (plan.sampling) enter_chunk(race, index, sums.sum);
+    const FloatChunk kept = read_proposal_chunk(row, index, &scores->kept);
+    if (kept.max == -__builtin_inff()) continue;
+    const Chunk chunk{kept.values, FloatType::float32, kept.padded};
+    Laws laws{proposal, nullptr, 1.0};
+    ChunkScan scan;
+    take_chunk(row, scanner, chunk, index, plan.second, &laws, &scan);
+    race->best *= laws.shrink;
+    add_sums(proposal, scan.first);
+    if (plan.sampling) enter_chunk(race, index, scan.first.sum);
   }
 }
 

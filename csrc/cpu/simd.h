@@ -9,11 +9,12 @@
 //   select(mask, yes, no)
 //   reduce_max(v), reduce_add(v)                in one fixed order: a sum never depends on where its row stands
 //   words_from(i), iota(i)                      all lanes i; lanes i, i + 1, ..., i + 15
-//   add_words sub_words xor_words, shift_left<n>, shift_right_signed<n>
+//   add_words sub_words xor_words and_words, shift_left<n>, shift_right_signed<n>
 //   multiply_wide(a, m, &high, &low)            both halves of the 64-bit products
 //   as_words, as_floats                         the same bits
 //   signed_to_float(w), truncate(v)             int32 <-> float32, truncate for |v| < 2^31
 //   float_from_u64(high, low)                   uint64 to float32, rounded to nearest even
+//   kHasTable; Table, load_table(p), look_up(table, w)  entry (w mod 32) of 32, where that is one instruction
 //
 // All of it lives in the instruction set's own namespace (core/config.h).
 #pragma once

@@ -91,6 +91,7 @@ MDM_INLINE void store(uint32_t* p, Words a) {
 }
 MDM_INLINE Words add_words(Words a, Words b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 MDM_INLINE Words sub_words(Words a, Words b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
+MDM_INLINE Words and_words(Words a, Words b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
 MDM_INLINE Words xor_words(Words a, Words b) { return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)}; }
 template <int n>
 MDM_INLINE Words shift_left(Words a) {
@@ -126,5 +127,10 @@ MDM_INLINE Floats float_from_u64(Words high, Words low) {
   for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(static_cast<uint64_t>(highs[i]) << 32 | lows[i]);
   return load(values);
 }
+
+constexpr bool kHasTable = false;
+struct Table {};
+MDM_INLINE Table load_table(const uint32_t*) { return {}; }
+MDM_INLINE Words look_up(const Table&, Words w) { return w; }
 
 }  // namespace MDM_NAMESPACE

@@ -59,6 +59,7 @@ MDM_INLINE void store(uint32_t* p, Words a) { _mm512_storeu_si512(p, a.v); }
 MDM_INLINE Words add_words(Words a, Words b) { return {_mm512_add_epi32(a.v, b.v)}; }
 MDM_INLINE Words sub_words(Words a, Words b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 MDM_INLINE Words xor_words(Words a, Words b) { return {_mm512_xor_si512(a.v, b.v)}; }
+MDM_INLINE Words and_words(Words a, Words b) { return {_mm512_and_si512(a.v, b.v)}; }
 template <int n>
 MDM_INLINE Words shift_left(Words a) {
   return {_mm512_slli_epi32(a.v, n)};
@@ -86,6 +87,15 @@ MDM_INLINE Floats float_from_u64(Words high, Words low) {
   const __m256 second = _mm512_cvtepu64_ps(_mm512_unpackhi_epi32(low.v, high.v));
   const __m512i order = _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
   return {_mm512_permutexvar_ps(order, _mm512_insertf32x8(_mm512_castps256_ps512(first), second, 1))};
+}
+
+constexpr bool kHasTable = true;
+struct Table {
+  __m512i first, last;
+};
+MDM_INLINE Table load_table(const uint32_t* p) { return {_mm512_loadu_si512(p), _mm512_loadu_si512(p + 16)}; }
+MDM_INLINE Words look_up(const Table& table, Words w) {
+  return {_mm512_permutex2var_epi32(table.first, w.v, table.last)};
 }
 
 }  // namespace MDM_NAMESPACE

@@ -94,6 +94,7 @@ MDM_INLINE Words load(const uint32_t* p) {
 MDM_INLINE void store(uint32_t* p, Words a) { __builtin_memcpy(p, &a, sizeof(a)); }
 MDM_INLINE Words add_words(Words a, Words b) { return {a.v + b.v}; }
 MDM_INLINE Words sub_words(Words a, Words b) { return {a.v - b.v}; }
+MDM_INLINE Words and_words(Words a, Words b) { return {a.v & b.v}; }
 MDM_INLINE Words xor_words(Words a, Words b) { return {a.v ^ b.v}; }
 template <int n>
 MDM_INLINE Words shift_left(Words a) {
@@ -120,6 +121,11 @@ MDM_INLINE Floats float_from_u64(Words high, Words low) {
   MDM_LANES out[i] = static_cast<float>(static_cast<uint64_t>(high.v[i]) << 32 | low.v[i]);
   return {out};
 }
+
+constexpr bool kHasTable = false;
+struct Table {};
+MDM_INLINE Table load_table(const uint32_t*) { return {}; }
+MDM_INLINE Words look_up(const Table&, Words w) { return w; }
 
 #undef MDM_LANES
 

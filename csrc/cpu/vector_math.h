@@ -27,6 +27,41 @@ MDM_INLINE Floats exp_nonpositive(Floats x) {
   return as_floats(add_words(as_words(p), shift_left<23>(as_words(shifted))));
 }
 
+// 2^(j / 32) for j = 0, ..., 31, less what adding j << 18 to the word puts back.
+alignas(64) static const uint32_t kPowersOfTwo[32] = {
+    0x3f800000u, 0x3f7ecd87u, 0x3f7daac3u, 0x3f7c980fu, 0x3f7b95c2u, 0x3f7aa43au, 0x3f79c3d3u, 0x3f78f4f0u,
+    0x3f7837f0u, 0x3f778d3au, 0x3f76f532u, 0x3f767043u, 0x3f75fed7u, 0x3f75a15bu, 0x3f75583fu, 0x3f7523f6u,
+    0x3f7504f3u, 0x3f74fbafu, 0x3f7508a4u, 0x3f752c4du, 0x3f75672au, 0x3f75b9beu, 0x3f76248cu, 0x3f76a81eu,
+    0x3f7744fdu, 0x3f77fbb8u, 0x3f78ccdfu, 0x3f79b907u, 0x3f7ac0c7u, 0x3f7be4bau, 0x3f7d257du, 0x3f7e83b3u};
+
+// e^(scale y) for y <= 0, the exponential of the statistics: as few instructions as the sums' accuracy allows.
+struct ScaledExp {
+  Floats factor;  // scale, times log2 e where a table is used
+  Floats floor;   // -86 / scale
+  Table table;
+};
+
+MDM_INLINE ScaledExp scaled_exp(float scale) {
+  return {broadcast(kHasTable ? scale * 0x1.715476p0f : scale), broadcast(-86.0f / scale), load_table(kPowersOfTwo)};
+}
+
+// What evaluate may be given: y, but not below e^-86, so that -inf times its weight stays finite. A NaN stays.
+MDM_INLINE Floats bounded(const ScaledExp& exp, Floats y) { return maximum(exp.floor, y); }
+
+constexpr bool kKeepsNan = kHasTable;  // evaluate(NaN) is NaN
+
+// Within 1.6 ulp + 0.2 ulp per unit of |scale y|, since scale log2 e is rounded once, as if the temperature were 2e-8
+// off. Exactly 1 at 0.
+MDM_INLINE Floats evaluate(const ScaledExp& exp, Floats y) {
+  if constexpr (!kHasTable) return exp_nonpositive(mul(y, exp.factor));
+  const Floats magic = broadcast(0x1.8p18f);  // adding it leaves the nearest 1/32 in the low bits
+  const Floats shifted = multiply_add(y, exp.factor, magic);
+  const Floats f = multiply_add(y, exp.factor, sub(magic, shifted));  // at most 1/64
+  const Words power = add_words(look_up(exp.table, as_words(shifted)), shift_left<18>(as_words(shifted)));
+  const Floats p = mul(f, multiply_add(f, broadcast(0x1.ebfbdep-3f), broadcast(0x1.62e584p-1f)));
+  return multiply_add(p, as_floats(power), as_floats(power));
+}
+
 // log x for normal positive x, within 0.9 ulp.
 MDM_INLINE Floats log_normal(Floats x) {
   const uint32_t sqrt_half = 0x3f3504f3u;

@@ -1,5 +1,5 @@
-// One chunk of a row of logits: 512 consecutive ids of the vocabulary, widened to float32 in the first-level cache, and
-// the sums a pass needs of it.
+// One chunk of a row of logits: 512 consecutive ids of the vocabulary, where they lie or, if anything of it must change
+// first, in a copy in the first-level cache.
 #pragma once
 
 #include "core/score_tokens_params.h"
@@ -8,13 +8,20 @@
 namespace MDM_NAMESPACE {
 
 constexpr int kChunk = static_cast<int>(kVocabularyChunk);
+constexpr int kPair = 2 * kLanes;  // chunks are padded to a multiple of this
 
-// Values of a chunk, padded with -inf to a whole number of vectors.
+// Values of a chunk, padded with -inf (probability 0).
 struct Chunk {
+  const void* data;
+  FloatType type;
+  int padded;
+};
+
+// A chunk as float32. `max` is -inf if nothing is in it.
+struct FloatChunk {
   const float* values;
-  int padded;    // multiple of kLanes
-  float max;     // -inf: nothing in it
-  bool invalid;  // NaN or +inf among the values
+  int padded;
+  float max;
 };
 
 // Half-open range of positions in an ascending list of ids.
@@ -47,115 +54,140 @@ MDM_INLINE Floats load_as_float(const void* source, int i) {
   return load(static_cast<const float*>(source) + i);
 }
 
-// `padded` raw values at source to a Chunk; float32 logits stay where they are, everything else goes through buffer.
-// Loads need no alignment: lanes follow ids, never addresses, so a row of 50257 gives the same bits wherever it starts.
+// Ids i, ..., i + 31 for work that does not ask which lane holds which: bfloat16 splits into even and odd ids, one
+// instruction each.
+template <FloatType type>
+MDM_INLINE void load_pair(const void* source, int i, Floats* a, Floats* b) {
+  if constexpr (type == FloatType::bfloat16) {
+    const Words words = load(reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(source) + i));
+    *a = as_floats(shift_left<16>(words));
+    *b = as_floats(and_words(words, words_from(0xffff0000u)));
+  } else {
+    *a = load_as_float<type>(source, i);
+    *b = load_as_float<type>(source, i + kLanes);
+  }
+}
+
 template <FloatType type, bool probabilities>
-static Chunk widen(const void* source, int padded, float* buffer) {
-  constexpr bool in_place = type == FloatType::float32 && !probabilities;
-  Floats max0 = broadcast(-__builtin_inff()), max1 = max0;
-  uint32_t nan = 0;
-  int i = 0;
-  for (; i + 2 * kLanes <= padded; i += 2 * kLanes) {
-    Floats a = load_as_float<type>(source, i), b = load_as_float<type>(source, i + kLanes);
-    if constexpr (probabilities) a = log_any(a), b = log_any(b);
-    if constexpr (!in_place) store(buffer + i, a), store(buffer + i + kLanes, b);
-    nan |= bits(unordered(a, b));
-    max0 = maximum(a, max0);
-    max1 = maximum(b, max1);
+static void widen_to(const void* source, int padded, float* buffer) {
+  for (int i = 0; i < padded; i += kLanes) {
+    const Floats x = load_as_float<type>(source, i);
+    store(buffer + i, probabilities ? log_any(x) : x);
   }
-  if (i < padded) {
-    Floats a = load_as_float<type>(source, i);
-    if constexpr (probabilities) a = log_any(a);
-    if constexpr (!in_place) store(buffer + i, a);
-    nan |= bits(unordered(a, a));
-    max0 = maximum(a, max0);
-  }
-  const float max = reduce_max(maximum(max0, max1));
-  const float* values = in_place ? static_cast<const float*>(source) : buffer;
-  return {values, padded, max, nan != 0 || max == __builtin_inff()};
 }
 
-using WidenFunction = Chunk (*)(const void* source, int padded, float* buffer);
-
-static WidenFunction widen_function(FloatType type, bool probabilities) {
-  switch (type) {
+static void widen_probabilities(const Chunk& chunk, float* buffer) {
+  switch (chunk.type) {
     case FloatType::bfloat16:
-      return probabilities ? widen<FloatType::bfloat16, true> : widen<FloatType::bfloat16, false>;
+      return widen_to<FloatType::bfloat16, true>(chunk.data, chunk.padded, buffer);
     case FloatType::float16:
-      return probabilities ? widen<FloatType::float16, true> : widen<FloatType::float16, false>;
+      return widen_to<FloatType::float16, true>(chunk.data, chunk.padded, buffer);
     default:
-      return probabilities ? widen<FloatType::float32, true> : widen<FloatType::float32, false>;
+      return widen_to<FloatType::float32, true>(chunk.data, chunk.padded, buffer);
   }
 }
 
-// Where the rows of one call come from, and the memory a chunk is widened in.
+// The chunk's values in order; float32 stays where it is.
+static const float* widen(const Chunk& chunk, float* buffer) {
+  switch (chunk.type) {
+    case FloatType::bfloat16:
+      widen_to<FloatType::bfloat16, false>(chunk.data, chunk.padded, buffer);
+      return buffer;
+    case FloatType::float16:
+      widen_to<FloatType::float16, false>(chunk.data, chunk.padded, buffer);
+      return buffer;
+    default:
+      return static_cast<const float*>(chunk.data);
+  }
+}
+
+// ---- reading a row ----
+
+// What the rows of one call have in common, and the memory a chunk is prepared in.
 struct RowReader {
-  WidenFunction widen;
-  int element_size;  // bytes
-  uint32_t absent;   // bits of what stands for "not there" in the raw type: -inf, or probability 0
-  int64_t vocab;
-  const int64_t* suppress;
-  int64_t suppress_count;
-  alignas(64) float values[kChunk];
+  FloatType type;
+  bool probabilities;
+  int element_size;                  // bytes
+  uint32_t absent;                   // bits of what stands for "not there" in the raw type: -inf, or probability 0
+  alignas(64) float logs[kChunk];    // logarithms of probabilities
+  alignas(64) float wide[kChunk];    // a chunk as float32
   alignas(64) float masked[kChunk];  // a copy in which ids may be dropped
   alignas(64) uint8_t staging[kChunk * sizeof(float)];
 };
 
 static void prepare_reader(const ScoreTokensParams& params, RowReader* reader) {
-  reader->widen = widen_function(params.type, params.probabilities);
+  reader->type = params.type;
+  reader->probabilities = params.probabilities;
   reader->element_size = params.type == FloatType::float32 ? 4 : 2;
   const uint32_t minus_infinity = params.type == FloatType::float32    ? 0xff800000u
                                   : params.type == FloatType::bfloat16 ? 0xff80u
                                                                        : 0xfc00u;
   reader->absent = params.probabilities ? 0 : minus_infinity;
-  reader->vocab = params.vocab;
-  reader->suppress = params.suppress;
-  reader->suppress_count = params.suppress_count;
 }
+
+// One row and everything that says what may be proposed there.
+struct ProposalRow {
+  const ScoreTokensParams* params;
+  RowReader* reader;
+  const uint8_t* data;
+  int64_t chunks;
+};
 
 MDM_INLINE void store_absent(RowReader* reader, int64_t i) {
   __builtin_memcpy(reader->staging + i * reader->element_size, &reader->absent,
                    static_cast<size_t>(reader->element_size));  // the low bytes: little endian, as every target is
 }
 
-// Ids [begin, begin + count) of a row, suppressed ones at -inf. `count` is at most kChunk.
-static Chunk read_ids(RowReader* reader, const uint8_t* row, int64_t begin, int count) {
-  const uint8_t* source = row + begin * reader->element_size;
-  const IdRange dropped = ids_between(reader->suppress, reader->suppress_count, begin, begin + count);
-  const int padded = (count + kLanes - 1) / kLanes * kLanes;
-  if (padded == count && dropped.first == dropped.last) return reader->widen(source, padded, reader->values);
-  __builtin_memcpy(reader->staging, source, static_cast<size_t>(count) * static_cast<size_t>(reader->element_size));
-  for (int i = count; i < padded; ++i) store_absent(reader, i);
-  for (int64_t i = dropped.first; i < dropped.last; ++i) store_absent(reader, reader->suppress[i] - begin);
-  return reader->widen(reader->staging, padded, reader->values);
+// Ids [begin, begin + count) of a row, suppressed ones absent. `count` is at most kChunk.
+static Chunk read_ids(const ProposalRow& row, int64_t begin, int count) {
+  RowReader* reader = row.reader;
+  const uint8_t* source = row.data + begin * reader->element_size;
+  const IdRange dropped = ids_between(row.params->suppress, row.params->suppress_count, begin, begin + count);
+  const int padded = (count + kPair - 1) / kPair * kPair;
+  if (padded != count || dropped.first != dropped.last) {
+    __builtin_memcpy(reader->staging, source, static_cast<size_t>(count) * static_cast<size_t>(reader->element_size));
+    for (int i = count; i < padded; ++i) store_absent(reader, i);
+    for (int64_t i = dropped.first; i < dropped.last; ++i) store_absent(reader, row.params->suppress[i] - begin);
+    source = reader->staging;
+  }
+  const Chunk chunk{source, reader->type, padded};
+  if (!reader->probabilities) return chunk;
+  widen_probabilities(chunk, reader->logs);
+  return {reader->logs, FloatType::float32, padded};
 }
 
-MDM_INLINE Chunk read_chunk(RowReader* reader, const uint8_t* row, int64_t chunk) {
-  const int64_t begin = chunk * kChunk;
-  const int64_t left = reader->vocab - begin;
-  return read_ids(reader, row, begin, static_cast<int>(left < kChunk ? left : kChunk));
+MDM_INLINE Chunk read_chunk(const ProposalRow& row, int64_t index) {
+  const int64_t begin = index * kChunk;
+  const int64_t left = row.params->vocab - begin;
+  return read_ids(row, begin, static_cast<int>(left < kChunk ? left : kChunk));
 }
 
 // The value of one id, by the same road as a chunk, so that it is the same to the last bit.
-MDM_INLINE float read_value(RowReader* reader, const uint8_t* row, int64_t id) {
-  return read_ids(reader, row, id, 1).values[0];
+MDM_INLINE float read_value(const ProposalRow& row, int64_t id) {
+  return widen(read_ids(row, id, 1), row.reader->wide)[0];
 }
 
-// ---- sums ----
+// ---- looking for single values ----
 
-static int first_equal(const Chunk& chunk, float value) {
-  for (int i = 0; i < chunk.padded; i += kLanes) {
-    const uint32_t hits = bits(equal(load(chunk.values + i), broadcast(value)));
+static float max_of(const float* values, int padded) {
+  Floats max = broadcast(-__builtin_inff());
+  for (int i = 0; i < padded; i += kLanes) max = maximum(load(values + i), max);
+  return reduce_max(max);
+}
+
+static int first_equal(const float* values, int padded, float value) {
+  for (int i = 0; i < padded; i += kLanes) {
+    const uint32_t hits = bits(equal(load(values + i), broadcast(value)));
     if (hits != 0) return i + __builtin_ctz(hits);
   }
   return 0;
 }
 
 // Second largest value, equal to the largest on ties.
-static float second_largest(const Chunk& chunk) {
+static float second_largest(const float* values, int padded) {
   Floats first = broadcast(-__builtin_inff()), second = first;
-  for (int i = 0; i < chunk.padded; i += kLanes) {
-    const Floats x = load(chunk.values + i);
+  for (int i = 0; i < padded; i += kLanes) {
+    const Floats x = load(values + i);
     second = maximum(second, select(at_least(first, x), x, first));
     first = maximum(first, x);
   }
@@ -166,44 +198,6 @@ static float second_largest(const Chunk& chunk) {
   const int holder = __builtin_ctz(bits(equal(first, broadcast(reduce_max(first)))));
   firsts[holder] = seconds[holder];
   return reduce_max(load(firsts));
-}
-
-struct ChunkSums {
-  float sum;  // of e^y, y = scale (x - max)
-  float dot;  // of y e^y
-};
-
-template <bool with_dot, bool with_scale>
-static ChunkSums sum_weights(const Chunk& chunk, float max, float scale) {
-  const Floats reference = broadcast(max), factor = broadcast(scale), floor = broadcast(-86.0f);
-  Floats sum0 = broadcast(0.0f), sum1 = sum0, dot0 = sum0, dot1 = sum0;
-  int i = 0;
-  for (; i + 2 * kLanes <= chunk.padded; i += 2 * kLanes) {
-    Floats y0 = sub(load(chunk.values + i), reference), y1 = sub(load(chunk.values + i + kLanes), reference);
-    if constexpr (with_scale) y0 = mul(y0, factor), y1 = mul(y1, factor);
-    const Floats w0 = exp_nonpositive(y0), w1 = exp_nonpositive(y1);
-    sum0 = add(sum0, w0);
-    sum1 = add(sum1, w1);
-    if constexpr (with_dot) {  // not below exp_nonpositive's floor: -inf times a weight must stay finite
-      dot0 = multiply_add(maximum(y0, floor), w0, dot0);
-      dot1 = multiply_add(maximum(y1, floor), w1, dot1);
-    }
-  }
-  if (i < chunk.padded) {
-    Floats y = sub(load(chunk.values + i), reference);
-    if constexpr (with_scale) y = mul(y, factor);
-    const Floats w = exp_nonpositive(y);
-    sum0 = add(sum0, w);
-    if constexpr (with_dot) dot0 = multiply_add(maximum(y, floor), w, dot0);
-  }
-  return {reduce_add(add(sum0, sum1)), with_dot ? reduce_add(add(dot0, dot1)) : 0.0f};
-}
-
-static ChunkSums chunk_sums(const Chunk& chunk, float max, float scale, bool with_dot) {
-  if (scale == 1.0f) {
-    return with_dot ? sum_weights<true, false>(chunk, max, scale) : sum_weights<false, false>(chunk, max, scale);
-  }
-  return with_dot ? sum_weights<true, true>(chunk, max, scale) : sum_weights<false, true>(chunk, max, scale);
 }
 
 }  // namespace MDM_NAMESPACE
