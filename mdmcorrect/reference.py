@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .reference_attention import bidirectional_attention as bidirectional_attention
+from .reference_attention import bidirectional_attention_backward as bidirectional_attention_backward
+from .reference_attention import visible_keys as visible_keys
 from .rng import Purpose
 
 Array = NDArray[np.float64]

@@ -1,5 +1,4 @@
-// A probability rounded to a 16-bit type and back, to nearest even: where the original computes its softmax in that
-// type, the ties this makes are part of its behaviour.
+// Rounding to 16-bit types, to nearest even.
 #pragma once
 
 #include "core/tensor_view.h"
@@ -24,7 +23,25 @@ MDM_INLINE float round_mantissa(float x, int dropped) {
   return float_from_bits((word + half + odd) >> dropped << dropped);
 }
 
-// x in [0, 1]; NaN stays.
+MDM_INLINE uint16_t float_to_bfloat16(float x) {
+  if (x != x) return 0x7fc0;
+  const uint32_t word = bits_of_float(x);
+  return static_cast<uint16_t>((word + 0x7fffu + ((word >> 16) & 1u)) >> 16);
+}
+
+MDM_INLINE uint16_t float_to_float16(float x) {
+  const uint32_t word = bits_of_float(x);
+  const uint32_t sign = (word >> 16) & 0x8000u, magnitude = word & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and above
+  if (magnitude < 0x38800000u) {  // subnormals are multiples of 2^-24, the spacing of float32 in [1/2, 1)
+    return static_cast<uint16_t>(sign | (bits_of_float(float_from_bits(magnitude) + 0.5f) - 0x3f000000u));
+  }
+  return static_cast<uint16_t>(sign | ((magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13));
+}
+
+// A probability rounded to a 16-bit type and back: where the original computes its softmax in that type, the ties this
+// makes are part of its behaviour. x in [0, 1]; NaN stays.
 MDM_INLINE float round_probability(float x, FloatType type) {
   if (x != x || type == FloatType::float32) return x;
   if (type == FloatType::bfloat16) return round_mantissa(x, 16);

@@ -4,6 +4,7 @@
 // (what it needs as scratch is handed in), and instantiates no std template: see core/config.h.
 #pragma once
 
+#include "core/bidirectional_attention_params.h"
 #include "core/config.h"
 #include "core/count_positions_params.h"
 #include "core/remask_step_params.h"
@@ -26,10 +27,15 @@ struct CpuKernels {
   // Rows as score_tokens, without filters.
   void (*score_hidden)(const ScoreHiddenParams&, int64_t begin, int64_t end);
   int64_t (*score_hidden_state_words)();  // what a row's state takes
+  // Tiles params.tiles[begin, end). scratch: 192 * width + 4112 words.
+  void (*bidirectional_attention)(const BidirectionalAttentionParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // For tests: the vector functions on arrays, count a multiple of 16.
   void (*exp_nonpositive_array)(const float* x, float* y, int64_t count);
   void (*log_array)(const float* x, float* y, int64_t count);
   void (*exponential_array)(const float* u, float* y, int64_t count);
+  // For benchmarks: products of words from the first-level cache; returns how many multiplications and additions that
+  // were, 0 if there are no bfloat16 pairs.
+  int64_t (*multiply_probe)(bool bfloat16_pairs, int64_t repeats);
 };
 
 // The table for this process: the best instruction set of the machine, or the one MDMCORRECT_ISA names. Null if that
@@ -55,8 +61,10 @@ void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uin
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_hidden(const ScoreHiddenParams& params, int64_t begin, int64_t end);
 int64_t score_hidden_state_words();
+void bidirectional_attention(const BidirectionalAttentionParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void exp_nonpositive_array(const float* x, float* y, int64_t count);
 void log_array(const float* x, float* y, int64_t count);
 void exponential_array(const float* u, float* y, int64_t count);
+int64_t multiply_probe(bool bfloat16_pairs, int64_t repeats);
 
 }  // namespace MDM_NAMESPACE

@@ -3,6 +3,7 @@
 //   Floats, Words, Mask                         one register on AVX-512, two on AVX2, an array elsewhere
 //   broadcast(x), load(p), store(p, v)          pointers need no alignment
 //   load_bfloat16(p), load_float16(p)           sixteen 16-bit values, widened exactly
+//   store_bfloat16(p, v), store_float16(p, v)   rounded to nearest even
 //   add sub mul div, multiply_add(a, b, c)      a * b + c, fused where the machine fuses
 //   maximum(a, b)                               b where either is NaN
 //   at_least(a, b), equal(a, b), unordered(a, b)  lane masks; bits(mask): lane i in bit i

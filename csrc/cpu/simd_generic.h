@@ -1,7 +1,7 @@
 // simd.h in the compiler's own vectors of 16 lanes, which it maps to whatever the machine has (SSE2, NEON, ...).
 #pragma once
 
-#include "core/tensor_view.h"
+#include "core/round_to.h"
 
 namespace MDM_NAMESPACE {
 
@@ -40,6 +40,8 @@ MDM_INLINE Floats load_float16(const uint16_t* p) {
   MDM_LANES wide[i] = float16_to_float(p[i]);
   return {wide};
 }
+MDM_INLINE void store_bfloat16(uint16_t* p, Floats a) { MDM_LANES p[i] = float_to_bfloat16(a.v[i]); }
+MDM_INLINE void store_float16(uint16_t* p, Floats a) { MDM_LANES p[i] = float_to_float16(a.v[i]); }
 
 MDM_INLINE Floats add(Floats a, Floats b) { return {a.v + b.v}; }
 MDM_INLINE Floats sub(Floats a, Floats b) { return {a.v - b.v}; }

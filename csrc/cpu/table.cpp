@@ -3,8 +3,10 @@
 
 namespace MDM_NAMESPACE {
 
-const CpuKernels kernel_table = {MDM_ISA_NAME, select_positions, count_positions,          remask_step,
-                                 score_tokens, score_hidden,     score_hidden_state_words, exp_nonpositive_array,
-                                 log_array,    exponential_array};
+const CpuKernels kernel_table = {
+    MDM_ISA_NAME,          select_positions, count_positions,          remask_step,
+    score_tokens,          score_hidden,     score_hidden_state_words, bidirectional_attention,
+    exp_nonpositive_array, log_array,        exponential_array,        multiply_probe,
+};
 
 }  // namespace MDM_NAMESPACE

@@ -92,6 +92,12 @@ void launch_by_driver(const std::string& op, const std::string& kernel, unsigned
   launcher.launch({kernel.c_str(), blocks_x, blocks_y, threads, dynamic_bytes}, params.data(), params.size());
 }
 
+int64_t multiply_probe(const std::string& isa, bool bfloat16_pairs, int64_t repeats) {
+  const CpuKernels* kernels = cpu_kernels_of(isa.c_str());
+  if (kernels == nullptr) throw std::invalid_argument("no such instruction set here: " + isa);
+  return kernels->multiply_probe(bfloat16_pairs, repeats);
+}
+
 }  // namespace
 
 const cuda::Image* cuda::embedded_images() {
@@ -119,4 +125,5 @@ PYBIND11_MODULE(_host, m) {
           const WorstError worst = worst_error(isa, function, first, last, stride);
           return std::make_pair(worst.ulps, worst.at);
         });
+  m.def("multiply_probe", &multiply_probe, pybind11::call_guard<pybind11::gil_scoped_release>());
 }

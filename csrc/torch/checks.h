@@ -83,13 +83,13 @@ inline Grid<int64_t> int_grid(const char* op, const char* name, const Tensor& te
 
 // positions: absent, [L] or [B, L].
 inline Grid<int64_t> position_grid(const char* op, const std::optional<Tensor>& tensor, int64_t batch, int64_t length,
-                                   const Tensor& like) {
+                                   const Tensor& like, const char* name = "positions") {
   if (!tensor) return {nullptr, 0, 0};
-  if (tensor->dim() == 2) return int_grid(op, "positions", *tensor, batch, length, like);
-  check(tensor->dim() == 1 && tensor->size(0) == length, op, "positions: expected shape [", length, "] or [", batch,
-        ", ", length, "], got ", shape_of(*tensor));
-  check(tensor->scalar_type() == ScalarType::Long, op, "positions: expected dtype int64");
-  check(tensor->device() == like.device(), op, "positions: expected the device of the other tensors");
+  if (tensor->dim() == 2) return int_grid(op, name, *tensor, batch, length, like);
+  check(tensor->dim() == 1 && tensor->size(0) == length, op, name, ": expected shape [", length, "] or [", batch, ", ",
+        length, "], got ", shape_of(*tensor));
+  check(tensor->scalar_type() == ScalarType::Long, op, name, ": expected dtype int64");
+  check(tensor->device() == like.device(), op, name, ": expected the device of the other tensors");
   return {static_cast<const int64_t*>(tensor->const_data_ptr()), 0, tensor->stride(0)};
 }
 

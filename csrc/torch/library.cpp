@@ -33,6 +33,11 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "Tensor? remask_count, int mask_id, Tensor? fixed, Tensor? eligible, bool refill_if_short, Tensor? keep_count, "
       "Tensor? commit, Tensor? remask) -> (Tensor tokens, Tensor committed, Tensor remasked)");
 
+  // q [B, Hq, Sq, D], k and v [B, Hkv, Sk, D]; mask: 0 full, 1 block_causal, 2 shadow; lse [B, Hq, Sq] float32.
+  m.def(
+      "bidirectional_attention(Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? lengths, Tensor? q_positions, "
+      "int mask, bool hide_self, int block_size, Tensor? shadow_of, float scale) -> (Tensor out, Tensor lse)");
+
   m.def("build_info() -> str");
 
   // An image (cubin or fatbin) of an op's CUDA kernels, uint8 [n], for a library that was built without nvcc.

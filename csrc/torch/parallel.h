@@ -4,7 +4,9 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace mdmcorrect {
@@ -33,6 +35,26 @@ void parallel_rows(int64_t rows, int64_t row_cost, int64_t words_per_task, const
   } else {
     torch::stable::parallel_for(0, tasks, 1, run);
   }
+}
+
+// The same for items of uneven cost, cost in all: each thread takes the next item when it is done with its last, so the
+// most costly should come first.
+template <class Kernel>
+void parallel_items(int64_t items, int64_t cost, int64_t words_per_task, const Kernel& kernel) {
+  if (items <= 0) return;
+  const int64_t worthwhile = std::max<int64_t>(1, cost / kElementsPerTask);
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t tasks = std::min({items, worthwhile, threads});
+  const std::unique_ptr<uint64_t[]> scratch(new uint64_t[static_cast<size_t>(tasks * words_per_task)]);
+  if (tasks == 1) return kernel(0, items, scratch.get());
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      for (int64_t item = next++; item < items; item = next++) {
+        kernel(item, item + 1, scratch.get() + task * words_per_task);
+      }
+    }
+  });
 }
 
 }  // namespace mdmcorrect

@@ -9,10 +9,19 @@ from mdmcorrect import _native
 
 _native.load()  # before anything here imports torch: what is missing is then said in one sentence
 
+from mdmcorrect.ops.bidirectional_attention import bidirectional_attention  # noqa: E402
 from mdmcorrect.ops.count_positions import count_positions  # noqa: E402
 from mdmcorrect.ops.remask_step import remask_step  # noqa: E402
 from mdmcorrect.ops.score_hidden import score_hidden  # noqa: E402
 from mdmcorrect.ops.score_tokens import TokenScores, score_tokens  # noqa: E402
 from mdmcorrect.ops.select_positions import select_positions  # noqa: E402
 
-__all__ = ["TokenScores", "count_positions", "remask_step", "score_hidden", "score_tokens", "select_positions"]
+__all__ = [
+    "TokenScores",
+    "bidirectional_attention",
+    "count_positions",
+    "remask_step",
+    "score_hidden",
+    "score_tokens",
+    "select_positions",
+]

@@ -1,0 +1,93 @@
+"""bidirectional_attention against torch's scaled_dot_product_attention, and against itself with less to do.
+
+Floor: as many multiplications as the two products of attention take, on every thread at once, with all operands in the
+first-level cache: vdpbf16ps for bfloat16 where the machine has it, else float32 FMA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mdmcorrect import _native
+from mdmcorrect.ops import bidirectional_attention
+
+SHAPES = [(1, 32, 1024, 128), (8, 12, 1024, 64)]
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries that resemble some keys more than others, so that softmax is neither flat nor one-hot."""
+    generator = torch.Generator().manual_seed(0)
+    k, v, q = (torch.randn(shape, generator=generator) for _ in range(3))
+    return (q + k.roll(1, 2)).to(dtype), k.to(dtype), v.to(dtype)
+
+
+def products(flops: float, dtype: torch.dtype) -> Callable[[], object]:
+    """A call that does that many multiplications and additions, spread over torch's threads."""
+    host = pytest.importorskip("mdmcorrect._host", reason="built without pybind11")
+    isa = _native.build_info()["isa"]
+    pairs = dtype == torch.bfloat16 and host.multiply_probe(isa, True, 1) > 0
+    threads = torch.get_num_threads()
+    repeats = max(1, round(flops / threads / host.multiply_probe(isa, pairs, 1)))
+    pool = ThreadPoolExecutor(threads)
+    return lambda: list(pool.map(lambda _: host.multiply_probe(isa, pairs, repeats), range(threads)))
+
+
+def forward_flops(shape: tuple[int, ...]) -> float:
+    batch, heads, length, width = shape
+    return 4.0 * batch * heads * length * length * width
+
+
+def moved(*tensors: Tensor) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bidirectional_attention(versus, shape, dtype):
+    q, k, v = inputs(shape, dtype)
+    versus(
+        lambda: bidirectional_attention(q, k, v),
+        floor=products(forward_flops(shape), dtype),
+        peers={"SDPA": lambda: F.scaled_dot_product_attention(q, k, v)},
+        bytes_moved=moved(q, k, v, q),
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bidirectional_attention_half_padding(versus, shape):
+    q, k, v = inputs(shape, torch.bfloat16)
+    lengths = torch.full((shape[0],), shape[2] // 2)
+    seen = torch.arange(shape[2]) < lengths[:, None, None, None]
+    versus(
+        lambda: bidirectional_attention(q, k, v, lengths=lengths),
+        floor=products(forward_flops(shape) / 4, torch.bfloat16),
+        peers={
+            "ours, dense": lambda: bidirectional_attention(q, k, v),
+            "SDPA with a mask": lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=seen),
+        },
+        bytes_moved=moved(q, k, v) // 2 + q.nbytes,
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bidirectional_attention_some_rows(versus, shape):
+    """64 of 1024 rows: what a correction step asks for."""
+    q, k, v = inputs(shape, torch.bfloat16)
+    positions = torch.arange(5, shape[2], 16)
+    some = q[:, :, positions]
+    versus(
+        lambda: bidirectional_attention(some, k, v, q_positions=positions),
+        floor=products(forward_flops(shape) / 16, torch.bfloat16),
+        peers={
+            "ours, all rows": lambda: bidirectional_attention(q, k, v),
+            "SDPA of those rows": lambda: F.scaled_dot_product_attention(some, k, v),
+        },
+        bytes_moved=moved(some, k, v, some),
+    )

@@ -1,0 +1,153 @@
+// Tensor memory into the panels of attention_product.h, and results back.
+#pragma once
+
+#include "core/bidirectional_attention_params.h"
+#include "cpu/attention_product.h"
+
+namespace MDM_NAMESPACE {
+
+MDM_INLINE int64_t bytes_of(FloatType type) { return type == FloatType::float32 ? 4 : 2; }
+
+// The first element of row `row` of head h of sequence b.
+MDM_INLINE const char* row_address(const Heads& heads, FloatType type, int64_t b, int64_t h, int64_t row) {
+  return static_cast<const char*>(heads.data) +
+         (b * heads.batch_stride + h * heads.head_stride + row * heads.row_stride) * bytes_of(type);
+}
+
+// [rows, width] of any type as contiguous float32.
+static inline void widen_rows(const char* from, int64_t row_bytes, FloatType type, int64_t rows, int64_t width,
+                              float* to) {
+  for (int64_t row = 0; row < rows; ++row, from += row_bytes, to += width) {
+    const uint16_t* halves = reinterpret_cast<const uint16_t*>(from);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      store(to + i, type == FloatType::bfloat16  ? load_bfloat16(halves + i)
+                    : type == FloatType::float16 ? load_float16(halves + i)
+                                                 : load(reinterpret_cast<const float*>(from) + i));
+    }
+  }
+}
+
+// Columns of sixteen rows of words become sixteen rows: to[c * to_stride + r] = word c of rows[r].
+#if defined(__AVX512F__)
+template <int distance>
+MDM_INLINE void exchange(__m512 (&line)[16]) {
+  const __m512i lane = iota(0).v;
+  const __mmask16 second = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(distance));
+  const __m512i low = _mm512_mask_add_epi32(lane, second, lane, _mm512_set1_epi32(16 - distance));
+  const __m512i high =
+      _mm512_mask_add_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(distance)), second, lane, _mm512_set1_epi32(16));
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    if (i & distance) continue;
+    const __m512 a = line[i], b = line[i + distance];
+    line[i] = _mm512_permutex2var_ps(a, low, b);
+    line[i + distance] = _mm512_permutex2var_ps(a, high, b);
+  }
+}
+
+MDM_INLINE void transpose_words(const char* const (&rows)[16], float* to, int64_t to_stride) {
+  __m512 line[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) line[i] = _mm512_loadu_ps(rows[i]);
+  exchange<8>(line);
+  exchange<4>(line);
+  exchange<2>(line);
+  exchange<1>(line);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) _mm512_storeu_ps(to + i * to_stride, line[i]);
+}
+#else
+MDM_INLINE void transpose_words(const char* const (&rows)[16], float* to, int64_t to_stride) {
+  for (int r = 0; r < 16; ++r) {
+    for (int c = 0; c < 16; ++c) __builtin_memcpy(to + c * to_stride + r, rows[r] + 4 * c, 4);
+  }
+}
+#endif
+
+// `count` rows of `words` 32-bit words as a panel [words][16 * vectors] whose lanes are the rows; lanes beyond are zero.
+static inline void pack_columns(const char* from, int64_t row_bytes, int64_t count, int64_t words, int vectors,
+                                float* panel) {
+  alignas(64) static const char zeros[4 * 256] = {};
+  for (int vector = 0; vector < vectors; ++vector) {
+    for (int64_t word = 0; word < words; word += 16) {
+      const char* rows[16];
+      for (int r = 0; r < 16; ++r) {
+        const int64_t row = vector * kLanes + r;
+        rows[r] = (row < count ? from + row * row_bytes : zeros) + 4 * word;
+      }
+      transpose_words(rows, panel + word * vectors * kLanes + vector * kLanes, vectors * kLanes);
+    }
+  }
+}
+
+// [rows, width] as panels [width / 16][rows / kPack][16 words], lanes being columns; with pairs, row 2i meets row
+// 2i + 1 in a word, and a last odd row meets zeros.
+#if defined(__AVX512BF16__)
+static inline void pack_rows(Bfloat16Pairs, const char* from, int64_t row_bytes, FloatType, int64_t rows, int64_t width,
+                             float* panel) {
+  for (int64_t row = 0; row < rows; row += 2) {
+    const char* first = from + row * row_bytes;
+    const char* second = first + row_bytes;
+    for (int64_t column = 0; column < width; column += 16) {
+      const auto widen = [column](const char* source) {
+        return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + 2 * column)));
+      };
+      __m512i pairs = widen(first);
+      if (row + 1 < rows) pairs = _mm512_or_si512(pairs, _mm512_slli_epi32(widen(second), 16));
+      _mm512_storeu_si512(panel + column * ((rows + 1) / 2) + row / 2 * 16, pairs);
+    }
+  }
+}
+#endif
+
+static inline void pack_rows(Float32, const char* from, int64_t row_bytes, FloatType type, int64_t rows, int64_t width,
+                             float* panel) {
+  for (int64_t row = 0; row < rows; ++row, from += row_bytes) {
+    const uint16_t* halves = reinterpret_cast<const uint16_t*>(from);
+    for (int64_t column = 0; column < width; column += 16) {
+      store(panel + column * rows + row * 16, type == FloatType::bfloat16 ? load_bfloat16(halves + column)
+                                              : type == FloatType::float16
+                                                  ? load_float16(halves + column)
+                                                  : load(reinterpret_cast<const float*>(from) + column));
+    }
+  }
+}
+
+// Such panels as the left operand of a product: a row of C per column of the packed rows.
+MDM_INLINE Operand columns_of_panels(const float* panels, int64_t steps) {
+  return {reinterpret_cast<const char*>(panels), 64, 4, steps * 64};
+}
+
+// Sixteen floats, rounded to nearest even, into columns of a row.
+MDM_INLINE void store_as(FloatType type, char* row, int64_t column, Floats value) {
+  if (type == FloatType::float32) {
+    store(reinterpret_cast<float*>(row) + column, value);
+  } else if (type == FloatType::bfloat16) {
+    store_bfloat16(reinterpret_cast<uint16_t*>(row) + column, value);
+  } else {
+    store_float16(reinterpret_cast<uint16_t*>(row) + column, value);
+  }
+}
+
+// A panel [width][16 * vectors] whose lanes are rows, times one factor per lane, as `count` rows of the tensor.
+static inline void unpack_columns(const float* panel, const float* factors, int vectors, int64_t count, int64_t width,
+                                  FloatType type, char* to, int64_t row_bytes) {
+  const int64_t stride = vectors * kLanes;
+  for (int vector = 0; vector < vectors && vector * kLanes < count; ++vector) {
+    const Floats factor = load(factors + vector * kLanes);
+    for (int64_t column = 0; column < width; column += 16) {
+      alignas(64) float scaled[16 * kLanes], lines[16 * kLanes];
+      const char* rows[16];
+      for (int i = 0; i < 16; ++i) {
+        store(scaled + i * kLanes, mul(load(panel + (column + i) * stride + vector * kLanes), factor));
+        rows[i] = reinterpret_cast<const char*>(scaled + i * kLanes);
+      }
+      transpose_words(rows, lines, kLanes);
+      for (int r = 0; r < kLanes && vector * kLanes + r < count; ++r) {
+        store_as(type, to + (vector * kLanes + r) * row_bytes, column, load(lines + r * kLanes));
+      }
+    }
+  }
+}
+
+}  // namespace MDM_NAMESPACE

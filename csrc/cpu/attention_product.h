@@ -1,0 +1,134 @@
+// The one product that attention consists of, with the whole of its inner dimension accumulated in registers:
+//
+//   C[row][lane] = sum over step of A[row][step] * B[step][lane]
+//
+// A is read one 32-bit word at a time and broadcast, straight from the tensor where it can be. B is a panel of whole
+// registers. A word is a float32, or a pair of bfloat16 whose products with the panel's pair are added (vdpbf16ps).
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace MDM_NAMESPACE {
+
+struct Operand {
+  const char* words;  // at any address: strides of bfloat16 tensors may be odd
+  int64_t step_bytes;
+  int64_t row_bytes;
+  int64_t group_bytes;  // from a row to the sixteenth after it
+};
+
+// Rows of memory, words side by side.
+MDM_INLINE Operand rows_of_words(const void* words, int64_t row_bytes) {
+  return {static_cast<const char*>(words), 4, row_bytes, 16 * row_bytes};
+}
+
+MDM_INLINE Floats broadcast_word(const char* word) {
+  float value;
+  __builtin_memcpy(&value, word, sizeof(value));
+  return broadcast(value);
+}
+
+struct Float32 {
+  static constexpr int kPack = 1;  // values in a word
+};
+
+MDM_INLINE Floats multiply_add_words(Float32, Floats a, Floats b, Floats sum) { return multiply_add(a, b, sum); }
+
+#if defined(__AVX512BF16__)
+struct Bfloat16Pairs {
+  static constexpr int kPack = 2;
+};
+
+// Rounds to nearest whatever the mode, and takes subnormal numbers, in and out, as zero.
+MDM_INLINE Floats multiply_add_words(Bfloat16Pairs, Floats a, Floats b, Floats sum) {
+  return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
+}
+#endif
+
+// What becomes of C, given the product.
+enum class Update { overwrite, add, decay };  // decay: C * factors + product, a factor for each lane
+
+struct Panel {
+  float* words;
+  int64_t stride;  // of lines
+};
+
+// Columns [0, 16 N) of C, for all rows. The shapes have enough accumulators to hide the latency of a multiplication (6
+// cycles at two a cycle for vdpbf16ps) and leave registers for a step of B. An element is the same in every shape.
+template <class Arithmetic, int M, int N>
+static inline int64_t multiply_rows(const Operand& a, int64_t row, int64_t rows, const float* b, int64_t b_stride,
+                                    int64_t steps, Update update, const float* factors, Panel c) {
+  for (; row + M <= rows; row += M) {
+    Floats sum[M][N];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) sum[m][n] = broadcast(0.0f);
+    }
+    const char* words = a.words + row / 16 * a.group_bytes + row % 16 * a.row_bytes;
+    const float* line = b;
+    for (int64_t step = 0; step < steps; ++step) {
+      Floats right[N];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) right[n] = load(line + n * kLanes);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const Floats left = broadcast_word(words + m * a.row_bytes);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) sum[m][n] = multiply_add_words(Arithmetic{}, left, right[n], sum[m][n]);
+      }
+      words += a.step_bytes;
+      line += b_stride;
+    }
+    float* out = c.words + row * c.stride;
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m, out += c.stride) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) {
+        float* to = out + n * kLanes;
+        if (update == Update::overwrite) {
+          store(to, sum[m][n]);
+        } else if (update == Update::add) {
+          store(to, add(load(to), sum[m][n]));
+        } else {
+          store(to, multiply_add(load(to), load(factors + n * kLanes), sum[m][n]));
+        }
+      }
+    }
+  }
+  return row;
+}
+
+template <class Arithmetic, int M, int N>
+[[gnu::noinline]] static void multiply_columns(const Operand& a, int64_t rows, const float* b, int64_t b_stride,
+                                               int64_t steps, Update update, const float* factors, Panel c) {
+  const int64_t row = multiply_rows<Arithmetic, M, N>(a, 0, rows, b, b_stride, steps, update, factors, c);
+  multiply_rows<Arithmetic, 1, N>(a, row, rows, b, b_stride, steps, update, factors, c);
+}
+
+// C [rows][16 * vectors] from A and B [steps][16 * vectors]; vectors is 1, 2 or 4.
+template <class Arithmetic>
+static inline void multiply(const Operand& a, int64_t rows, const float* b, int64_t b_stride, int64_t steps,
+                            int vectors, Update update, const float* factors, Panel c) {
+#if defined(__AVX512F__)
+  if (vectors == 4) {
+    multiply_columns<Arithmetic, 4, 4>(a, rows, b, b_stride, steps, update, factors, c);
+  } else if (vectors == 2) {
+    multiply_columns<Arithmetic, 8, 2>(a, rows, b, b_stride, steps, update, factors, c);
+  } else {
+    multiply_columns<Arithmetic, 8, 1>(a, rows, b, b_stride, steps, update, factors, c);
+  }
+#else
+#if defined(__AVX2__)
+  constexpr int kRows = 4;
+#else
+  constexpr int kRows = 2;
+#endif
+  for (int64_t lane = 0; lane < vectors * kLanes; lane += kLanes) {
+    multiply_columns<Arithmetic, kRows, 1>(a, rows, b + lane, b_stride, steps, update,
+                                           factors == nullptr ? nullptr : factors + lane, {c.words + lane, c.stride});
+  }
+#endif
+}
+
+}  // namespace MDM_NAMESPACE

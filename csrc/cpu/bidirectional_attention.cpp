@@ -1,0 +1,140 @@
+// Softmax attention, a tile of up to 64 queries against blocks of keys, with the online softmax of FlashAttention
+// (arXiv 2205.14135, algorithm 1). Nothing of size S x S exists.
+//
+// Scores are transposed, [keys][queries]: keys are then read straight from the tensor, word by word, only the values
+// are packed, and the softmax works on registers of queries. Blocks start at the sequence's first key, so a row's
+// result is the same in any batch, tile, padding or thread.
+#include "cpu/attention_panels.h"
+#include "cpu/attention_softmax.h"
+#include "cpu/kernels.h"
+#include "cpu/rows.h"
+
+namespace MDM_NAMESPACE {
+
+namespace {
+
+constexpr int64_t kBlockKeys = 128;
+constexpr int64_t kStripKeys = 16;
+constexpr int64_t kChainSteps = 64;  // words of D summed in one chain: several short chains round less than one long
+
+MDM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+struct Workspace {
+  float* queries;  // [D / kPack][lanes]
+  float* scores;   // [kBlockKeys][lanes], then weights [kBlockKeys / kPack][lanes]
+  float* output;   // [D][lanes]
+  float* values;   // [D / 16][kBlockKeys / kPack][16]
+  float* wide;     // [kBlockKeys][D]: rows widened to float32
+};
+
+Workspace carve(uint64_t* scratch, int64_t width) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(scratch);
+  Scratch pieces{scratch + (64 - address % 64) % 64 / 8};
+  Workspace work{};
+  work.queries = pieces.take<float>(width * kTileRows);
+  work.scores = pieces.take<float>(kBlockKeys * kTileRows);
+  work.output = pieces.take<float>(width * kTileRows);
+  work.values = pieces.take<float>(width * kBlockKeys);
+  work.wide = pieces.take<float>(width * kBlockKeys);
+  return work;
+}
+
+// Rows of a tensor as words: where they are, or widened into `wide`.
+template <class Arithmetic>
+Operand rows_operand(const char* rows, int64_t row_bytes, FloatType type, int64_t count, int64_t width, float* wide) {
+  if (Arithmetic::kPack == 2 || type == FloatType::float32) return rows_of_words(rows, row_bytes);
+  widen_rows(rows, row_bytes, type, count, width, wide);
+  return rows_of_words(wide, width * 4);
+}
+
+// Asks for rows that are needed soon.
+void prefetch_rows(const char* rows, int64_t row_bytes, int64_t count, int64_t bytes) {
+  for (int64_t row = 0; row < count; ++row, rows += row_bytes) {
+    for (int64_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(rows + offset, 0, 2);
+  }
+}
+
+// scores [count][lanes] = K Q^T
+template <class Arithmetic>
+void score(Operand keys, int64_t count, const float* queries, int64_t steps, int vectors, float* scores) {
+  const int64_t lanes = vectors * kLanes;
+  for (int64_t step = 0; step < steps; step += kChainSteps) {
+    const int64_t chain = least(steps - step, kChainSteps);
+    multiply<Arithmetic>(keys, count, queries + step * lanes, lanes, chain, vectors,
+                         step == 0 ? Update::overwrite : Update::add, nullptr, {scores, lanes});
+    keys.words += chain * keys.step_bytes;
+  }
+}
+
+template <class Arithmetic>
+void attend(const BidirectionalAttentionParams& params, const AttentionTile& tile, const Workspace& work) {
+  const int64_t width = params.width, element = bytes_of(params.type);
+  const int64_t kv_head = tile.head / (params.heads / params.kv_heads);
+  const int64_t k_bytes = params.k.row_stride * element, v_bytes = params.v.row_stride * element;
+  const int vectors = vectors_for(tile.count);
+  const int64_t lanes = vectors * kLanes;
+  const float factor = static_cast<float>(params.scale * kLog2E);
+  TileMask mask;
+  tile_mask(params, tile, &mask);
+  Softmax state;
+  start(&state, vectors);
+  for (int64_t i = 0; i < width * lanes; i += kLanes) store(work.output + i, broadcast(0.0f));
+  if (mask.end > 0) {
+    const char* q = row_address(params.q, params.type, tile.batch, tile.head, tile.first);
+    const Operand queries =
+        rows_operand<Arithmetic>(q, params.q.row_stride * element, params.type, tile.count, width, work.wide);
+    pack_columns(queries.words, queries.row_bytes, tile.count, width / Arithmetic::kPack, vectors, work.queries);
+  }
+
+  for (int64_t from = 0; from < mask.end; from += kBlockKeys) {
+    const int64_t keys = least(mask.end - from, kBlockKeys);
+    const char* k = row_address(params.k, params.type, tile.batch, kv_head, mask.begin + from);
+    const char* v = row_address(params.v, params.type, tile.batch, kv_head, mask.begin + from);
+    Operand rows = rows_operand<Arithmetic>(k, k_bytes, params.type, keys, width, work.wide);
+    // Memory is asked for what comes next, the block's values and the next block's keys, while a strip is multiplied.
+    for (int64_t strip = 0; strip < keys; strip += kStripKeys, rows.words += kStripKeys * rows.row_bytes) {
+      const int64_t count = least(keys - strip, kStripKeys);
+      prefetch_rows(v + strip * v_bytes, v_bytes, count, width * element);
+      prefetch_rows(k + (keys + strip) * k_bytes, k_bytes, least(mask.end - from - keys - strip, count),
+                    width * element);
+      score<Arithmetic>(rows, count, work.queries, width / Arithmetic::kPack, vectors, work.scores + strip * lanes);
+    }
+    if (touches(mask, from, from + keys)) hide(mask, from, keys, vectors, work.scores);
+    advance(&state, factor, vectors, keys, work.scores);
+    for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+      const Floats sum = mul(load(state.sum + lane), load(state.decay + lane));
+      store(state.sum + lane,
+            weigh(Arithmetic{}, load(state.shift + lane), factor, keys, lanes, sum, work.scores + lane));
+    }
+    pack_rows(Arithmetic{}, v, v_bytes, params.type, keys, width, work.values);
+    const int64_t steps = (keys + Arithmetic::kPack - 1) / Arithmetic::kPack;
+    multiply<Arithmetic>(columns_of_panels(work.values, steps), width, work.scores, lanes, steps, vectors,
+                         Update::decay, state.decay, {work.output, lanes});
+  }
+
+  alignas(64) float inverse[kTileRows];
+  finish(state, tile.count, inverse,
+         params.lse + (tile.batch * params.heads + tile.head) * params.queries + tile.first);
+  char* out = static_cast<char*>(params.out.data) +
+              element * (tile.batch * params.out.batch_stride + tile.head * params.out.head_stride +
+                         tile.first * params.out.row_stride);
+  unpack_columns(work.output, inverse, vectors, tile.count, width, params.type, out, params.out.row_stride * element);
+}
+
+}  // namespace
+
+void bidirectional_attention(const BidirectionalAttentionParams& params, int64_t begin, int64_t end,
+                             uint64_t* scratch) {
+  const Workspace work = carve(scratch, params.width);
+  for (int64_t i = begin; i < end; ++i) {
+#if defined(__AVX512BF16__)
+    if (params.type == FloatType::bfloat16) {
+      attend<Bfloat16Pairs>(params, params.tiles[i], work);
+      continue;
+    }
+#endif
+    attend<Float32>(params, params.tiles[i], work);
+  }
+}
+
+}  // namespace MDM_NAMESPACE

@@ -1,0 +1,218 @@
+"""bidirectional_attention: softmax attention over whole sequences, recomputed every step, without a cache."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from mdmcorrect.ops import _arguments as arguments
+
+MASKS = ("full", "block_causal", "shadow")  # in the order of core/bidirectional_attention_params.h
+WIDTHS = tuple(range(32, 257, 32))
+
+
+@overload
+def bidirectional_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    starts: int | Tensor | None = None,
+    lengths: int | Tensor | None = None,
+    q_positions: Tensor | None = None,
+    mask: str = "full",
+    hide_self: bool = False,
+    block_size: int | None = None,
+    shadow_of: int | Tensor | None = None,
+    scale: float | None = None,
+    return_lse: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def bidirectional_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    starts: int | Tensor | None = None,
+    lengths: int | Tensor | None = None,
+    q_positions: Tensor | None = None,
+    mask: str = "full",
+    hide_self: bool = False,
+    block_size: int | None = None,
+    shadow_of: int | Tensor | None = None,
+    scale: float | None = None,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def bidirectional_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    starts: int | Tensor | None = None,
+    lengths: int | Tensor | None = None,
+    q_positions: Tensor | None = None,
+    mask: str = "full",
+    hide_self: bool = False,
+    block_size: int | None = None,
+    shadow_of: int | Tensor | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of a masked diffusion model: both directions, no cache, padding skipped, only the rows asked for.
+
+    ``softmax(scale * q @ k.mT) @ v`` over the keys each query sees, by the online softmax of FlashAttention (arXiv
+    2205.14135): nothing of size Sq x Sk is made. Keys outside a sequence are never read and cost nothing, nor do
+    queries there. A row's result is bit-equal in any batch, padding, choice of rows and number of threads.
+
+    Sequence b is the positions ``starts[b], ..., starts[b] + lengths[b] - 1`` of k and v; the rest is padding.
+
+    Args:
+        q: ``[B, Hq, Sq, D]`` float32, bfloat16 or float16; D a multiple of 32, at most 256. Strides are free but for
+            the last dimension, which is copied if it is not contiguous: slices of a fused projection need no copy.
+        k, v: ``[B, Hkv, Sk, D]`` of the same dtype, Hkv dividing Hq: query head h reads head ``h // (Hq // Hkv)``.
+        starts: where each sequence begins (left padding), an int or int64 ``[]`` or ``[B]``. Default: 0.
+        lengths: how long it is, an int or int64 ``[]`` or ``[B]``. Default: up to Sk.
+        q_positions: int64 ``[Sq]`` or ``[B, Sq]``: the position in k of each row of q, for steps that need some rows
+            only; a row at a position outside its sequence, such as -1, gets 0. Default: 0 to Sq - 1, and Sq is Sk.
+        mask: "full": every query sees its whole sequence. "block_causal": it sees its own block of ``block_size`` and
+            those before it, counted from ``starts`` (BD3LM, arXiv 2503.09573, at sampling time; LLaDA2). "shadow": the
+            last ``block_size`` positions of each sequence are shadows (WINO, arXiv 2507.18578, section 4.2): they see
+            one another and every real position but the one they stand for, and real positions do not see them.
+            BD3LM's doubled training mask is not among these.
+        hide_self: a query does not see the key at its own position. Not with "shadow".
+        block_size: size of a block, or number of shadows.
+        shadow_of: for "shadow": the real position that the first shadow stands for, counted from ``starts``; the i-th
+            shadow stands for the i-th from there. An int or int64 ``[]`` or ``[B]``.
+        scale: a positive number. Default: ``D ** -0.5``.
+        return_lse: also return the log-sum-exp of each row's scaled scores. Gradients flow through it.
+
+    Returns:
+        ``[B, Hq, Sq, D]`` in the dtype of q, laid out in memory as ``[B, Sq, Hq, D]``, so that merging the heads is a
+        view; with ``return_lse`` also float32 ``[B, Hq, Sq]``. A row that sees nothing gets 0, and -inf as log-sum-exp.
+        NaN and +inf scores give NaN. Sums are float32. Processors with AVX512_BF16 multiply bfloat16 pairs with
+        subnormal numbers taken as zero.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: a shape, device, number or combination that does not fit.
+        RuntimeError: a CUDA tensor, for which there is no kernel.
+
+    Example:
+        >>> q = k = v = torch.eye(32)[None, None, :2]
+        >>> bidirectional_attention(q, k, v, hide_self=True)[0, 0, :, :2]
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+    q, k, v = _same_dtype(q, k, v)
+    arguments.require_kernel("bidirectional_attention", q)
+    _require_shapes(q, k, v)
+    batch, _, queries, width = q.shape
+    if q_positions is not None:
+        _require_q_positions(q_positions, batch, queries, q)
+    elif queries != k.shape[2]:
+        raise ValueError(
+            f"q_positions: needed to say where the {queries} rows of q stand among the {k.shape[2]} positions of k"
+        )
+    kind, block = _mask_numbers(mask, hide_self, block_size, shadow_of)
+    scale = width**-0.5 if scale is None else scale
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
+        raise ValueError(f"scale: expected a positive number, got {scale!r}")
+
+    def integers(name: str, value: int | Tensor | None) -> Tensor | None:
+        return None if value is None else arguments.row_integers(name, value, batch, q)
+
+    out, lse = torch.ops.mdmcorrect.bidirectional_attention(
+        q,
+        k,
+        v,
+        integers("starts", starts),
+        integers("lengths", lengths),
+        q_positions,
+        kind,
+        hide_self,
+        block,
+        integers("shadow_of", shadow_of),
+        float(scale),
+    )
+    return (out, lse) if return_lse else out
+
+
+def _same_dtype(q: object, k: object, v: object) -> tuple[Tensor, Tensor, Tensor]:
+    """The tensors in one dtype (under autocast, its own), with contiguous last dimensions."""
+    tensors = [arguments.require_tensor(name, value) for name, value in (("q", q), ("k", k), ("v", v))]
+    kind = tensors[0].device.type
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+    for name, tensor in zip("qkv", tensors, strict=True):
+        arguments.require_dtype(name, tensor, *arguments.SCORE_DTYPES)
+        arguments.require_dtype(name, tensor, tensors[0].dtype)
+    first, second, third = (t if t.dim() == 0 or t.stride(-1) == 1 else t.contiguous() for t in tensors)
+    return first, second, third
+
+
+def _require_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if q.dim() != 4 or q.shape[-1] not in WIDTHS:
+        raise ValueError(f"q: expected shape [B, Hq, Sq, D] with D a multiple of 32, at most 256, got {list(q.shape)}")
+    batch, heads, _, width = q.shape
+    if k.dim() != 4 or k.shape[0] != batch or k.shape[3] != width or k.shape[1] == 0 or heads % k.shape[1] != 0:
+        raise ValueError(
+            f"k: expected shape [{batch}, Hkv, Sk, {width}] with Hkv dividing {heads}, got {list(k.shape)}"
+        )
+    if v.shape != k.shape:
+        raise ValueError(f"v: expected shape {list(k.shape)} as k has it, got {list(v.shape)}")
+    arguments.require_device("k", k, q, "q")
+    arguments.require_device("v", v, q, "q")
+
+
+def _require_q_positions(value: object, batch: int, queries: int, q: Tensor) -> None:
+    positions = arguments.require_tensor("q_positions", value)
+    arguments.require_dtype("q_positions", positions, torch.int64)
+    if tuple(positions.shape) not in ((queries,), (batch, queries)):
+        raise ValueError(
+            f"q_positions: expected shape [{queries}] or [{batch}, {queries}], got {list(positions.shape)}"
+        )
+    arguments.require_device("q_positions", positions, q, "q")
+
+
+def _mask_numbers(mask: str, hide_self: bool, block_size: int | None, shadow_of: object) -> tuple[int, int]:
+    """Number of the mask and size of its blocks, 0 if it has none."""
+    if mask not in MASKS:
+        raise ValueError(f"mask: expected {', '.join(map(repr, MASKS))}, got {mask!r}")
+    if hide_self and mask == "shadow":
+        raise ValueError(
+            'hide_self: not with mask="shadow", where a shadow sees itself but not the token it stands for'
+        )
+    if (mask == "shadow") != (shadow_of is not None):
+        raise ValueError('shadow_of: belongs to mask="shadow", which needs it')
+    if (mask == "full") != (block_size is None):
+        raise ValueError('block_size: belongs to mask="block_causal" and mask="shadow", which need it')
+    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
+        raise ValueError(f"block_size: expected an int, at least 1, got {block_size!r}")
+    return MASKS.index(mask), block_size or 0
+
+
+@torch.library.register_fake("mdmcorrect::bidirectional_attention")
+def _fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    starts: Tensor | None,
+    lengths: Tensor | None,
+    q_positions: Tensor | None,
+    mask: int,
+    hide_self: bool,
+    block_size: int,
+    shadow_of: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    batch, heads, queries, width = q.shape
+    out = q.new_empty((batch, queries, heads, width)).transpose(1, 2)
+    return out, q.new_empty((batch, heads, queries), dtype=torch.float32)
