@@ -6,16 +6,11 @@
 // Masses are integers, so their sums have no order.
 #pragma once
 
+#include "core/score_row.h"
 #include "core/select_key.h"
 #include "cpu/vocabulary_chunk.h"
 
 namespace MDM_NAMESPACE {
-
-// The kept ids: x > threshold, or x == threshold and id <= last_tie.
-struct KeptSet {
-  float threshold;
-  int64_t last_tie;
-};
 
 // Memory for the candidates of one row; see filter_scratch_words.
 struct FilterScratch {
@@ -32,10 +27,6 @@ MDM_INLINE FilterScratch carve_filter_scratch(uint64_t* words, int64_t vocab) {
 }
 
 // ---- chunks of a proposal ----
-
-MDM_INLINE bool is_kept(const KeptSet& kept, float x, int64_t id) {
-  return x > kept.threshold || (x == kept.threshold && id <= kept.last_tie);
-}
 
 // Whether some of a chunk's ids are forbidden.
 static IdRange forbidden_in(const ProposalRow& row, int64_t index, int padded) {

@@ -10,8 +10,7 @@
 // chunks in the same order give the same bits.
 #pragma once
 
-#include "core/online_stats.h"
-#include "core/round_to.h"
+#include "core/score_row.h"
 #include "core/sequence_seed.h"
 #include "cpu/chunk_scan.h"
 #include "cpu/proposal_filter.h"
@@ -21,21 +20,11 @@ namespace MDM_NAMESPACE {
 
 // ---- what is asked ----
 
-static bool wanted(const ScoreTokensParams& params, TokenScore score) {
-  return params.values[static_cast<int>(score)] != nullptr;
-}
-
-// What one row must collect; temperature and filters may differ between rows.
-struct RowPlan {
-  float scale;     // 1 / temperature; 1 at temperature 0
-  bool sampling;   // temperature > 0
-  bool filtered;   // top_k or top_p is on and something depends on it
-  Terms raw;       // what to sum of the raw distribution
-  Terms proposal;  // of what is proposable; none where filtered
-  Terms kept;      // of what the filters keep
-  bool second;
-  int64_t top_k;
-  double top_p;
+// What one row collects, and by which loops.
+struct ScanPlan : RowPlan {
+  Terms raw;         // what to sum of the raw distribution
+  Terms proposal;    // of what is proposable; none where filtered
+  Terms kept;        // of what the filters keep
   Scanner both;      // chunks that are proposable as they are
   Scanner alone[2];  // chunks with forbidden ids: as they are, and without those, as float32
 };
@@ -43,7 +32,7 @@ struct RowPlan {
 static Terms terms_of(bool sum, bool dot) { return dot ? Terms::sum_and_dot : sum ? Terms::sum : Terms::none; }
 
 // How to scan, given what to sum. Laws of one scale share their terms, others a pass.
-static void plan_scans(const ScoreTokensParams& params, RowPlan* plan) {
+static void plan_scans(const ScoreTokensParams& params, ScanPlan* plan) {
   const FloatType type = params.probabilities ? FloatType::float32 : params.type;
   const bool same = plan->scale == 1.0f;
   const Terms more = plan->raw > plan->proposal ? plan->raw : plan->proposal;
@@ -58,33 +47,12 @@ static void plan_scans(const ScoreTokensParams& params, RowPlan* plan) {
   plan->alone[1] = scanner_of(FloatType::float32, plan->proposal, plan->scale, Terms::none, 1.0f);
 }
 
-static RowPlan plan_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
-  const double temperature = at(params.temperature, b, l);
-  const double top_p = at_or(params.top_p, b, l, 1.0);
-  int64_t top_k = at_or(params.top_k, b, l, params.vocab);
-  top_k = top_k < 1 ? 1 : top_k;
-
-  bool law_sums = wanted(params, TokenScore::confidence) || wanted(params, TokenScore::current_logprob);
-  for (int i = static_cast<int>(TokenScore::max_logprob); i <= static_cast<int>(TokenScore::logsumexp); ++i) {
-    law_sums = law_sums || params.values[i] != nullptr;
-  }
-  const bool dot = wanted(params, TokenScore::entropy);
-
-  RowPlan plan{};
-  plan.sampling = temperature > 0.0;
-  // Within what float32 sums of scaled differences can take.
-  const double scale = plan.sampling ? 1.0 / temperature : 1.0;
-  plan.scale = static_cast<float>(scale < 1e-30 ? 1e-30 : scale < 1e30 ? scale : 1e30);
-  plan.raw =
-      terms_of(wanted(params, TokenScore::logprob) || (law_sums && !params.proposal_law), dot && !params.proposal_law);
-  const bool proposal_sum =
-      plan.sampling || wanted(params, TokenScore::proposal_logprob) || (law_sums && params.proposal_law);
-  plan.filtered = proposal_sum && (top_k < params.vocab || top_p < 1.0);
-  plan.kept = terms_of(proposal_sum, dot && params.proposal_law);
+static ScanPlan plan_scan(const ScoreTokensParams& params, int64_t b, int64_t l) {
+  ScanPlan plan{};
+  static_cast<RowPlan&>(plan) = plan_row(params, b, l);
+  plan.raw = terms_of(plan.raw_sum, plan.raw_dot);
+  plan.kept = terms_of(plan.proposal_sum, plan.proposal_dot);
   plan.proposal = plan.filtered ? Terms::none : plan.kept;
-  plan.second = wanted(params, TokenScore::second_logprob) || wanted(params, TokenScore::margin);
-  plan.top_k = top_k;
-  plan.top_p = top_p;
   plan_scans(params, &plan);
   return plan;
 }
@@ -148,21 +116,15 @@ MDM_INLINE void add_sums(OnlineStats* stats, const ChunkSums& sums) {
   stats->dot += stats->scale * static_cast<double>(sums.dot);
 }
 
-struct RowScores {
-  RowPlan plan;
-  bool valid;  // no NaN, no +inf
-  OnlineStats raw;
-  OnlineStats proposal;
+struct RowScores : RowOutcome {
+  ScanPlan plan;
   ChunkRace race;
   KeptSet kept;
-  int64_t token;
-  float token_value;
-  float current_value;  // the logit of `tokens`
 };
 
 static RowScores begin_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
   RowScores scores{};
-  scores.plan = plan_row(params, b, l);
+  scores.plan = plan_scan(params, b, l);
   scores.valid = true;
   scores.raw = empty_stats(1.0);
   scores.proposal = empty_stats(scores.plan.scale);
@@ -207,7 +169,7 @@ static bool take_chunk(const ProposalRow& row, const Scanner& scanner, const Chu
 
 // Takes chunks [first, last), the next of the row. chunk_max, where given, gets the largest proposable value of each.
 static void scan_chunks(const ProposalRow& row, int64_t first, int64_t last, float* chunk_max, RowScores* scores) {
-  const RowPlan& plan = scores->plan;
+  const ScanPlan& plan = scores->plan;
   OnlineStats* raw = &scores->raw;
   OnlineStats* proposal = &scores->proposal;
   ChunkRace* race = &scores->race;
@@ -253,7 +215,7 @@ static void see_current(const ProposalRow& row, int64_t first, int64_t last, int
 
 // Ends the row. Of the logits only the winning chunk is read, and only when sampling.
 static void choose_token(const ProposalRow& row, int64_t b, int64_t l, RowScores* scores) {
-  const RowPlan& plan = scores->plan;
+  const ScanPlan& plan = scores->plan;
   if (!scores->valid || scores->proposal.argmax < 0) return;
   scores->token = scores->proposal.argmax;
   scores->token_value = scores->proposal.max;
@@ -272,49 +234,13 @@ static bool is_forbidden(const ScoreTokensParams& params, int64_t id) {
   return found.first != found.last;
 }
 
-// Log-probability of `tokens` under the law of the statistics.
-static double current_logprob(const ScoreTokensParams& params, const RowScores& scores, const OnlineStats& law,
-                              int64_t id) {
-  if (id < 0 || id >= params.vocab) return __builtin_nan("");
-  const float x = scores.current_value;
-  const bool outside = params.proposal_law && (is_forbidden(params, id) || !is_kept(scores.kept, x, id));
-  return log_probability(law, outside ? -__builtin_inff() : x);
-}
-
-static void write_row(const ScoreTokensParams& params, const RowScores& scores, int64_t b, int64_t l) {
-  const int64_t place = b * params.length + l;
-  const auto put = [&](TokenScore score, double value) {
-    if (wanted(params, score)) params.values[static_cast<int>(score)][place] = static_cast<float>(value);
-  };
-  const auto put_id = [&](TokenScore score, int64_t id) {
-    if (params.ids[static_cast<int>(score)] != nullptr) params.ids[static_cast<int>(score)][place] = id;
-  };
-  const OnlineStats& law = params.proposal_law ? scores.proposal : scores.raw;
-  const double nan = __builtin_nan("");
-  const bool chosen = scores.valid && scores.token >= 0;
-  put_id(TokenScore::token, chosen ? scores.token : -1);
-  const double p = chosen ? exp(log_probability(law, scores.token_value)) : nan;
-  put(TokenScore::logprob, chosen ? log_probability(scores.raw, scores.token_value) : nan);
-  put(TokenScore::proposal_logprob, chosen ? log_probability(scores.proposal, scores.token_value) : nan);
-  put(TokenScore::confidence, round_probability(static_cast<float>(p), params.confidence_type));
-
-  if (!scores.valid || law.argmax < 0) {
-    put_id(TokenScore::argmax, -1);
-    for (int i = static_cast<int>(TokenScore::current_logprob); i <= static_cast<int>(TokenScore::logsumexp); ++i) {
-      put(static_cast<TokenScore>(i), nan);
-    }
-    if (scores.valid) put(TokenScore::logsumexp, -__builtin_inf());
-    return;
-  }
-  put_id(TokenScore::argmax, law.argmax);
+// Writes the outputs, once the kept set is known.
+static void write_row(const ScoreTokensParams& params, RowScores* scores, int64_t b, int64_t l) {
   if (wanted(params, TokenScore::current_logprob)) {
-    put(TokenScore::current_logprob, current_logprob(params, scores, law, at(params.tokens, b, l)));
+    const int64_t id = at(params.tokens, b, l);
+    scores->current_outside = is_forbidden(params, id) || !is_kept(scores->kept, scores->current_value, id);
   }
-  put(TokenScore::max_logprob, log_probability(law, law.max));
-  put(TokenScore::second_logprob, log_probability(law, law.second));
-  put(TokenScore::entropy, entropy(law));
-  put(TokenScore::margin, margin(law));
-  put(TokenScore::logsumexp, log_sum_exp(law));
+  write_row(params, static_cast<const RowOutcome&>(*scores), b, l);
 }
 
 }  // namespace MDM_NAMESPACE

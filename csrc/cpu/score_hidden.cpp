@@ -43,7 +43,7 @@ void score_hidden(const ScoreHiddenParams& params, int64_t begin, int64_t end) {
     }
     if (params.last_id < options.vocab) continue;
     choose_token(whole_row(options, &reader, kept, winner * kChunk), b, l, scores);
-    write_row(options, *scores, b, l);
+    write_row(options, scores, b, l);
   }
 }
 

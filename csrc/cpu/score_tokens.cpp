@@ -9,7 +9,7 @@ namespace MDM_NAMESPACE {
 
 // The proposal's statistics and draw from the kept set alone.
 static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores* scores) {
-  const RowPlan& plan = scores->plan;
+  const ScanPlan& plan = scores->plan;
   OnlineStats* proposal = &scores->proposal;
   ChunkRace* race = &scores->race;
   const Scanner scanner = scanner_of(FloatType::float32, plan.kept, plan.scale, Terms::none, 1.0f);
@@ -30,7 +30,7 @@ static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores*
 
 static void score_row(const ProposalRow& row, int64_t b, int64_t l, uint64_t* scratch) {
   RowScores scores = begin_row(*row.params, b, l);
-  const RowPlan& plan = scores.plan;
+  const ScanPlan& plan = scores.plan;
   FilterScratch filter{};
   if (plan.filtered) filter = carve_filter_scratch(scratch, row.params->vocab);
   scan_chunks(row, 0, row.chunks, filter.chunk_max, &scores);
@@ -40,7 +40,7 @@ static void score_row(const ProposalRow& row, int64_t b, int64_t l, uint64_t* sc
   }
   choose_token(row, b, l, &scores);
   see_current(row, 0, row.chunks, b, l, &scores);
-  write_row(*row.params, scores, b, l);
+  write_row(*row.params, &scores, b, l);
 }
 
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch) {
