@@ -20,13 +20,14 @@ TESTS = [
     "tests/ops/test_select_positions.py",
     "tests/ops/test_remask_step.py",
     "tests/ops/test_bidirectional_attention.py",
+    "tests/ops/test_linear_cross_entropy.py",
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("MDMCORRECT_ISA" in os.environ, reason="runs the operators' tests once per instruction set itself")
 @pytest.mark.parametrize("isa", [isa for isa in INFO["isas_supported"] if isa != INFO["isa"]])
-def test_rankings_on(isa):
+def test_operators_on(isa):
     """The choice is made once per process, so each instruction set gets its own."""
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-k", "not compile and not opcheck", *TESTS],

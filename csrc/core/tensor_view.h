@@ -5,7 +5,8 @@
 
 namespace mdmcorrect {
 
-enum class FloatType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2 };
+// float64 only where an operator says that it takes it.
+enum class FloatType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, float64 = 3 };
 
 // [B]: one integer per row (counts, seeds, steps); row_stride 0 when all rows share one.
 struct RowInts {

@@ -7,6 +7,7 @@
 #include "core/bidirectional_attention_params.h"
 #include "core/config.h"
 #include "core/count_positions_params.h"
+#include "core/linear_cross_entropy_params.h"
 #include "core/remask_step_params.h"
 #include "core/score_hidden_params.h"
 #include "core/score_tokens_params.h"
@@ -29,6 +30,10 @@ struct CpuKernels {
   int64_t (*score_hidden_state_words)();  // what a row's state takes
   // Tiles params.tiles[begin, end). scratch: 192 * width + 4112 words.
   void (*bidirectional_attention)(const BidirectionalAttentionParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  // scratch, where a phase takes it: a slice of 32 values, then one of D words, each of at most 8 bytes.
+  void (*linear_cross_entropy)(const LinearCrossEntropyParams&, LinearCrossEntropyPhase, int64_t begin, int64_t end,
+                               uint64_t* scratch);
+  bool bfloat16_pairs;  // linear_cross_entropy multiplies bfloat16 in pairs
   // For tests: the vector functions on arrays, count a multiple of 16.
   void (*exp_nonpositive_array)(const float* x, float* y, int64_t count);
   void (*log_array)(const float* x, float* y, int64_t count);
@@ -62,6 +67,8 @@ void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, u
 void score_hidden(const ScoreHiddenParams& params, int64_t begin, int64_t end);
 int64_t score_hidden_state_words();
 void bidirectional_attention(const BidirectionalAttentionParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+void linear_cross_entropy(const LinearCrossEntropyParams& params, LinearCrossEntropyPhase phase, int64_t begin,
+                          int64_t end, uint64_t* scratch);
 void exp_nonpositive_array(const float* x, float* y, int64_t count);
 void log_array(const float* x, float* y, int64_t count);
 void exponential_array(const float* u, float* y, int64_t count);

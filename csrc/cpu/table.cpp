@@ -3,10 +3,29 @@
 
 namespace MDM_NAMESPACE {
 
+#if defined(__AVX512BF16__)
+constexpr bool kBfloat16Pairs = true;
+#else
+constexpr bool kBfloat16Pairs = false;
+#endif
+
+// clang-format off: one a line
 const CpuKernels kernel_table = {
-    MDM_ISA_NAME,          select_positions, count_positions,          remask_step,
-    score_tokens,          score_hidden,     score_hidden_state_words, bidirectional_attention,
-    exp_nonpositive_array, log_array,        exponential_array,        multiply_probe,
+    MDM_ISA_NAME,
+    select_positions,
+    count_positions,
+    remask_step,
+    score_tokens,
+    score_hidden,
+    score_hidden_state_words,
+    bidirectional_attention,
+    linear_cross_entropy,
+    kBfloat16Pairs,
+    exp_nonpositive_array,
+    log_array,
+    exponential_array,
+    multiply_probe,
 };
+// clang-format on
 
 }  // namespace MDM_NAMESPACE

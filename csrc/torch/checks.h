@@ -7,10 +7,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "core/tensor_view.h"
 #include "cpu/kernels.h"
@@ -122,6 +124,23 @@ inline const int64_t* call_number(const char* op, const Tensor& tensor, const Te
 // A kernel's workspace on the device of `like`.
 inline Tensor byte_tensor(int64_t bytes, const Tensor& like) {
   return torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, like.device());
+}
+
+// A list of ids, sorted; ids outside the vocabulary name nothing and are dropped.
+inline std::vector<int64_t> sorted_ids(const char* op, const char* name, const std::optional<Tensor>& tensor,
+                                       int64_t vocab, const Tensor& like) {
+  std::vector<int64_t> ids;
+  if (!tensor) return ids;
+  check(tensor->dim() == 1, op, name, ": expected shape [n], got ", shape_of(*tensor));
+  check(tensor->scalar_type() == ScalarType::Long, op, name, ": expected dtype int64");
+  check(tensor->device() == like.device(), op, name, ": expected the device of the other tensors");
+  const int64_t* data = static_cast<const int64_t*>(tensor->const_data_ptr());
+  for (int64_t i = 0; i < tensor->size(0); ++i) {
+    const int64_t id = data[i * tensor->stride(0)];
+    if (id >= 0 && id < vocab) ids.push_back(id);
+  }
+  std::sort(ids.begin(), ids.end());
+  return ids;
 }
 
 // The kernels of this process, or the sentence about MDMCORRECT_ISA.

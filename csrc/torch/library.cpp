@@ -38,6 +38,17 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "bidirectional_attention(Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? lengths, Tensor? q_positions, "
       "int mask, bool hide_self, int block_size, Tensor? shadow_of, float scale) -> (Tensor out, Tensor lse)");
 
+  // Per row of hidden: loss and logsumexp (0 where the row does not count), whether no logit exceeds the target's,
+  // whether the row counts.
+  m.def(
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? suppress, "
+      "Tensor? row_index, int ignore_index) -> (Tensor losses, Tensor logsumexp, Tensor correct, Tensor counted)");
+  // Gradients that are not needed come back as [0].
+  m.def(
+      "linear_cross_entropy_backward(Tensor grad_losses, Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, "
+      "Tensor? suppress, Tensor? row_index, int ignore_index, Tensor logsumexp, bool needs_hidden, bool needs_weight, "
+      "bool needs_bias) -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+
   m.def("build_info() -> str");
 
   // An image (cubin or fatbin) of an op's CUDA kernels, uint8 [n], for a library that was built without nvcc.

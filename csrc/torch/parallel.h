@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <thread>
 #include <vector>
 
 namespace mdmcorrect {
@@ -55,6 +56,44 @@ void parallel_items(int64_t items, int64_t cost, int64_t words_per_task, const K
       }
     }
   });
+}
+
+// Work in groups that follow one another, group g needing the results of the groups up to g - 2 (never of g - 1):
+// kernel(group, unit, task) for each unit of each group, task < the number of threads being that of the thread the unit
+// falls to. A thread takes the next unit when it is done with one, across groups: nobody sleeps between groups, and what
+// a thread loses to other work the others make up for. A thread only waits for units that others are at work on, so this
+// also ends if one thread has to do it all.
+template <class Kernel>
+void parallel_groups(const std::vector<int64_t>& units, const Kernel& kernel) {
+  const int64_t groups = static_cast<int64_t>(units.size());
+  std::vector<int64_t> ends;
+  for (const int64_t count : units) ends.push_back((ends.empty() ? 0 : ends.back()) + count);
+  const int64_t total = ends.empty() ? 0 : ends.back();
+  const int64_t tasks = std::min<int64_t>(total, torch::stable::get_num_threads());
+  std::atomic<int64_t> next{0};
+  std::vector<std::atomic<int64_t>> done(units.size());
+  const auto run = [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      int64_t group = 0, finished = 0;  // groups before `finished` are
+      for (int64_t unit = next++; unit < total; unit = next++) {
+        while (unit >= ends[group]) ++group;
+        while (finished <= group - 2) {
+          if (done[finished].load(std::memory_order_acquire) == units[finished]) {
+            ++finished;
+          } else {
+            std::this_thread::yield();
+          }
+        }
+        kernel(group, unit - (ends[group] - units[group]), task);
+        done[group].fetch_add(1, std::memory_order_release);
+      }
+    }
+  };
+  if (tasks <= 1) {
+    run(0, tasks);
+  } else {
+    torch::stable::parallel_for(0, tasks, 1, run);
+  }
 }
 
 }  // namespace mdmcorrect

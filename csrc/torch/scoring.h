@@ -70,23 +70,6 @@ inline Grid<double> double_grid(const char* op, const char* name, const Tensor& 
   return {static_cast<const double*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1)};
 }
 
-// A list of ids, sorted; ids outside the vocabulary name nothing and are dropped.
-inline std::vector<int64_t> sorted_ids(const char* op, const char* name, const std::optional<Tensor>& tensor,
-                                       int64_t vocab, const Tensor& like) {
-  std::vector<int64_t> ids;
-  if (!tensor) return ids;
-  check(tensor->dim() == 1, op, name, ": expected shape [n], got ", shape_of(*tensor));
-  check(tensor->scalar_type() == ScalarType::Long, op, name, ": expected dtype int64");
-  check(tensor->device() == like.device(), op, name, ": expected the device of the other tensors");
-  const int64_t* data = static_cast<const int64_t*>(tensor->const_data_ptr());
-  for (int64_t i = 0; i < tensor->size(0); ++i) {
-    const int64_t id = data[i * tensor->stride(0)];
-    if (id >= 0 && id < vocab) ids.push_back(id);
-  }
-  std::sort(ids.begin(), ids.end());
-  return ids;
-}
-
 // Checks the options and allocates the outputs. `like` is the op's first tensor.
 inline void prepare_scores(const char* op, const ScoreOptions& options, int64_t batch, int64_t length, int64_t vocab,
                            const Tensor& like, ScoreCall* call) {

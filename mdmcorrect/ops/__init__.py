@@ -11,6 +11,7 @@ _native.load()  # before anything here imports torch: what is missing is then sa
 
 from mdmcorrect.ops.bidirectional_attention import bidirectional_attention  # noqa: E402
 from mdmcorrect.ops.count_positions import count_positions  # noqa: E402
+from mdmcorrect.ops.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 from mdmcorrect.ops.remask_step import remask_step  # noqa: E402
 from mdmcorrect.ops.score_hidden import score_hidden  # noqa: E402
 from mdmcorrect.ops.score_tokens import TokenScores, score_tokens  # noqa: E402
@@ -20,6 +21,7 @@ __all__ = [
     "TokenScores",
     "bidirectional_attention",
     "count_positions",
+    "linear_cross_entropy",
     "remask_step",
     "score_hidden",
     "score_tokens",

@@ -47,7 +47,7 @@ def require_matrix(name: str, value: object) -> tuple[int, int]:
     return tensor.shape[0], tensor.shape[1]
 
 
-def require_like(name: str, value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
+def require_like(name: str, value: object, shape: tuple[int, ...], like: Tensor, like_name: str) -> None:
     """Shape and device of an argument that must match those of the operator's first tensor."""
     tensor = require_tensor(name, value)
     if tuple(tensor.shape) != shape:

@@ -1,0 +1,307 @@
+// linear_cross_entropy on the CPU: the logits of a slice of ids and a panel of rows live in the first-level cache, and
+// nowhere else.
+//
+// Forward: a slice's logits are made, their maxima and sums of exponentials taken, and they are forgotten. Backward: they
+// are made again and turned into their own gradient, softmax - onehot, for a stretch of ids at a time; the gradient's
+// products with hidden and with weight are the gradients of weight and of hidden. That is four products where three
+// would do if the logits were kept; at the speed of matmul_tile.h the fourth costs less than keeping them.
+//
+// Sums run in a fixed order (ids ascending, rows ascending), so that results do not depend on the threads.
+#include "cpu/linear_cross_entropy_operands.h"
+
+#include "cpu/kernels.h"
+
+namespace MDM_NAMESPACE {
+
+namespace {
+
+// ---- logits ----
+
+// Calls work(id) for the suppressed ids in [first, first + count).
+template <class Work>
+static inline void each_suppressed(const Params& params, int64_t first, int64_t count, const Work& work) {
+  for (int64_t i = 0; i < params.suppress_count; ++i) {
+    if (params.suppress[i] >= first && params.suppress[i] < first + count) work(params.suppress[i]);
+  }
+}
+
+template <class Value>
+static inline void fill_row(Value* row, Value value) {
+  for (int64_t i = 0; i < kPanel; ++i) row[i] = value;
+}
+
+// logits[count][panel] of the ids from `first` and the rows of one panel.
+template <class Ts>
+static inline void slice_logits(const Params& params, const LeftOperand<typename Ts::Words>& weight, int64_t first,
+                                int64_t count, int64_t panel, typename Ts::Value* logits) {
+  using W = typename Ts::Words;
+  const int64_t steps = words_of<W>(params.width);
+  const auto* columns = static_cast<const typename Ts::Word*>(params.hidden_columns) + panel * steps * kPanel;
+  multiply_panel<W>(weight.data, weight.stride, count, columns, steps, logits);
+  if (params.bias == nullptr) return;
+  const auto* bias = static_cast<const typename Ts::Value*>(params.bias) + first;
+  for (int64_t row = 0; row < count; ++row) {
+    for (int64_t i = 0; i < kPanel; ++i) logits[row * kPanel + i] += bias[row];
+  }
+}
+
+// Calls work(lane, place) where the target of a panel's row is logits[place], among the ids from `first`.
+template <class Work>
+static inline void each_target(const Params& params, int64_t first, int64_t count, int64_t panel, const Work& work) {
+  const int64_t lanes = smaller(kPanel, params.rows - panel * kPanel);
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const int64_t target = params.targets[params.row_index[panel * kPanel + lane]];
+    if (target >= first && target < first + count) work(lane, (target - first) * kPanel + lane);
+  }
+}
+
+constexpr float kLowest = -3.4028234663852886e38f;  // where a maximum starts: -inf - -inf would be NaN
+
+// Maximum and sum of exponentials of sixteen rows over `count` ids, merged with what stands in *maximum_out, *sum_out.
+// A NaN stays in the sum.
+template <class Lanes, class Value>
+static inline void merge_statistics(const Value* logits, int64_t count, bool first, Value* maximum_out,
+                                    Value* sum_out) {
+  const Lanes before = first ? broadcast(Value{kLowest}) : load(maximum_out);
+  Lanes top = before, seen = broadcast(Value{0});
+  for (int64_t row = 0; row < count; ++row) {
+    const Lanes x = load(logits + row * kPanel);
+    top = maximum(x, top);
+    seen = remember_nan(seen, x);
+  }
+  Lanes sum = first ? broadcast(Value{0}) : mul(load(sum_out), exp_nonpositive(sub(before, top)));
+  sum = add(sum, seen);
+  for (int64_t row = 0; row < count; ++row) sum = add(sum, exp_nonpositive(sub(load(logits + row * kPanel), top)));
+  store(maximum_out, top);
+  store(sum_out, sum);
+}
+
+template <class Ts>
+static void statistics(const Params& params, int64_t begin, int64_t end, uint64_t* scratch) {
+  using Value = typename Ts::Value;
+  using Word = typename Ts::Word;
+  auto* logits = reinterpret_cast<Value*>(scratch);
+  auto* room = reinterpret_cast<Word*>(scratch + kVocabSlice * kPanelPadding);
+  auto* target_logit = static_cast<Value*>(params.target_logit);
+  const int64_t rows = padded(params.rows, kPanelPadding);
+  for (int64_t slice = begin * kSlicesPerBlock; slice < end * kSlicesPerBlock; ++slice) {
+    const int64_t first = slice * kVocabSlice, count = smaller(kVocabSlice, params.vocab - first);
+    if (count <= 0) break;
+    auto* maxima = static_cast<Value*>(params.partial) + slice / kSlicesPerBlock * 2 * rows;
+    const auto weight = weight_slice<typename Ts::Words, typename Ts::Element>(params, first, count, room);
+    for (int64_t panel = 0; panel * kPanel < params.rows; ++panel) {
+      slice_logits<Ts>(params, weight, first, count, panel, logits);
+      each_suppressed(params, first, count,
+                      [&](int64_t id) { fill_row(logits + (id - first) * kPanel, -Value{__builtin_inff()}); });
+      each_target(params, first, count, panel,
+                  [&](int64_t lane, int64_t place) { target_logit[panel * kPanel + lane] = logits[place]; });
+      for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
+        Value* out = maxima + panel * kPanel + lane;
+        merge_statistics<typename Ts::Lanes>(logits + lane, count, slice % kSlicesPerBlock == 0, out, out + rows);
+      }
+    }
+  }
+}
+
+template <class Ts>
+static void losses(const Params& params, int64_t begin, int64_t end) {
+  using Value = typename Ts::Value;
+  const int64_t rows = padded(params.rows, kPanelPadding);
+  const int64_t blocks = parts(params.vocab, kVocabSlice * kSlicesPerBlock);
+  const auto* partial = static_cast<const Value*>(params.partial);
+  for (int64_t r = begin; r < end; ++r) {
+    Value top = Value{kLowest};
+    for (int64_t block = 0; block < blocks; ++block) {
+      const Value other = partial[block * 2 * rows + r];
+      top = other > top ? other : top;
+    }
+    double sum = 0.0;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const Value* entry = partial + block * 2 * rows + r;
+      sum += static_cast<double>(entry[rows]) * exp(static_cast<double>(entry[0]) - static_cast<double>(top));
+    }
+    const bool proper = top > Value{kLowest} && top < Value{__builtin_inff()};
+    const double logsumexp = proper ? static_cast<double>(top) + log(sum) : static_cast<double>(__builtin_nanf(""));
+    const int64_t place = params.row_index[r], target = params.targets[place];
+    const bool known = target >= 0 && target < params.vocab;
+    const Value logit = known ? static_cast<const Value*>(params.target_logit)[r] : Value{__builtin_nanf("")};
+    static_cast<Value*>(params.losses)[place] = static_cast<Value>(logsumexp - static_cast<double>(logit));
+    static_cast<Value*>(params.logsumexp)[place] = static_cast<Value>(logsumexp);
+    params.correct[place] = proper && logit >= top;
+  }
+}
+
+// ---- gradients ----
+
+// The gradient of one panel's logits into both left operands; `local` counts the slice's ids from params.first_id.
+template <class Ts>
+static inline void store_logit_gradient(const Params& params, const typename Ts::Value* gradient, int64_t local,
+                                        int64_t count, int64_t panel) {
+  using W = typename Ts::Words;
+  using Lanes = typename Ts::Lanes;
+  using Element = typename LogitGradient<W::kIsPair, typename Ts::Value>::Element;
+  const int64_t rows = padded(params.rows, kPanelPadding), steps = words_of<W>(params.ids);
+  for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
+    const int64_t r = panel * kPanel + lane;
+    auto* out = static_cast<Element*>(params.grad_logits) + local * rows + r;
+    for (int64_t row = 0; row < count; ++row) store_values(out + row * rows, load(gradient + row * kPanel + lane));
+    if (params.grad_interleaved == nullptr) continue;
+    auto* words = static_cast<typename Ts::Word*>(params.grad_interleaved) +
+                  (r / kInterleavedRows * steps + local / W::kValues) * kInterleavedRows + r % kInterleavedRows;
+    for (int64_t row = 0; row < count; row += W::kValues, words += kInterleavedRows) {
+      if constexpr (W::kIsPair) {
+        const Floats odd = row + 1 < count ? load_values(out + (row + 1) * rows) : broadcast(0.0f);
+        store(words, W::join(load_values(out + row * rows), odd));
+      } else {
+        const Lanes x = load(gradient + row * kPanel + lane);
+        store(words, x);
+      }
+    }
+  }
+}
+
+// NaN where the row has no loss: NaN or infinite logits, a target outside the vocabulary.
+template <class Value>
+static inline void row_scales(const Params& params, int64_t panel, Value* logsumexp, Value* scale) {
+  for (int64_t lane = 0; lane < kPanel; ++lane) {
+    const int64_t r = panel * kPanel + lane;
+    logsumexp[lane] = scale[lane] = Value{0};
+    if (r >= params.rows) continue;
+    const int64_t place = params.row_index[r], target = params.targets[place];
+    logsumexp[lane] = static_cast<const Value*>(params.logsumexp)[place];
+    const bool proper = logsumexp[lane] == logsumexp[lane] && target >= 0 && target < params.vocab;
+    scale[lane] = proper ? static_cast<const Value*>(params.grad_losses)[place] : Value{__builtin_nanf("")};
+  }
+}
+
+template <class Ts>
+static void grad_logits(const Params& params, int64_t begin, int64_t end, uint64_t* scratch) {
+  using Value = typename Ts::Value;
+  using Lanes = typename Ts::Lanes;
+  auto* logits = reinterpret_cast<Value*>(scratch);
+  auto* room = reinterpret_cast<typename Ts::Word*>(scratch + kVocabSlice * kPanelPadding);
+  const int64_t groups = parts(params.rows, kRowsPerUnit);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t local = unit / groups * kVocabSlice, first = params.first_id + local;
+    const int64_t count = smaller(kVocabSlice, params.ids - local);
+    const int64_t from = unit % groups * kRowsPerUnit, to = smaller(from + kRowsPerUnit, params.rows);
+    const auto weight = weight_slice<typename Ts::Words, typename Ts::Element>(params, first, count, room);
+    for (int64_t panel = from / kPanel; panel * kPanel < to; ++panel) {
+      Value logsumexp[kPanel], scale[kPanel];
+      row_scales(params, panel, logsumexp, scale);
+      slice_logits<Ts>(params, weight, first, count, panel, logits);
+      for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
+        const Lanes normaliser = load(logsumexp + lane), factor = load(scale + lane);
+        for (Value* row = logits + lane; row < logits + count * kPanel; row += kPanel) {
+          store(row, mul(exp_nonpositive(sub(load(row), normaliser)), factor));
+        }
+      }
+      each_target(params, first, count, panel, [&](int64_t lane, int64_t place) { logits[place] -= scale[lane]; });
+      each_suppressed(params, first, count, [&](int64_t id) { fill_row(logits + (id - first) * kPanel, Value{0}); });
+      store_logit_gradient<Ts>(params, logits, local, count, panel);
+    }
+  }
+}
+
+template <class Ts>
+static void grad_weight(const Params& params, int64_t begin, int64_t end, uint64_t* scratch) {
+  using W = typename Ts::Words;
+  auto* product = reinterpret_cast<typename Ts::Value*>(scratch);
+  const int64_t groups = parts(params.width, kColumnsPerUnit), steps = words_of<W>(params.rows);
+  const int64_t stride = padded(params.rows, kPanelPadding) / W::kValues;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t local = unit / groups * kVocabSlice, count = smaller(kVocabSlice, params.ids - local);
+    const int64_t from = unit % groups * kColumnsPerUnit, to = smaller(from + kColumnsPerUnit, params.width);
+    const auto* left = static_cast<const typename Ts::Word*>(params.grad_logits) + local * stride;
+    for (int64_t col = from; col < to; col += kPanel) {
+      const auto* right = static_cast<const typename Ts::Word*>(params.hidden_rows) + col * steps;
+      multiply_panel<W>(left, stride, count, right, steps, product);
+      for (int64_t row = 0; row < count; ++row) {
+        auto* out = static_cast<typename Ts::Element*>(params.grad_weight) +
+                    (params.first_id + local + row) * params.width + col;
+        for (int64_t lane = 0; lane < smaller(kPanel, params.width - col); lane += kLanes) {
+          const typename Ts::Lanes x = load(product + row * kPanel + lane);
+          const int64_t left_over = params.width - col - lane;
+          left_over >= kLanes ? store_values(out + lane, x) : store_some(out + lane, x, left_over);
+        }
+      }
+    }
+  }
+}
+
+template <class Ts>
+static void grad_bias(const Params& params, int64_t begin, int64_t end) {
+  using Value = typename Ts::Value;
+  using Element = typename LogitGradient<Ts::Words::kIsPair, Value>::Element;
+  const int64_t rows = padded(params.rows, kPanelPadding);
+  for (int64_t id = begin * kVocabSlice; id < smaller(end * kVocabSlice, params.ids); ++id) {
+    const auto* gradient = static_cast<const Element*>(params.grad_logits) + id * rows;
+    typename Ts::Lanes sum = broadcast(Value{0});
+    for (int64_t r = 0; r < params.rows; r += kLanes) sum = add(sum, load_values(gradient + r));  // padding holds 0
+    static_cast<Value*>(params.grad_bias)[params.first_id + id] = reduce_add(sum);
+  }
+}
+
+template <class Ts>
+static void grad_hidden(const Params& params, int64_t begin, int64_t end) {
+  using W = typename Ts::Words;
+  using Word = typename Ts::Word;
+  const int64_t blocks = parts(params.rows, kInterleavedRows), steps = words_of<W>(params.ids);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t block = unit % blocks;
+    const auto* left = static_cast<const Word*>(params.grad_interleaved) + block * steps * kInterleavedRows;
+    for (int64_t col = unit / blocks * kPanelPadding; col < (unit / blocks + 1) * kPanelPadding; col += kPanel) {
+      const auto* right = static_cast<const Word*>(params.weight_rows) + col * steps;
+      auto* sums = static_cast<typename Ts::Value*>(params.hidden_sums) + col * blocks * kInterleavedRows;
+      for (int64_t i = 0; i < kInterleavedRows && block * kInterleavedRows + i < params.rows; i += kTileRows) {
+        multiply_tile<W, false>(left + i, kInterleavedRows, right, steps,
+                                sums + (block * kInterleavedRows + i) * kPanel, params.first_id > 0);
+      }
+    }
+  }
+}
+
+template <class Ts>
+static void write_grad_hidden(const Params& params, int64_t begin, int64_t end) {
+  const int64_t rows = parts(params.rows, kInterleavedRows) * kInterleavedRows;
+  for (int64_t r = begin; r < end; ++r) {
+    auto* out = static_cast<typename Ts::Element*>(params.grad_hidden) + params.row_index[r] * params.width;
+    const auto* sums = static_cast<const typename Ts::Value*>(params.hidden_sums) + r * kPanel;
+    for (int64_t col = 0; col < params.width; col += kLanes) {
+      const typename Ts::Lanes x = load(sums + col / kPanel * kPanel * rows + col % kPanel);
+      const int64_t left_over = params.width - col;
+      left_over >= kLanes ? store_values(out + col, x) : store_some(out + col, x, left_over);
+    }
+  }
+}
+
+}  // namespace
+
+void linear_cross_entropy(const Params& params, LinearCrossEntropyPhase phase, int64_t begin, int64_t end,
+                          uint64_t* scratch) {
+  by_type(params.type, [&](auto types) {
+    using Ts = decltype(types);
+    switch (phase) {
+      case LinearCrossEntropyPhase::pack_hidden:
+        return pack_hidden<Ts>(params, begin, end);
+      case LinearCrossEntropyPhase::statistics:
+        return statistics<Ts>(params, begin, end, scratch);
+      case LinearCrossEntropyPhase::losses:
+        return losses<Ts>(params, begin, end);
+      case LinearCrossEntropyPhase::pack_weight:
+        return pack_weight<Ts>(params, begin, end);
+      case LinearCrossEntropyPhase::grad_logits:
+        return grad_logits<Ts>(params, begin, end, scratch);
+      case LinearCrossEntropyPhase::grad_weight:
+        return grad_weight<Ts>(params, begin, end, scratch);
+      case LinearCrossEntropyPhase::grad_bias:
+        return grad_bias<Ts>(params, begin, end);
+      case LinearCrossEntropyPhase::grad_hidden:
+        return grad_hidden<Ts>(params, begin, end);
+      case LinearCrossEntropyPhase::write_grad_hidden:
+        return write_grad_hidden<Ts>(params, begin, end);
+    }
+  });
+}
+
+}  // namespace MDM_NAMESPACE

@@ -1,0 +1,333 @@
+"""linear_cross_entropy against the float64 reference, torch's own expression, and autograd's rules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mdmcorrect import reference
+from mdmcorrect.ops import linear_cross_entropy
+
+NATIVE = torch.ops.mdmcorrect.linear_cross_entropy.default
+NATIVE_BACKWARD = torch.ops.mdmcorrect.linear_cross_entropy_backward.default
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+SHAPES = [(1, 1, 1), (7, 5, 11), (40, 33, 385), (49, 64, 192), (300, 16, 1700)]  # N, D, V around the kernel's blocks
+# Of the largest gradient: the rounding of the result, and in bfloat16 of the logits' gradient as well.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+
+
+def problem(n: int, d: int, v: int, dtype: torch.dtype, counted: float = 0.6) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states and weights whose logits have spread 3, and targets of which a share counts."""
+    generator = torch.Generator().manual_seed(n + d + v)
+    hidden = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    weight = torch.randn(v, d, generator=generator, dtype=torch.float64) * 3 / d**0.5
+    targets = torch.randint(0, v, (n,), generator=generator)
+    targets[torch.rand(n, generator=generator) >= counted] = -100
+    return hidden.to(dtype), weight.to(dtype), targets
+
+
+def gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, inputs)
+
+
+def assert_near(actual: Tensor, expected: np.ndarray, tolerance: float) -> None:
+    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
+    np.testing.assert_allclose(actual.detach().double().numpy() / scale, expected / scale, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_losses_and_gradients_are_the_references(shape, dtype):
+    hidden, weight, targets = problem(*shape, dtype)
+    vocab = shape[2]
+    value = torch.float64 if dtype == torch.float64 else torch.float32
+    bias, upstream = torch.randn(vocab).to(value), torch.randn(shape[0]).to(value)
+    suppress = [] if vocab < 3 else [vocab // 2, vocab - 1]
+    targets[torch.isin(targets, torch.tensor(suppress))] = 0
+    rows = torch.tensor([-1, *range(0, shape[0], 2), *range(0, shape[0], 3), 10**6])
+    inputs = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
+    losses = linear_cross_entropy(
+        hidden, weight, targets, bias=bias, suppress=suppress, row_index=rows, reduction="none"
+    )
+    expected = reference.linear_cross_entropy(
+        *(tensor.detach().double().numpy() for tensor in (hidden, weight)),
+        targets.numpy(),
+        bias=bias.detach().double().numpy(),
+        suppress=suppress,
+        row_index=rows.numpy(),
+        grad_losses=upstream.numpy(),
+    )
+    assert losses.dtype == value
+    np.testing.assert_allclose(losses.detach().numpy(), expected[0], rtol=2e-6, atol=2e-6)
+    for actual, truth, source in zip(gradients((losses * upstream).sum(), *inputs), expected[1:], inputs, strict=True):
+        assert actual.dtype == source.dtype
+        assert actual.shape == source.shape
+        assert_near(actual, truth, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_less_exact_than_torch_in_the_same_dtype(dtype):
+    hidden, weight, targets = problem(200, 256, 3001, dtype)
+    truth = reference.linear_cross_entropy(hidden.double(), weight.double(), targets)
+    counted = (targets != -100).nonzero()[:, 0]
+    inputs = hidden.requires_grad_(), weight.requires_grad_()
+    ours = linear_cross_entropy(hidden, weight, targets, reduction="none")
+    theirs = F.cross_entropy(hidden[counted] @ weight.T, targets[counted], reduction="none")
+    for mine, plain, true in zip(
+        (ours[counted], *gradients(ours.sum(), *inputs)),
+        (theirs, *gradients(theirs.sum(), *inputs)),
+        (torch.from_numpy(truth[0])[counted], *map(torch.from_numpy, truth[1:3])),
+        strict=True,
+    ):
+        ulp = torch.finfo(mine.dtype).eps * true.abs().max()
+        assert (mine - true).abs().max() <= 2 * (plain - true).abs().max() + ulp
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_gradcheck(reduction):
+    hidden, weight, targets = problem(9, 4, 13, torch.float64)
+    targets[0] = 3
+    inputs = (hidden, weight, torch.randn(13).double(), torch.rand(9).double())
+
+    def loss(h: Tensor, w: Tensor, b: Tensor, token_weight: Tensor) -> Tensor:
+        return linear_cross_entropy(
+            h,
+            w,
+            targets,
+            bias=b,
+            token_weight=token_weight,
+            suppress=12,
+            row_index=torch.arange(7),
+            reduction=reduction,
+        )
+
+    targets[targets == 12] = 0
+    assert torch.autograd.gradcheck(loss, [tensor.requires_grad_() for tensor in inputs])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_do_not_depend_on_the_threads_or_on_other_rows(threads):
+    hidden, weight, targets = problem(150, 40, 2000, torch.bfloat16)
+    before = torch.get_num_threads()
+
+    def run(rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        losses = linear_cross_entropy(h, w, targets, row_index=rows, reduction="none")
+        return (losses, *gradients(losses.sum(), h, w))
+
+    try:
+        torch.set_num_threads(1)
+        expected = run()
+        torch.set_num_threads(threads)
+        for one, other in zip(run(), expected, strict=True):
+            assert torch.equal(one, other)
+        some = torch.tensor([3, 77, 120])
+        for one, other in zip(run(some)[:2], expected[:2], strict=True):
+            assert torch.equal(one[some], other[some])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_layouts():
+    """Any strides, leading dimensions, odd rows of 16-bit values."""
+    hidden, weight, targets = problem(24, 6, 50, torch.bfloat16)
+    expected = linear_cross_entropy(hidden, weight, targets, reduction="none")
+    spaced_hidden = torch.zeros(24, 9, dtype=torch.bfloat16)[:, :6].copy_(hidden)
+    spaced_weight = torch.zeros(50, 7, dtype=torch.bfloat16)[:, :6].copy_(weight)
+    for h, w, t in (
+        (spaced_hidden, spaced_weight, targets),
+        (hidden.T.contiguous().T, weight.T.contiguous().T, torch.stack([targets, targets], 1)[:, 0]),
+    ):
+        assert torch.equal(linear_cross_entropy(h, w, t, reduction="none"), expected)
+    grid = linear_cross_entropy(hidden.view(4, 2, 3, 6), weight, targets.view(4, 2, 3), reduction="none")
+    assert torch.equal(grid, expected.view(4, 2, 3))
+
+
+def test_reductions_and_weights():
+    hidden, weight, targets = problem(30, 8, 40, torch.float32)
+    counted = targets != -100
+    token_weight = torch.rand(30).masked_fill(~counted, torch.inf).requires_grad_()
+    losses = linear_cross_entropy(hidden, weight, targets, reduction="none")
+    weighted = linear_cross_entropy(hidden, weight, targets, token_weight=token_weight, reduction="none")
+    torch.testing.assert_close(weighted[counted], (losses * token_weight)[counted])
+    assert not weighted[~counted].any()
+    total = linear_cross_entropy(hidden, weight, targets, token_weight=token_weight)
+    torch.testing.assert_close(total, weighted.sum())
+    mean = linear_cross_entropy(hidden, weight, targets, token_weight=token_weight, reduction="mean")
+    torch.testing.assert_close(mean, weighted.sum() / counted.sum())
+    torch.testing.assert_close(gradients(total, token_weight)[0], losses.where(counted, 0))
+
+
+def test_nothing_counts():
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    for h, targets in ((hidden, torch.full((3,), -100)), (hidden[:0], torch.zeros(0, dtype=torch.int64))):
+        for reduction in ("sum", "mean"):
+            loss = linear_cross_entropy(h, weight, targets, reduction=reduction)
+            assert loss == 0.0
+            for gradient in gradients(loss, hidden, weight):
+                assert not gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_without_a_loss(dtype):
+    """NaN and +inf logits, no id left, targets outside: NaN there and nowhere else. -inf logits are ids of mass 0."""
+    hidden, weight, targets = problem(6, 4, 9, dtype, counted=1.0)
+    hidden[1, 2], hidden[2, 0] = torch.nan, torch.inf
+    targets[3], targets[4] = 9, -7
+    h, w = hidden.requires_grad_(), weight.requires_grad_()
+    losses = linear_cross_entropy(h, w, targets, reduction="none")
+    bad = torch.tensor([False, True, True, True, True, False])
+    assert torch.equal(losses.isnan(), bad)
+    assert torch.equal(gradients(losses.sum(), h)[0].isnan().any(1), bad)
+    fine = linear_cross_entropy(h, w, targets, row_index=torch.tensor([0, 5]))
+    assert all(gradient.isfinite().all() for gradient in gradients(fine, h, w))
+
+    row, target = torch.ones(1, 4, dtype=dtype), torch.tensor([2])
+    assert linear_cross_entropy(row, weight, target, suppress=range(9)).isnan()
+    assert linear_cross_entropy(row, weight, target, suppress=2) == torch.inf
+    bias = torch.zeros(9).index_fill(0, torch.tensor([4, 5]), -torch.inf)
+    assert_near(
+        linear_cross_entropy(row, weight, target, bias=bias),
+        reference.linear_cross_entropy(row.float(), weight.detach().float(), target, suppress=[4, 5])[0],
+        1e-6,
+    )
+
+
+def test_huge_logits():
+    hidden, weight = torch.tensor([[3e4], [-3e4]]), torch.tensor([[1.0], [-1.0], [0.5]])
+    losses = linear_cross_entropy(hidden, weight, torch.tensor([0, 0]), reduction="none")
+    torch.testing.assert_close(losses, torch.tensor([0.0, 6e4]))
+
+
+def test_whether_the_target_is_the_most_likely():
+    hidden, weight, targets = problem(60, 3, 5, torch.float32)
+    loss, correct = linear_cross_entropy(hidden, weight, targets, suppress=1, return_correct=True)
+    logits = (hidden @ weight.T).index_fill(-1, torch.tensor([1]), -torch.inf)
+    assert torch.equal(correct, (logits.argmax(-1) == targets) & (targets != -100))
+    assert 0 < correct.sum() < 60
+    assert torch.equal(loss, linear_cross_entropy(hidden, weight, targets, suppress=1))
+    tie = torch.ones(2, 1), torch.tensor([[1.0], [1.0], [0.0]]), torch.tensor([1, 2])
+    assert linear_cross_entropy(*tie, return_correct=True)[1].tolist() == [True, False]
+
+
+def test_only_the_gradients_that_are_needed():
+    hidden, weight, targets = problem(10, 4, 20, torch.float32)
+    bias = torch.zeros(20)
+    both = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    expected = gradients(linear_cross_entropy(*both, targets), *both)
+    for position, tensor in enumerate((hidden, weight)):
+        tensor.requires_grad_()
+        assert torch.equal(gradients(linear_cross_entropy(hidden, weight, targets), tensor)[0], expected[position])
+        tensor.requires_grad_(False)
+    _, logsumexp, _, _ = NATIVE(hidden, weight, targets, bias, None, None, -100)
+    for needs in ((True, False, False), (False, True, False), (False, False, True)):
+        found = NATIVE_BACKWARD(torch.ones(10), hidden, weight, targets, bias, None, None, -100, logsumexp, *needs)
+        assert [len(gradient) > 0 for gradient in found] == list(needs)
+    assert not linear_cross_entropy(hidden, weight, targets).requires_grad
+
+
+def test_backward_twice_and_no_second_derivative():
+    hidden, weight, targets = problem(10, 4, 20, torch.float32)
+    hidden.requires_grad_()
+    loss = linear_cross_entropy(hidden, weight, targets)
+    first = torch.autograd.grad(loss, hidden, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(loss, hidden, retain_graph=True)[0], first)
+    (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        gradient.sum().backward()
+
+
+def test_autocast():
+    hidden, weight, targets = problem(10, 4, 20, torch.float32)
+    hidden.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, targets)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), targets))
+    assert gradients(loss, hidden)[0].dtype == torch.float32
+
+
+def test_memory_does_not_grow_with_the_vocabulary():
+    def allocated(vocab: int) -> int:
+        hidden, weight, targets = problem(64, 8, vocab, torch.float32, counted=1.0)
+        with torch.profiler.profile(profile_memory=True) as profiler:
+            logsumexp = NATIVE(hidden, weight, targets, None, None, None, -100)[1]
+            grad = NATIVE_BACKWARD(
+                torch.ones(64), hidden, weight, targets, None, None, None, -100, logsumexp, True, True, False
+            )
+        events = profiler.profiler.kineto_results.events()
+        sizes = [event.nbytes() for event in events if event.name() == "[memory]" and event.nbytes() > 0]
+        return sum(sizes) - grad[1].nbytes
+
+    small, large = allocated(8000), allocated(16000)
+    assert small < 8000 * 64 * 4
+    assert large - small < 0.05 * 8000 * 64 * 4
+
+
+@pytest.mark.slow
+def test_opcheck():
+    hidden, weight, targets = problem(8, 6, 20, torch.float32)
+    for bias, suppress, rows in ((None, None, None), (torch.zeros(20), torch.tensor([3]), torch.tensor([0, 2, -1]))):
+        inputs = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        torch.library.opcheck(NATIVE, (*inputs, targets, bias, suppress, rows, -100))
+        needs = (True, True, bias is not None)
+        torch.library.opcheck(
+            NATIVE_BACKWARD,
+            (torch.ones(8), hidden, weight, targets, bias, suppress, rows, -100, torch.ones(8), *needs),
+        )
+
+
+@pytest.mark.slow
+def test_compile():
+    hidden, weight, targets = problem(12, 6, 20, torch.float32)
+    bias, token_weight = torch.randn(20), torch.rand(12)
+    inputs = [tensor.requires_grad_() for tensor in (hidden, weight, bias, token_weight)]
+
+    def step(h: Tensor, w: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+        return linear_cross_entropy(h * 2, w, targets, bias=b, token_weight=weights, suppress=3, reduction="mean")
+
+    eager, compiled = step(*inputs), torch.compile(step, fullgraph=True)(*inputs)
+    torch.testing.assert_close(compiled, eager)
+    for one, other in zip(gradients(compiled, *inputs), gradients(eager, *inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"hidden": torch.zeros(3, 4, dtype=torch.int64)}, TypeError, "hidden: expected dtype"),
+        ({"hidden": torch.zeros(3, 0)}, ValueError, r"hidden: expected shape \[..., D\]"),
+        ({"weight": torch.zeros(5, 3)}, ValueError, r"weight: expected shape \[V, 4\]"),
+        ({"weight": torch.zeros(5, 4).half()}, TypeError, "weight: expected torch.float32"),
+        ({"weight": None}, TypeError, "weight: expected a torch.Tensor"),
+        ({"targets": torch.zeros(2, dtype=torch.int64)}, ValueError, r"targets: expected shape \[3\]"),
+        ({"targets": torch.zeros(3)}, TypeError, "targets: expected dtype int64"),
+        ({"bias": torch.zeros(4)}, ValueError, r"bias: expected shape \[5\]"),
+        ({"token_weight": torch.zeros(3, 1)}, ValueError, r"token_weight: expected shape \[3\]"),
+        ({"token_weight": torch.zeros(3).bool()}, TypeError, "token_weight: expected dtype"),
+        ({"suppress": 5}, ValueError, r"suppress: expected ids in \[0, 5\)"),
+        ({"row_index": torch.zeros(1, 1, dtype=torch.int64)}, ValueError, r"row_index: expected shape \[R\]"),
+        ({"row_index": torch.zeros(1)}, TypeError, "row_index: expected dtype int64"),
+        ({"reduction": "average"}, ValueError, "reduction: expected 'sum' or 'mean' or 'none'"),
+    ],
+)
+def test_errors_name_the_argument(change, error, text):
+    arguments = {"hidden": torch.zeros(3, 4), "weight": torch.zeros(5, 4), "targets": torch.zeros(3).long(), **change}
+    with pytest.raises(error, match=text):
+        linear_cross_entropy(**arguments)
+
+
+def test_the_operator_itself_refuses_what_would_crash_it():
+    hidden, weight, targets = torch.zeros(3, 4), torch.zeros(5, 4), torch.zeros(3).long()
+    for arguments, text in (
+        ((hidden, weight.double(), targets, None, None, None, -100), "weight: expected the dtype of hidden"),
+        ((hidden, weight.T, targets, None, None, None, -100), r"weight: expected shape \[V, 4\]"),
+        ((hidden.T.contiguous().T, weight, targets, None, None, None, -100), "hidden: expected a contiguous last"),
+        ((hidden, weight, targets, weight[:, 0], None, None, -100), "bias: expected contiguous shape"),
+        ((hidden, weight, targets.int(), None, None, None, -100), "targets: expected dtype int64"),
+    ):
+        with pytest.raises(RuntimeError, match=text):
+            NATIVE(*arguments)
