@@ -60,3 +60,7 @@ def _ddpm_caching_update(
         self.forward(filled, sigma_t, sample_mode=True, store_kv=True)  # the block is done: what follows reads its keys
     changed = bool((filled != block).any())
     return (None if changed else p_x0), torch.cat([x[:, : -self.block_size], filled], 1)
+
+
+MODULES = ("diffusion",)
+REPLACES = {"_sample_categorical": _sample_categorical, "Diffusion._ddpm_caching_update": _ddpm_caching_update}

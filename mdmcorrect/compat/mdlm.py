@@ -115,3 +115,11 @@ def uniforms(
 def _column(value: float | Tensor, x: Tensor) -> Tensor:
     column = torch.as_tensor(value, dtype=torch.float64, device=x.device)
     return column.reshape(-1, 1) if column.dim() else column
+
+
+MODULES = ("diffusion",)
+REPLACES = {
+    "_sample_categorical": _sample_categorical,
+    "Diffusion._ddpm_update": _ddpm_update,
+    "Diffusion._ddpm_caching_update": _ddpm_caching_update,
+}

@@ -170,3 +170,13 @@ def _noisy(tau: float, noise: str, generator: torch.Generator | None) -> Callabl
         return logits.double() / tau + gumbel
 
     return add
+
+
+MODULES = ("path_planning.p2", "p2")
+REPLACES = {
+    "p2_sampling": p2_sampling,
+    "p2_plus_sampling": p2_plus_sampling,
+    "dfm_sampling": dfm_sampling,
+    "ancestral_sampling": ancestral_sampling,
+    "greedy_ancestral_sampling": greedy_ancestral_sampling,
+}

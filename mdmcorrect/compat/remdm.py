@@ -92,3 +92,7 @@ def _sigma(settings: Any, t: Tensor, dt: float, conf: Tensor | None, masked: Ten
         raise ValueError("conf: sampler 'remdm-conf' needs the confidences [B, L], -inf where nothing is committed")
     share = torch.softmax(conf.double().masked_fill(masked, -torch.inf), dim=1).nan_to_num(nan=0.0)
     return share * moment.limit, moment
+
+
+MODULES = ("diffusion",)
+REPLACES = {"_sample_categorical": _sample_categorical, "Diffusion._ddpm_caching_update": _ddpm_caching_update}

@@ -67,3 +67,7 @@ def draw(
     ).token
     assert token is not None
     return token.clamp(min=0).reshape(probs.shape[:-1])
+
+
+MODULES = ("catsample",)
+REPLACES = {"sample_categorical": sample_categorical}

@@ -3,11 +3,12 @@
 from .ancestral import Ancestral, Draws, JumpTimes
 from .correct import Correct, FixedPoint
 from .counts import CeilTarget, CountRule, EntropyBound, EvenSplit, Factor, RoundedGrid, Threshold, TimeGrid
-from .informed import Informed
+from .informed import Informed, Resample
 from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update, WholeRow
-from .pool import FixedOrder, Kappa, Keep, Pool
+from .pool import FixedOrder, Kappa, Keep, Noise, Pool
 from .presets import (
     DFM,
+    GIDD,
     MDLM,
     P2,
     PRISM,
@@ -19,11 +20,14 @@ from .presets import (
     FirstHitting,
     ForwardBackward,
     InformedCorrector,
+    LearnedOrder,
     LLaDA,
+    MaskGIT,
     P2Plus,
     Preset,
     ProSeCo,
     ReMDM,
+    TokenCritic,
 )
 from .remask import Binomial, Centred, Constant, Remask, RemaskCount
 from .result import SampleResult, StepEvent
@@ -37,6 +41,7 @@ from .window import Blocks, View
 
 __all__ = [
     "DFM",
+    "GIDD",
     "MDLM",
     "P2",
     "PRISM",
@@ -73,7 +78,10 @@ __all__ = [
     "Kappa",
     "Keep",
     "LLaDA",
+    "LearnedOrder",
+    "MaskGIT",
     "Moment",
+    "Noise",
     "P2Plus",
     "Plan",
     "Plateau",
@@ -83,6 +91,7 @@ __all__ = [
     "ReMDM",
     "Remask",
     "RemaskCount",
+    "Resample",
     "Rescale",
     "Review",
     "RoundedGrid",
@@ -96,6 +105,7 @@ __all__ = [
     "Straight",
     "Threshold",
     "TimeGrid",
+    "TokenCritic",
     "Unmask",
     "UnmaskThenRemask",
     "Update",

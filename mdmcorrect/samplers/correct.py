@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .. import ops
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -60,6 +61,9 @@ class FixedPoint:
         carry_over: y keeps committed tokens as they are in the first guess (ProSeCo on LLaDA); False takes the
             predictor's argmax there too, for models trained without carry-over.
         revisits: go on when no mask is left, until a correction changes nothing or the steps are used.
+        update: what a pass rewrites y with: "argmax"; "sample", draws of the scoring; "top_k", the argmax at the
+            ``top_k`` positions of highest probability among those it would change.
+        top_k: for that update.
     """
 
     passes: int = 1
@@ -67,8 +71,14 @@ class FixedPoint:
     start: int = 0
     carry_over: bool = True
     revisits: bool = True
+    update: str = "argmax"
+    top_k: int = 0
 
     def __post_init__(self) -> None:
+        if self.update not in ("argmax", "sample", "top_k"):
+            raise ValueError(f"corrector update: expected 'argmax', 'sample' or 'top_k', got {self.update!r}")
+        if (self.update == "top_k") != (self.top_k > 0):
+            raise ValueError(f"corrector top_k: expected a positive number with update 'top_k' alone, got {self.top_k}")
         if self.passes < 0:
             raise ValueError(f"corrector passes: expected at least 0, got {self.passes}")
         if self.every < 1:
@@ -80,7 +90,7 @@ class FixedPoint:
 
     @property
     def settles(self) -> bool:
-        return True
+        return self.update != "sample"
 
     def due(self, state: State, view: View) -> Tensor:
         number = view.step + 1
@@ -98,10 +108,17 @@ class FixedPoint:
         y = torch.where(guessed, scores["argmax"], state.tokens)
         for correction in range(1, self.passes + 1):
             revised = rescore(y, rows, view.reach, correction)
-            again = torch.where(view.reach & (revised["argmax"] >= 0), revised["argmax"], y)
+            again = self._rewritten(y, view.reach, revised)
             moved = (again != y).any(1).tolist()
             y, scores = again, revised.over(scores)
             rows = [row for row in rows if moved[row]]
             if not rows:
                 break
         return torch.where(committed & view.reach & writable[:, None], y, state.tokens), scores
+
+    def _rewritten(self, y: Tensor, reach: Tensor, revised: Scores) -> Tensor:
+        token = revised["token" if self.update == "sample" else "argmax"]
+        changed = reach & (token >= 0) & (token != y)
+        if self.update == "top_k":
+            changed = ops.select_positions(revised["max_logprob"], self.top_k, eligible=changed)
+        return torch.where(changed, token, y)

@@ -1,4 +1,4 @@
-"""Informed correctors: draw again the committed tokens that the model doubts most."""
+"""Correctors that draw committed tokens again: those that the model doubts most, or would change most surely."""
 
 from __future__ import annotations
 
@@ -95,3 +95,48 @@ class Informed:
             return current
         highest, second = scores["max_logprob"], scores["second_logprob"]
         return current - torch.where(current >= highest, second, highest)
+
+
+@dataclass(frozen=True)
+class Resample:
+    """Replace the committed tokens that the model would change most surely (GIDD's self-correction, arXiv 2503.04482).
+
+    Every step draws a token for every committed position, at the scoring's temperature, and takes those ``count`` of
+    the draws that differ from what stands there and have the highest probability. No forward beyond the step's.
+
+    Args:
+        count: tokens replaced per step at most.
+        every: correct at steps i with ``i % every == 0`` of the window.
+    """
+
+    count: int = 1
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.every < 1:
+            raise ValueError(f"count, every: expected at least 0 and 1, got {self.count} and {self.every}")
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return frozenset({"token", "proposal_logprob", "max_logprob"})
+
+    @property
+    def revisits(self) -> bool:
+        return True
+
+    @property
+    def settles(self) -> bool:
+        return False
+
+    def due(self, state: State, view: View) -> Tensor:
+        return (view.step % self.every == 0) & ~view.finishing & (self.count > 0)
+
+    def __call__(
+        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
+    ) -> tuple[Tensor, Scores]:
+        writable = torch.zeros_like(state.done)
+        writable[list(rows)] = True
+        candidate = state.committed(view.mask_id) & view.reach & writable[:, None]
+        candidate &= (scores["token"] != state.tokens) & (scores["token"] >= 0)
+        chosen = ops.select_positions(scores["proposal_logprob"], self.count, eligible=candidate)
+        return torch.where(chosen, scores["token"], state.tokens), scores

@@ -16,6 +16,13 @@ from .state import State
 from .window import View
 
 _KAPPAS = ("linear", "sine", "cosine")
+_READS: dict[str, set[str]] = {
+    "random": set(),
+    "stays": set(),
+    "review": set(),
+    "lead": {"max_logprob", "second_logprob"},
+    "log_quality": {"quality"},
+}
 _CUTS = ("count", "strict")
 
 
@@ -33,9 +40,11 @@ class Kappa:
     Args:
         schedule: "linear", ``u``; "sine", ``sin(pi u / 2)``; "cosine", ``1 - cos(pi u / 2)``, which leaves the masks
             of MaskGIT (arXiv 2202.04200); or one value per step, rounded as float32 multiplication rounds.
+        advance: every step fills one mask at least, and all but the last leave one at least (MaskGIT's code).
     """
 
     schedule: str | tuple[float, ...] = "linear"
+    advance: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, str) and self.schedule not in _KAPPAS:
@@ -54,7 +63,50 @@ class Kappa:
         else:
             table = torch.tensor([1 - value for value in self.schedule], dtype=torch.float32, device=total.device)
             masked = (total.float() * table[(done - 1).clamp(max=len(self.schedule) - 1)]).long()
-        return total - torch.minimum(masked.clamp(min=0), total)
+        masked = torch.minimum(masked.clamp(min=0), total)
+        if self.advance:
+            now = ((state.tokens == view.mask_id) & view.eligible).sum(1)
+            masked = torch.where(done == steps, 0, torch.minimum(masked, now - 1).clamp(min=1))
+            masked = torch.minimum(masked, now)
+        return total - masked
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers added to every score of a pool.
+
+    Args:
+        scale: their factor, or one per step.
+        kind: "gumbel", which draws positions without replacement from ``softmax(score / scale)`` (MaskGIT, arXiv
+            2202.04200, section 3.3); "uniform", on (-1/2, 1/2) (Token-Critic, 2209.04439).
+        annealed: times ``1 - (i + 1) / S``, so that the last step adds none.
+    """
+
+    scale: float | tuple[float, ...]
+    kind: str = "gumbel"
+    annealed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("gumbel", "uniform"):
+            raise ValueError(f"noise kind: expected 'gumbel' or 'uniform', got {self.kind!r}")
+        if not all(value >= 0 for value in self._scales):
+            raise ValueError(f"noise scale: expected numbers >= 0, got {self.scale}")
+
+    def __call__(self, state: State, view: View) -> Tensor:
+        """float32 ``[B, L]``."""
+        if self.kind == "uniform":
+            drawn = _uniform(state, 1) - 0.5
+        else:
+            drawn = rng.gumbel(state.seed, state.positions, state.step, rng.Purpose.POSITION)
+        table = torch.tensor(self._scales, device=drawn.device)
+        scale = table[view.step.clamp(max=len(table) - 1)]
+        if self.annealed:
+            scale = scale * (1 - (view.step + 1) / view.steps.clamp(min=1)).clamp(min=0)
+        return scale[:, None] * drawn
+
+    @property
+    def _scales(self) -> tuple[float, ...]:
+        return self.scale if isinstance(self.scale, tuple) else (self.scale,)
 
 
 @dataclass(frozen=True)
@@ -66,10 +118,12 @@ class Pool:
 
     Args:
         keep: how many.
-        masked, committed: names of the scores that rank masked and committed positions, high is kept; "random" draws.
+        masked, committed: names of the scores that rank masked and committed positions, high is kept. Beyond the
+            scores of the step: "random", "lead" (best over second log-probability), "log_quality", "review", and
+            "stays" for positions that are kept whatever happens.
         eta: factor of the scores of committed positions; log-probabilities are negative, so more than 1 masks more of
             them, and 0 none.
-        noise: adds ``noise (1 - u) (U - 1/2)``, U uniform, u as in :class:`Kappa`: Token-Critic's annealed noise.
+        noise: None, or what is added to all scores.
         cut: "count" keeps exactly so many, ties to the lowest index; "strict" masks what scores strictly below the
             best of the others, so that ties mask fewer (the authors' code of P2).
     """
@@ -78,7 +132,7 @@ class Pool:
     masked: str = "logprob"
     committed: str = "current_logprob"
     eta: float = 1.0
-    noise: float = 0.0
+    noise: Noise | None = None
     cut: str = "count"
 
     def __post_init__(self) -> None:
@@ -89,29 +143,30 @@ class Pool:
 
     @property
     def wants(self) -> frozenset[str]:
-        names = frozenset({self.masked, self.committed}) - {"random", "lead", "review"}
-        return names | ({"max_logprob", "second_logprob"} if "lead" in (self.masked, self.committed) else set())
+        read = (_READS.get(name, {name}) for name in (self.masked, self.committed))
+        return frozenset[str]().union(*read)
 
     @property
     def revisits(self) -> bool:
-        return True
+        return self.committed != "stays"
 
     def time(self, state: State, view: View) -> Tensor:
         return state.masked(view.mask_id).sum(1).double() / (~state.fixed).sum(1).clamp(min=1)
 
     def prepare(self, state: State, view: View) -> Intent:
-        masks = ((state.tokens == view.mask_id) & view.eligible).any(1)
-        need = masks | (self.keep(state, view) < view.eligible.sum(1))
+        masked = (state.tokens == view.mask_id) & view.eligible
+        if self.committed == "stays":
+            return Intent(need=masked.any(1), wanted=masked)
+        need = masked.any(1) | (self.keep(state, view) < view.eligible.sum(1))
         return Intent(need=need, wanted=view.eligible)
 
     def __call__(self, state: State, view: View, intent: Intent, scores: Scores) -> Update:
         masked = (state.tokens == view.mask_id) & view.eligible
         rank = self._score(self.masked, state, scores)
         keep_rank = self._score(self.committed, state, scores) * self.eta
-        if self.noise:
-            share = 1 - (view.step + 1) / view.steps.clamp(min=1)
-            jitter = self.noise * share[:, None] * (_uniform(state, 1) - 0.5)
-            rank, keep_rank = rank + jitter, keep_rank + jitter
+        if self.noise is not None:
+            drawn = self.noise(state, view)
+            rank, keep_rank = rank + drawn, keep_rank + drawn
         # A row without a forward stays as it is: nothing is asked of its pool, and its scores are NaN.
         keep = self.keep(state, view)
         chosen: dict[str, Tensor] = {"unmask_score": rank, "keep_score": keep_rank, "keep_count": keep}
@@ -134,6 +189,10 @@ class Pool:
             return _uniform(state, 0).log()
         if name == "lead":
             return scores["max_logprob"] - scores["second_logprob"]
+        if name == "log_quality":
+            return scores["quality"].log()
+        if name == "stays":
+            return torch.full(state.tokens.shape, torch.inf, device=state.tokens.device)
         return scores[name]
 
 

@@ -6,6 +6,7 @@ import torch
 
 from mdmcorrect.samplers import (
     DFM,
+    GIDD,
     MDLM,
     P2,
     PRISM,
@@ -34,24 +35,36 @@ from mdmcorrect.samplers import (
     InformedCorrector,
     JumpTimes,
     Kappa,
+    LearnedOrder,
     LLaDA,
+    MaskGIT,
+    Noise,
     P2Plus,
     Plateau,
     Pool,
     ProSeCo,
     Remask,
     ReMDM,
+    Resample,
     Rescale,
     Review,
     Sampler,
     Scoring,
     Threshold,
     TimeGrid,
+    TokenCritic,
     Unmask,
     UnmaskThenRemask,
 )
 
 MASK = 11
+
+
+def critic(tokens, request):
+    """Quality alone, of attended tokens only."""
+    attended = torch.ones_like(tokens) if request.attention_mask is None else request.attention_mask.long()
+    context = (tokens * attended).sum(1, keepdim=True) + 5 * request.position_ids + 7 * tokens
+    return torch.sin(context.float()) / 2 + 0.5
 
 
 def planner(tokens, request):
@@ -132,6 +145,53 @@ COMBINATIONS = {
         ),
     ),
     "p2-plus": (P2Plus(steps=6), Sampler(steps=6, plan=FixedOrder(), scoring=Scoring(temperature=1.0))),
+    "maskgit": (
+        MaskGIT(steps=6, top_k=5),
+        Sampler(
+            steps=6,
+            plan=Pool(Kappa("cosine", advance=True), masked="logprob", committed="stays", noise=Noise(4.5)),
+            scoring=Scoring(temperature=1.0, top_k=5),
+        ),
+    ),
+    "token-critic": (
+        TokenCritic(steps=6, critic=critic),
+        Sampler(
+            steps=6,
+            plan=Pool(Kappa("cosine"), masked="review", committed="review", noise=Noise(1.0, "uniform")),
+            review=Review(critic),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "learned-order": (
+        LearnedOrder(steps=6),
+        Sampler(
+            steps=6,
+            plan=Pool(Kappa(), masked="log_quality", committed="stays", noise=Noise(1.0, annealed=False)),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "gidd": (
+        GIDD(steps=7, count=2),
+        Sampler(
+            steps=7,
+            unmask=Unmask("random", CeilTarget()),
+            correct=Resample(2),
+            scoring=Scoring(temperature=0.1),
+        ),
+    ),
+    "proseco-sampled": (
+        ProSeCo(steps=6, corrector_steps=2, corrector="sample"),
+        Sampler(steps=6, plan=Ancestral(), correct=FixedPoint(2, update="sample"), scoring=Scoring(temperature=1.0)),
+    ),
+    "proseco-top-k": (
+        ProSeCo(steps=6, corrector_steps=3, corrector="top_k", corrector_top_k=2),
+        Sampler(
+            steps=6,
+            plan=Ancestral(),
+            correct=FixedPoint(3, update="top_k", top_k=2),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
     "llada": (
         LLaDA(steps=6, block_length=5, temperature=0.7),
         Sampler(steps=6, unmask=Unmask("confidence", EvenSplit()), window=Blocks(5), scoring=LLADA_SCORING),

@@ -39,6 +39,9 @@ P = np.array([[_conditional(state, i) for i in range(L)] for state in STATES])  
 _LOGITS = torch.cat([torch.from_numpy(np.log(P)).float(), torch.full((len(STATES), L, 1), 5.0)], -1)
 
 
+WEIGHTS = (0.5, 2.0, 1.0)  # of a learned order
+
+
 def exact_model(tokens):
     """Logits of every position given the others; the mask's own logit is the highest and must not matter."""
     return _LOGITS[(tokens * POWERS).sum(1)]
@@ -146,6 +149,15 @@ def pool_kernel(keep, eta):
             kernel[a, INDEX[new]] += np.exp(sum(log_p[i] for i in masked))
     np.testing.assert_allclose(kernel.sum(1), 1, atol=1e-12)
     return kernel
+
+
+def learned_order_kernel(weights):
+    """One masked position, drawn by its weight, filled from the model."""
+
+    def chosen_law(a, old, count):
+        return plackett_luce({i: weights[i] for i in range(L) if old[i] == MASK}, count)
+
+    return subset_kernel(lambda old: 1, chosen_law, lambda i, old, p: np.append(p, 0))
 
 
 def path_law(kernels, middle):

@@ -10,7 +10,17 @@ import torch
 from scipy import stats
 
 from mdmcorrect import rng
-from mdmcorrect.samplers import DFM, MDLM, P2, FirstHitting, ForwardBackward, InformedCorrector, ReMDM, Scoring
+from mdmcorrect.samplers import (
+    DFM,
+    MDLM,
+    P2,
+    FirstHitting,
+    ForwardBackward,
+    InformedCorrector,
+    LearnedOrder,
+    ReMDM,
+    Scoring,
+)
 
 CHAINS = 60_000
 
@@ -26,6 +36,10 @@ def g_test(counts, law):
     return stats.power_divergence(counts, expected, lambda_="log-likelihood").pvalue
 
 
+def model(tokens):
+    return {"logits": kernels.exact_model(tokens), "quality": torch.tensor(kernels.WEIGHTS).expand(tokens.shape)}
+
+
 def run(preset, middle, chains=CHAINS, seed=17):
     """Counts of the canvases after `middle` steps and at the end."""
     halfway = []
@@ -35,7 +49,7 @@ def run(preset, middle, chains=CHAINS, seed=17):
             halfway.append(event.tokens)
 
     tokens = torch.full((chains, kernels.L), kernels.MASK)
-    result = preset(kernels.exact_model, tokens, mask_id=kernels.MASK, seed=seed, history=False, callback=look)
+    result = preset(model, tokens, mask_id=kernels.MASK, seed=seed, history=False, callback=look)
     return kernels.path_counts(halfway[0], result.tokens)
 
 
@@ -94,6 +108,7 @@ LAWS = {
     "first-hitting": (FirstHitting(), lambda: [kernels.one_by_one_kernel()] * kernels.L),
     "p2": (P2(steps=3, eta=1.0), lambda: [kernels.pool_kernel(keep, 1.0) for keep in (1, 2, 3)]),
     "p2-eta": (P2(steps=4, eta=3.0), lambda: [kernels.pool_kernel(keep, 3.0) for keep in (1, 2, 3, 3)]),
+    "learned-order": (LearnedOrder(steps=3), lambda: [kernels.learned_order_kernel(kernels.WEIGHTS)] * kernels.L),
     "informed-confidence": (
         InformedCorrector(steps=3, count=2),
         lambda: kernels.grid_kernels(3, nothing, before=kernels.informed_kernel(2, 1.0, margin=False)),

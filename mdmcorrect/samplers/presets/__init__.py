@@ -2,6 +2,8 @@
 
 from .ancestral import DFM, MDLM, FirstHitting, ForwardBackward, InformedCorrector, ReMDM
 from .dream import Dream
+from .image import MaskGIT, TokenCritic
+from .learned import GIDD, LearnedOrder
 from .llada import LLaDA
 from .parallel import EntropyBounded, FastDLLM
 from .planner import P2, P2Plus
@@ -11,6 +13,7 @@ from .proseco import BlockProSeCo, ProSeCo
 
 __all__ = [
     "DFM",
+    "GIDD",
     "MDLM",
     "P2",
     "PRISM",
@@ -23,8 +26,11 @@ __all__ = [
     "ForwardBackward",
     "InformedCorrector",
     "LLaDA",
+    "LearnedOrder",
+    "MaskGIT",
     "P2Plus",
     "Preset",
     "ProSeCo",
     "ReMDM",
+    "TokenCritic",
 ]

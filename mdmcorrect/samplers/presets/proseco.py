@@ -28,6 +28,8 @@ class ProSeCo(Preset):
         correct_every: omega.
         correct_start: no correction in steps ``i + 1 < correct_start``.
         carry_over: committed tokens enter the first guess as they are; False takes the argmax there as well.
+        corrector: "argmax"; "sample", draws with the step's temperature and filter; "top_k", changes at the
+            ``corrector_top_k`` positions that the model would change most surely.
         temperature, top_p, eps: as for :class:`MDLM`.
     """
 
@@ -35,12 +37,21 @@ class ProSeCo(Preset):
     correct_every: int = 1
     correct_start: int = 0
     carry_over: bool = True
+    corrector: str = "argmax"
+    corrector_top_k: int = 0
     temperature: float = 1.0
     top_p: float | None = None
     eps: float = 1e-5
 
     def parts(self) -> Sampler:
-        corrector = FixedPoint(self.corrector_steps, self.correct_every, self.correct_start, self.carry_over)
+        corrector = FixedPoint(
+            self.corrector_steps,
+            self.correct_every,
+            self.correct_start,
+            self.carry_over,
+            update=self.corrector,
+            top_k=self.corrector_top_k,
+        )
         return Sampler(
             name="ProSeCo",
             steps=self.steps,

@@ -1,0 +1,104 @@
+"""compat.maskgit: schedule, guidance, labels and noise of ConfidenceSampler on a small trainer."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mdmcorrect.compat.maskgit import ConfidenceSampler
+
+MASK = 16
+
+
+class Network(nn.Module):
+    """Sure of label + place, and the surer the further on; without a label sure of nothing."""
+
+    def __init__(self, vocabulary=MASK):
+        super().__init__()
+        self.vocabulary, self.seen = vocabulary, []
+
+    def forward(self, grid, labels, drop_label):
+        self.seen.append((grid.clone(), labels.clone(), drop_label.clone()))
+        place = torch.arange(grid[0].numel())
+        best = (labels[:, None] + place) % MASK
+        sure = (2 + place / 4) * (~drop_label[:, None])
+        return nn.functional.one_hot(best, self.vocabulary) * sure[..., None]
+
+
+def trainer(network):
+    return SimpleNamespace(
+        vit=network,
+        ema=network,
+        input_size=4,
+        args=SimpleNamespace(mask_value=MASK, codebook_size=MASK, device="cpu", use_ema=False),
+        ae=SimpleNamespace(decode_code=lambda code: code.float()[:, None] / 4 - 2),
+    )
+
+
+def run(sampler, network=None, labels=(3, 5), **options):
+    network = network or Network()
+    return network, sampler(trainer(network), nb_sample=len(labels), labels=torch.tensor(labels), seed=4, **options)
+
+
+@pytest.mark.parametrize("mode", ["root", "linear", "square", "cosine", "arccos"])
+def test_the_schedule_says_how_many_stand(mode):
+    sampler = ConfidenceSampler(step=6, sched_mode=mode, w=0)
+    _, (_, codes, masks) = run(sampler)
+    wanted = [max(int(n), i + 1) for i, n in enumerate(ConfidenceSampler.build_sequence(6, 4, mode))]
+    assert [int(16 - mask[0].sum()) for mask in masks] == wanted
+    assert wanted[-1] == 16
+    assert len(codes) == 6
+    assert codes[0].shape == (2, 4, 4)
+
+
+def test_images_are_decoded_and_clamped_and_labels_followed():
+    network, (images, codes, _) = run(ConfidenceSampler(step=5, w=0, sm_temp=50.0))
+    best = (torch.tensor([[3], [5]]) + torch.arange(16)) % 16
+    assert torch.equal(codes[-1].flatten(1), best)
+    assert torch.equal(images[:, 0].flatten(1), (best.float() / 4 - 2).clamp(-1, 1))
+    assert all(len(grid) == 2 for grid, _, _ in network.seen)
+    assert network.training
+
+
+def test_guidance_rises_from_nothing_and_doubles_the_batch():
+    network, _ = run(ConfidenceSampler(step=4, w=3.0))
+    assert all(len(grid) == 4 for grid, _, _ in network.seen)
+    assert all(drop.tolist() == [False, False, True, True] for _, _, drop in network.seen)
+    # Step 0 has weight 0: it is the run without guidance as far as its draws go.
+    _, (_, guided, _) = run(ConfidenceSampler(step=4, w=3.0))
+    _, (_, plain, _) = run(ConfidenceSampler(step=4, w=0))
+    assert torch.equal(guided[0], plain[0])
+
+
+def test_noise_decides_the_order_as_it_is_told():
+    def order(**options):
+        _, (_, _, masks) = run(ConfidenceSampler(step=4, w=0, sm_temp=2.0, sched_mode="linear", **options))
+        return masks[1][0].flatten()
+
+    assert order(randomize="no")[-5:].sum() == 0  # the surest stand first
+    assert not torch.equal(order(randomize="no"), order(randomize="random"))
+    assert not torch.equal(order(randomize="no"), order(randomize="linear", r_temp=50.0))
+    assert not torch.equal(order(randomize="no"), order(randomize="warm_up"))
+
+
+def test_what_a_code_holds_stays():
+    code = torch.full((2, 16), MASK)
+    code[:, :5] = 9
+    _, (_, codes, masks) = run(ConfidenceSampler(step=4, w=0, sched_mode="linear"), init_code=code)
+    assert all((each.flatten(1)[:, :5] == 9).all() for each in codes)
+    assert masks[-1].sum() == 0
+
+
+def test_networks_may_have_a_logit_for_the_mask():
+    _, (_, codes, _) = run(ConfidenceSampler(step=3, w=0), Network(MASK + 1))
+    assert (codes[-1] < MASK).all()
+
+
+def test_default_classes_and_bad_modes():
+    network = Network()
+    ConfidenceSampler(step=1, w=0)(trainer(network), nb_sample=11)
+    assert network.seen[0][1][:9].tolist() == [1, 7, 282, 604, 724, 179, 751, 404, 850]
+    assert str(ConfidenceSampler()).startswith("Scheduler: arccos, Steps: 12")
+    with pytest.raises(ValueError, match="sched_mode: expected one of"):
+        ConfidenceSampler(sched_mode="tan")
