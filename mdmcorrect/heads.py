@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import ops
 from .losses.outputs import read_condition, read_hidden, read_logits
 
 _NORMS = ("layer", "rms", None)
@@ -24,7 +25,8 @@ class QualityHead(nn.Module):
 
     The output layer starts at zero, so an untrained head says 1/2 everywhere. The normalisation and the projection run
     in float32 whatever the dtype of hidden states, parameters or autocast (float64 when the parameters are float64);
-    the MLP runs in the ambient precision.
+    the MLP runs in the ambient precision. On a CPU, where no gradient is recorded and there is no MLP, all of it is one
+    read of the hidden states (:func:`mdmcorrect.ops.score_quality`).
 
     Args:
         hidden_size: D, size of the hidden states.
@@ -79,8 +81,12 @@ class QualityHead(nn.Module):
             raise ValueError(f"hidden: expected [..., L, {self.hidden_size}], got {tuple(hidden.shape)}")
         dtype = torch.float64 if self.out.weight.dtype == torch.float64 else torch.float32
         with torch.autocast(hidden.device.type, enabled=False):
+            shift, scale = self._shift_and_scale(condition, dtype)
+            if self._in_one_read(hidden, condition):
+                return self._read_once(hidden, shift, scale)
             x = self._normalize(hidden.to(dtype))
-            x = self._modulate(x, condition)
+            if shift is not None and scale is not None:
+                x = x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
         if self.mlp is not None:
             x = self.mlp(x if torch.is_autocast_enabled(x.device.type) else x.to(self.mlp[0].weight.dtype))
         with torch.autocast(hidden.device.type, enabled=False):
@@ -90,6 +96,29 @@ class QualityHead(nn.Module):
         """``sigmoid(forward(...))``: the quality in (0, 1), ``[..., L]``."""
         return torch.sigmoid(self(hidden, condition))
 
+    def _in_one_read(self, hidden: Tensor, condition: Tensor | None) -> bool:
+        """Whether ``ops.score_quality`` can do it: nothing to train, no MLP in between, no float64."""
+        if self.mlp is not None or hidden.device.type != "cpu" or hidden.dim() < 2 or hidden.stride(-1) != 1:
+            return False
+        tensors = [hidden, *self.parameters(), *([] if condition is None else [condition])]
+        recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        return not recorded and all(tensor.dtype != torch.float64 for tensor in tensors)
+
+    def _read_once(self, hidden: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+        norm, lead = self.norm, (*hidden.shape[:-2], -1)
+        return ops.score_quality(
+            hidden,
+            self.out.weight,
+            self.out.bias,
+            norm=None if norm is None else "layer" if isinstance(norm, nn.LayerNorm) else "rms",
+            norm_weight=None if norm is None else norm.weight,
+            norm_bias=norm.bias if isinstance(norm, nn.LayerNorm) else None,
+            shift=None if shift is None else shift.expand(lead),
+            scale=None if scale is None else scale.expand(lead),
+            eps=self.eps,
+            logit=True,
+        )
+
     def _normalize(self, x: Tensor) -> Tensor:
         if self.norm is None:
             return x
@@ -98,9 +127,9 @@ class QualityHead(nn.Module):
             return F.layer_norm(x, x.shape[-1:], weight, self.norm.bias.to(x.dtype), self.eps)
         return F.rms_norm(x, x.shape[-1:], weight, self.eps)
 
-    def _modulate(self, x: Tensor, condition: Tensor | None) -> Tensor:
+    def _shift_and_scale(self, condition: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         if self.modulation is None:
-            return x
+            return None, None
         if condition is None:
             raise ValueError(
                 f"condition: this head was made with condition_size={self.condition_size} and needs a tensor "
@@ -108,9 +137,9 @@ class QualityHead(nn.Module):
             )
         if condition.shape[-1] != self.condition_size:
             raise ValueError(f"condition: expected [..., {self.condition_size}], got {tuple(condition.shape)}")
-        weight, bias = self.modulation.weight.to(x.dtype), self.modulation.bias.to(x.dtype)
-        shift, scale = F.linear(condition.to(x.dtype), weight, bias).chunk(2, dim=-1)
-        return x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
+        weight, bias = self.modulation.weight.to(dtype), self.modulation.bias.to(dtype)
+        shift, scale = F.linear(condition.to(dtype), weight, bias).chunk(2, dim=-1)
+        return shift, scale
 
 
 @dataclass

@@ -226,6 +226,29 @@ def score_hidden_row(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike = 0.0
     return score_row(logits, **options)
 
 
+def score_quality(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: float = 0.0,
+    *,
+    norm: str | None = "layer",
+    norm_weight: ArrayLike = 1.0,
+    norm_bias: ArrayLike = 0.0,
+    shift: ArrayLike = 0.0,
+    scale: ArrayLike = 0.0,
+    eps: float = 1e-5,
+) -> Array:
+    """``ops.score_quality`` of hidden states ``[..., D]``; shift and scale are of a shape that broadcasts to theirs."""
+    x = np.asarray(hidden, np.float64)
+    if norm == "layer":
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
+    elif norm == "rms":
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    x = x * np.asarray(norm_weight, np.float64) + np.asarray(norm_bias, np.float64)
+    x = x * (1 + np.asarray(scale, np.float64)) + np.asarray(shift, np.float64)
+    return 1 / (1 + np.exp(-(x @ np.asarray(weight, np.float64) + bias)))
+
+
 # ---------------------------------------------------------------------------------------- select_positions, remask_step
 
 

@@ -10,6 +10,7 @@
 #include "core/linear_cross_entropy_params.h"
 #include "core/remask_step_params.h"
 #include "core/score_hidden_params.h"
+#include "core/score_quality_params.h"
 #include "core/score_tokens_params.h"
 #include "core/select_positions_params.h"
 
@@ -28,6 +29,8 @@ struct CpuKernels {
   // Rows as score_tokens, without filters.
   void (*score_hidden)(const ScoreHiddenParams&, int64_t begin, int64_t end);
   int64_t (*score_hidden_state_words)();  // what a row's state takes
+  // Rows are params.row_index[begin, end). scratch: 2 * size + 32 words.
+  void (*score_quality)(const ScoreQualityParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Tiles params.tiles[begin, end). scratch: 192 * width + 4112 words.
   void (*bidirectional_attention)(const BidirectionalAttentionParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // scratch, where a phase takes it: a slice of 32 values, then one of D words, each of at most 8 bytes.
@@ -66,6 +69,7 @@ void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uin
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_hidden(const ScoreHiddenParams& params, int64_t begin, int64_t end);
 int64_t score_hidden_state_words();
+void score_quality(const ScoreQualityParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void bidirectional_attention(const BidirectionalAttentionParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void linear_cross_entropy(const LinearCrossEntropyParams& params, LinearCrossEntropyPhase phase, int64_t begin,
                           int64_t end, uint64_t* scratch);

@@ -18,6 +18,7 @@ const CpuKernels kernel_table = {
     score_tokens,
     score_hidden,
     score_hidden_state_words,
+    score_quality,
     bidirectional_attention,
     linear_cross_entropy,
     kBfloat16Pairs,

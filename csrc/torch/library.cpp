@@ -22,6 +22,11 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "Tensor? suppress, Tensor? forbid, bool proposal_law, ScalarType confidence_dtype, Tensor seed, Tensor step, "
       "Tensor call) -> (Tensor ids, Tensor stats)");
 
+  // hidden, shift and scale are [B, L, D], the rest float32; norm: 0 none, 1 layer, 2 rms. Returns [B, L].
+  m.def(
+      "score_quality(Tensor hidden, Tensor weight, Tensor? bias, int norm, Tensor? norm_weight, Tensor? norm_bias, "
+      "Tensor? shift, Tensor? scale, float eps, bool logit, Tensor? row_index) -> Tensor");
+
   m.def(
       "select_positions(Tensor scores, Tensor k, Tensor? eligible, float temperature, Tensor? positions, bool largest, "
       "Tensor seed, Tensor step, Tensor call) -> Tensor");

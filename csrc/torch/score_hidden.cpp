@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "torch/parallel.h"
+#include "torch/row_index.h"
 #include "torch/scoring.h"
 
 namespace mdmcorrect {
@@ -42,27 +43,6 @@ int64_t element_size(const Tensor& tensor) { return tensor.scalar_type() == Scal
 
 Tensor matrix(int64_t rows, int64_t cols, const Tensor& like) {
   return torch::stable::empty({rows, cols}, like.scalar_type(), std::nullopt, like.device());
-}
-
-// The rows asked for, in order; what is no row of `hidden` (-1 pads) is dropped.
-std::vector<int64_t> row_list(const std::optional<Tensor>& row_index, int64_t rows, const Tensor& like) {
-  std::vector<int64_t> list;
-  if (!row_index) {
-    list.resize(static_cast<size_t>(rows));
-    for (int64_t i = 0; i < rows; ++i) list[static_cast<size_t>(i)] = i;
-    return list;
-  }
-  check(row_index->dim() == 1, kOp, "row_index: expected shape [R], got ", shape_of(*row_index));
-  check(row_index->scalar_type() == ScalarType::Long, kOp, "row_index: expected dtype int64");
-  check(row_index->device() == like.device(), kOp, "row_index: expected the device of the other tensors");
-  const int64_t* data = static_cast<const int64_t*>(row_index->const_data_ptr());
-  for (int64_t i = 0; i < row_index->size(0); ++i) {
-    const int64_t row = data[i * row_index->stride(0)];
-    if (row >= 0 && row < rows) list.push_back(row);
-  }
-  std::sort(list.begin(), list.end());
-  list.erase(std::unique(list.begin(), list.end()), list.end());
-  return list;
 }
 
 // One block of rows and everything it is multiplied with.
@@ -165,7 +145,7 @@ std::tuple<Tensor, Tensor> score_hidden(const Tensor& hidden, const Tensor& weig
   scores.params.type = score_dtype(kOp, "hidden", hidden.scalar_type());
   if (row_index) scores.mark_left_out();
 
-  const std::vector<int64_t> rows = row_list(row_index, batch * length, hidden);
+  const std::vector<int64_t> rows = indexed_rows(kOp, row_index, batch * length, hidden);
   const int64_t count = static_cast<int64_t>(rows.size());
   if (count == 0) return {scores.ids, scores.stats};
   const bool filters = top_k || top_p;

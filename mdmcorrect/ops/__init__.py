@@ -14,6 +14,7 @@ from mdmcorrect.ops.count_positions import count_positions  # noqa: E402
 from mdmcorrect.ops.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 from mdmcorrect.ops.remask_step import remask_step  # noqa: E402
 from mdmcorrect.ops.score_hidden import score_hidden  # noqa: E402
+from mdmcorrect.ops.score_quality import score_quality  # noqa: E402
 from mdmcorrect.ops.score_tokens import TokenScores, score_tokens  # noqa: E402
 from mdmcorrect.ops.select_positions import select_positions  # noqa: E402
 
@@ -24,6 +25,7 @@ __all__ = [
     "linear_cross_entropy",
     "remask_step",
     "score_hidden",
+    "score_quality",
     "score_tokens",
     "select_positions",
 ]

@@ -108,3 +108,12 @@ def require_positions(value: object, shape: tuple[int, int], like: Tensor, like_
     if tuple(tensor.shape) not in (shape, shape[1:]):
         raise ValueError(f"positions: expected shape [{shape[1]}] or {list(shape)}, got {list(tensor.shape)}")
     require_device("positions", tensor, like, like_name)
+
+
+def require_row_index(value: object, like: Tensor, like_name: str) -> None:
+    """row_index: int64 ``[R]``; what it holds is never looked at."""
+    tensor = require_tensor("row_index", value)
+    require_dtype("row_index", tensor, torch.int64)
+    if tensor.dim() != 1:
+        raise ValueError(f"row_index: expected shape [R], got {list(tensor.shape)}")
+    require_device("row_index", tensor, like, like_name)

@@ -83,10 +83,7 @@ def score_hidden(
     lead, (batch, length, _) = hidden.shape[:-1], grid.shape
     logits_shape = "hidden (without D)"
     if row_index is not None:
-        arguments.require_dtype("row_index", arguments.require_tensor("row_index", row_index), torch.int64)
-        if row_index.dim() != 1:
-            raise ValueError(f"row_index: expected shape [R], got {list(row_index.shape)}")
-        arguments.require_device("row_index", row_index, grid, "hidden")
+        arguments.require_row_index(row_index, grid, "hidden")
     if tokens is not None:
         arguments.require_like("tokens", tokens, tuple(lead), grid, logits_shape)
         arguments.require_dtype("tokens", tokens, torch.int64)

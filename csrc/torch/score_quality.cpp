@@ -1,0 +1,96 @@
+// Binding of score_quality: tensors in, params out, kernel called.
+#include <torch/csrc/stable/library.h>
+
+#include <limits>
+#include <vector>
+
+#include "core/score_quality_params.h"
+#include "torch/parallel.h"
+#include "torch/row_index.h"
+#include "torch/scoring.h"
+
+namespace mdmcorrect {
+namespace {
+
+constexpr const char* kOp = "score_quality";
+constexpr int64_t kLanesOfKernels = 16;
+
+// [B, L, D] with a contiguous last dimension.
+FloatRows float_rows(const char* name, const Tensor& tensor, const Tensor& hidden) {
+  check(tensor.dim() == 3, kOp, name, ": expected shape [B, L, D], got ", shape_of(tensor));
+  for (int64_t i = 0; i < 3; ++i) {
+    check(tensor.size(i) == hidden.size(i), kOp, name, ": expected shape ", shape_of(hidden), ", got ",
+          shape_of(tensor));
+  }
+  check(tensor.stride(2) == 1 || tensor.size(2) == 1, kOp, name, ": expected a contiguous last dimension");
+  check(tensor.device() == hidden.device(), kOp, name, ": expected the device of the other tensors");
+  return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), score_dtype(kOp, name, tensor.scalar_type())};
+}
+
+// A float32 vector of `size`, or `absent` throughout, followed by the zeros that the kernel asks for.
+std::vector<float> padded_vector(const char* name, const std::optional<Tensor>& tensor, float absent,
+                                 const Tensor& hidden) {
+  const int64_t size = hidden.size(2);
+  std::vector<float> values(static_cast<size_t>(size + kLanesOfKernels));
+  if (tensor) {
+    check(tensor->dim() == 1 && tensor->size(0) == size, kOp, name, ": expected shape [", size, "], got ",
+          shape_of(*tensor));
+    check(tensor->scalar_type() == ScalarType::Float, kOp, name, ": expected dtype float32");
+    check(tensor->device() == hidden.device(), kOp, name, ": expected the device of the other tensors");
+  }
+  const float* data = tensor ? static_cast<const float*>(tensor->const_data_ptr()) : nullptr;
+  for (int64_t i = 0; i < size; ++i) values[static_cast<size_t>(i)] = tensor ? data[i * tensor->stride(0)] : absent;
+  return values;
+}
+
+Tensor score_quality(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t norm,
+                     const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias,
+                     const std::optional<Tensor>& shift, const std::optional<Tensor>& scale, double eps, bool logit,
+                     const std::optional<Tensor>& row_index) {
+  check(hidden.dim() == 3 && hidden.size(2) > 0, kOp, "hidden: expected shape [B, L, D] with D >= 1, got ",
+        shape_of(hidden));
+  check(norm >= 0 && norm <= 2, kOp, "norm: expected 0 (none), 1 (layer) or 2 (rms), got ", norm);
+  if (hidden.is_cuda()) throw_no_cuda_kernel(kOp);
+  const int64_t batch = hidden.size(0), length = hidden.size(1), size = hidden.size(2);
+  ScoreQualityParams params{};
+  params.batch = batch;
+  params.length = length;
+  params.size = size;
+  params.hidden = float_rows("hidden", hidden, hidden);
+  const std::vector<float> projection = padded_vector("weight", weight, 0.0f, hidden);
+  const std::vector<float> norm_gain = padded_vector("norm_weight", norm_weight, 1.0f, hidden);
+  const std::vector<float> norm_offset = padded_vector("norm_bias", norm_bias, 0.0f, hidden);
+  params.weight = projection.data();
+  params.norm_weight = norm_gain.data();
+  params.norm_bias = norm_offset.data();
+  if (bias) {
+    check(bias->dim() == 0, kOp, "bias: expected shape [], got ", shape_of(*bias));
+    check(bias->scalar_type() == ScalarType::Float, kOp, "bias: expected dtype float32");
+    check(bias->device() == hidden.device(), kOp, "bias: expected the device of the other tensors");
+    params.bias = *static_cast<const float*>(bias->const_data_ptr());
+  }
+  if (shift) params.shift = float_rows("shift", *shift, hidden);
+  if (scale) params.scale = float_rows("scale", *scale, hidden);
+  params.norm = static_cast<QualityNorm>(norm);
+  params.eps = eps;
+  params.logit = logit;
+
+  Tensor quality = torch::stable::empty({batch, length}, ScalarType::Float, std::nullopt, hidden.device());
+  params.quality = static_cast<float*>(quality.mutable_data_ptr());
+  if (row_index) torch::stable::fill_(quality, std::numeric_limits<double>::quiet_NaN());
+  const std::vector<int64_t> rows = indexed_rows(kOp, row_index, batch * length, hidden);
+  params.row_index = rows.data();
+  const int64_t count = static_cast<int64_t>(rows.size());
+  if (count == 0) return quality;
+  const CpuKernels& kernels = chosen_kernels();
+  parallel_rows(count, size / 4, 2 * (size + kLanesOfKernels), [&](int64_t begin, int64_t end, uint64_t* scratch) {
+    kernels.score_quality(params, begin, end, scratch);
+  });
+  return quality;
+}
+
+}  // namespace
+}  // namespace mdmcorrect
+
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) { m.impl("score_quality", TORCH_BOX(&mdmcorrect::score_quality)); }
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CUDA, m) { m.impl("score_quality", TORCH_BOX(&mdmcorrect::score_quality)); }
