@@ -90,7 +90,7 @@ class Forward:
             step=take(state.step),
             position_ids=take(state.positions),
             attention_mask=take(state.attention_mask) if self.padded else None,
-            condition=_take_rows(self.condition, batch, take),
+            condition=take_rows(self.condition, batch, take),
             needs=self.wants & {"quality"},
             correction=correction,
             mask_id=self.mask_id,
@@ -101,7 +101,7 @@ class Forward:
         columns = slice(None) if output.start is None else slice(output.start, output.start + output.logits.shape[1])
         shown = asked[:, columns]
         self._check(output, shown)
-        logits = _combine(output)
+        logits = combine(output)
         if self.logits_processor is not None:
             logits = self.logits_processor(shown, logits)
             check_logits(logits, shown, self.mask_id, "logits_processor")
@@ -168,13 +168,14 @@ class Forward:
             raise TypeError(f"model {self.name}: expected floating quality, got {output.quality.dtype}")
 
 
-def _take_rows(condition: _T, batch: int, take: Callable[[Tensor], Tensor]) -> _T | Any:
+def take_rows(condition: _T, batch: int, take: Callable[[Tensor], Tensor]) -> _T | Any:
+    """A caller's condition for some rows: tensors in it with a leading dimension of ``batch`` are cut by ``take``."""
     if isinstance(condition, Tensor):
         return take(condition) if condition.ndim and condition.shape[0] == batch else condition
     if isinstance(condition, Mapping):
-        return {name: _take_rows(value, batch, take) for name, value in condition.items()}
+        return {name: take_rows(value, batch, take) for name, value in condition.items()}
     if isinstance(condition, (list, tuple)):
-        return tuple(_take_rows(value, batch, take) for value in condition)
+        return tuple(take_rows(value, batch, take) for value in condition)
     return condition
 
 
@@ -187,7 +188,7 @@ def _pad(value: Tensor, before: int, after: int) -> Tensor:
     return torch.nn.functional.pad(value, (before, after), value=torch.nan if value.is_floating_point() else -1)
 
 
-def _combine(output: Output) -> Tensor:
+def combine(output: Output) -> Tensor:
     """The logits a method reads: guided in their own dtype, then shifted."""
     logits = output.logits
     if output.uncond_logits is not None:

@@ -126,7 +126,7 @@ def initial_state(
     if fixed is None:
         fixed = tokens != mask_id
     else:
-        fixed = _check_mask("fixed", fixed, tokens)
+        fixed = check_mask("fixed", fixed, tokens)
     if positions is None:
         first = (real.cumsum(1) == 0).sum(1, keepdim=True)  # padding on the left
         positions = (torch.arange(length, device=device) - first).clamp(min=0)
@@ -166,7 +166,8 @@ def _origin(origin: int | Tensor | None, fixed: Tensor) -> Tensor:
     return origin.to(fixed.device)
 
 
-def _check_mask(name: str, value: Tensor, tokens: Tensor) -> Tensor:
+def check_mask(name: str, value: Tensor, tokens: Tensor) -> Tensor:
+    """``value`` as bool on the device of ``tokens [B, L]``, whose shape it must have; ``name`` is for the error."""
     if not isinstance(value, Tensor) or value.dtype.is_floating_point or value.dtype.is_complex:
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name}: expected a bool tensor {list(tokens.shape)}, got {got}")
@@ -179,7 +180,7 @@ def _real_positions(tokens: Tensor, lengths: Tensor | None, attention_mask: Tens
     if lengths is not None and attention_mask is not None:
         raise ValueError("lengths, attention_mask: give one of them; lengths means padding on the right")
     if attention_mask is not None:
-        return _check_mask("attention_mask", attention_mask, tokens)
+        return check_mask("attention_mask", attention_mask, tokens)
     if lengths is None:
         return torch.ones_like(tokens, dtype=torch.bool)
     if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64 or lengths.shape != tokens.shape[:1]:
