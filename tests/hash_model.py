@@ -96,6 +96,7 @@ class HashLM(nn.Module):
             else:
                 full = cached.masked_scatter(replace_position, input_ids)
                 columns = replace_position[0].nonzero().flatten()
+            attention_mask = None  # the recorded runs' model sees all that is cached
         logits = integer_hash_logits(full, self._visible(full, attention_mask), columns, **self.spec)
         cache = full.double()[:, None, :, None]
         return SimpleNamespace(logits=logits, past_key_values=[(cache, cache)] if use_cache else None)
@@ -104,6 +105,8 @@ class HashLM(nn.Module):
     def _visible(tokens, attention_mask):
         if attention_mask is None or isinstance(attention_mask, str):
             return torch.ones_like(tokens)
-        if attention_mask.ndim == 4:  # keys that some query sees
+        if attention_mask.ndim == 4 and attention_mask.dtype == torch.bool:  # keys that some query sees
             return attention_mask[:, 0].any(1).long().expand_as(tokens)
+        if attention_mask.ndim == 4:  # added to scores: keys that the last query sees
+            return (attention_mask[:, 0, -1] == 0).long().expand_as(tokens)
         return (attention_mask != 0).long()

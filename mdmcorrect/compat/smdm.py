@@ -129,7 +129,7 @@ class _Shrinking:
 class _Flat(Unmask):
     """Ranks the masks of all rows together."""
 
-    def choose(self, rank: Tensor, count: Tensor, masked: Tensor) -> dict[str, Tensor]:
+    def choose(self, rank: Tensor, count: Tensor, masked: Tensor, view: View) -> dict[str, Tensor]:
         chosen = ops.select_positions(rank.reshape(1, -1), count.max()[None], eligible=masked.reshape(1, -1))
         return {"commit": chosen.reshape(rank.shape)}
 

@@ -3,6 +3,7 @@
 from .ancestral import Ancestral, Draws, JumpTimes
 from .correct import Correct, FixedPoint
 from .counts import CeilTarget, CountRule, EntropyBound, EvenSplit, Factor, RoundedGrid, Threshold, TimeGrid
+from .edit import Edit, EditRule, Overwrite, RemaskDoubtful, Rewrite
 from .informed import Informed, Resample
 from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update, WholeRow
 from .pool import FixedOrder, Kappa, Keep, Noise, Pool
@@ -22,6 +23,8 @@ from .presets import (
     InformedCorrector,
     LearnedOrder,
     LLaDA,
+    LLaDA2,
+    LLaDA21,
     MaskGIT,
     P2Plus,
     Preset,
@@ -62,6 +65,8 @@ __all__ = [
     "Draws",
     "Dream",
     "During",
+    "Edit",
+    "EditRule",
     "EntropyBound",
     "EntropyBounded",
     "EvenSplit",
@@ -78,10 +83,13 @@ __all__ = [
     "Kappa",
     "Keep",
     "LLaDA",
+    "LLaDA2",
+    "LLaDA21",
     "LearnedOrder",
     "MaskGIT",
     "Moment",
     "Noise",
+    "Overwrite",
     "P2Plus",
     "Plan",
     "Plateau",
@@ -91,9 +99,11 @@ __all__ = [
     "ReMDM",
     "Remask",
     "RemaskCount",
+    "RemaskDoubtful",
     "Resample",
     "Rescale",
     "Review",
+    "Rewrite",
     "RoundedGrid",
     "SampleResult",
     "Sampler",

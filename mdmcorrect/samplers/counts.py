@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -95,6 +96,15 @@ class TimeGrid:
         return torch.where(step < (steps + 1) // 2, 1 + width * step, end.double() - width * (steps - step)).float()
 
 
+def linear_stays(s: float, t: float) -> float:
+    """The share of masks at time t that remain at s, ``(1 - alpha_s) / (1 - alpha_t)`` for ``alpha_t = 1 - t``.
+
+    In float32, as dLLM computes it: the rounding of counts makes the last bit matter.
+    """
+    at_s, at_t = torch.tensor([s, t], dtype=torch.float32)
+    return float((1 - (1 - at_s)) / (1 - (1 - at_t)))
+
+
 @dataclass(frozen=True)
 class RoundedGrid:
     """``round(n (1 - s / t))`` of the n masks left, on the times ``linspace(1, 0, S + 1)``: dLLM's schedule.
@@ -104,18 +114,20 @@ class RoundedGrid:
     Args:
         steps: S, of a window.
         stochastic: ``Binomial(n, 1 - s / t)`` instead.
+        stays: ``(s, t) -> (1 - alpha_s) / (1 - alpha_t)``, instead of ``s / t``, the share of masks that remain.
     """
 
     steps: int
     stochastic: bool = False
+    stays: Callable[[float, float], float] = linear_stays
 
     def before(self, state: State, view: View) -> Tensor:
         if self.stochastic:
-            left = (self.steps - view.step).clamp(min=1).double()
+            share = commit_shares(self.steps, self.stays, view.own.device)[view.step.clamp(max=self.steps - 1)]
             masked = (state.tokens == view.mask_id) & view.eligible
             u = rng.uniform(state.seed, state.positions, state.step, rng.Purpose.COUNT, 0)
-            return ((u < (1 / left)[:, None]) & masked).sum(1)
-        table = rounded_grid(view.own.shape[1], self.steps, view.own.device)
+            return ((u < share[:, None]) & masked).sum(1)
+        table = rounded_grid(view.own.shape[1], self.steps, self.stays, view.own.device)
         return table[view.quota, view.step.clamp(max=self.steps - 1)]
 
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
@@ -123,13 +135,19 @@ class RoundedGrid:
 
 
 @lru_cache(maxsize=16)
-def rounded_grid(length: int, steps: int, device: torch.device) -> Tensor:
+def commit_shares(steps: int, stays: Callable[[float, float], float], device: torch.device) -> Tensor:
+    """float64 ``[steps]``: the share of the masks left that each step commits."""
+    shares = [1 - stays((left - 1) / steps, left / steps) for left in range(steps, 0, -1)]
+    return torch.tensor(shares, dtype=torch.float64, device=device)
+
+
+@lru_cache(maxsize=16)
+def rounded_grid(length: int, steps: int, stays: Callable[[float, float], float], device: torch.device) -> Tensor:
     """int64 ``[length + 1, steps]``: how many of n masks each step commits, steps that commit none moved to the end."""
     left = torch.arange(length + 1, dtype=torch.int64, device=device)
     columns = []
-    for t in range(steps, 0, -1):
-        stays = (1 - (1 - (t - 1) / steps)) / (1 - (1 - t / steps))  # (1 - alpha_s) / (1 - alpha_t), alpha_t = 1 - t
-        count = torch.round(left.double() * (1 - stays)).long().minimum(left)
+    for share in commit_shares(steps, stays, device):
+        count = torch.round(left.double() * share).long().minimum(left)
         columns.append(count)
         left = left - count
     counts = torch.stack(columns, 1)

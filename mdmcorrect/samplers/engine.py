@@ -17,7 +17,7 @@ from .. import ops
 from ..model import Window
 from .correct import Correct
 from .forward import Forward
-from .plan import Intent, Plan, Update
+from .plan import Intent, Plan, Update, Waits
 from .result import StepEvent, copy_event
 from .review import Review
 from .scoring import Scores
@@ -214,11 +214,13 @@ class Engine:
         """bool ``[B]``: rows that have business left without a mask in sight."""
         if self.plan.revisits:
             return torch.ones_like(state.done)
+        if isinstance(self.plan, Waits):
+            return self.plan.waiting(state)
         return ~state.settled if self.correct is not None and self.correct.revisits else torch.zeros_like(state.done)
 
     def _close(self, state: State) -> State:
         """The state with rows marked done that have ended."""
-        filled = ~state.masked(self.mask_id).any(1)
+        filled = self.window.filled(state, self.mask_id)
         spent = self.window.spent(state)
         done = state.done | (filled & (spent | ~self._waiting(state)))
         if not self.finish:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -71,6 +71,14 @@ class Plan(Protocol):
         """The step itself. Rows without a forward carry tokens of -1, which nothing commits."""
 
 
+@runtime_checkable
+class Waits(Protocol):
+    """A plan some of whose rows have business left without a mask in sight."""
+
+    def waiting(self, state: State) -> Tensor:
+        """bool ``[B]``: which."""
+
+
 @dataclass(frozen=True)
 class UnmaskThenRemask:
     """Commit the best masked positions, mask the worst committed ones, and commit as many more as were masked.
@@ -118,7 +126,7 @@ class UnmaskThenRemask:
         tokens, committed, remasked = ops.remask_step(
             state.tokens,
             scores["token"],
-            **self.unmask.choose(rank, count, masked),
+            **self.unmask.choose(rank, count, masked, view),
             keep_score=self.remask.keep(state, scores) if self.remask else None,
             remask_count=intent.remask if self.remask else None,
             mask_id=view.mask_id,

@@ -11,8 +11,9 @@ from .. import ops, rng
 from .counts import CountRule, EvenSplit
 from .scoring import Scores
 from .state import State
+from .window import View
 
-TIES = ("lowest", "torch")
+TIES = ("lowest", "torch", "torch_block")
 _WANTS = {
     "random": frozenset[str](),
     "confidence": frozenset({"confidence"}),
@@ -32,8 +33,9 @@ class Unmask:
         count: how many; a rule of :mod:`.counts`, or your own.
         temperature: 0 takes the best; else a draw without replacement from ``softmax(order / temperature)`` over the
             masked positions, by Gumbel noise on the order (Dream's ``alg_temp``; arXiv 1903.06059, section 2).
-        ties: which of equal positions go first: "lowest", the lowest index; "torch", whichever ``torch.topk`` names,
-            as the originals do, at the price of one more question to the host per step.
+        ties: which of equal positions go first: "lowest", the lowest index; "torch", whichever ``torch.topk`` names of
+            the whole row, "torch_block" of the block's columns alone, as the originals do, at the price of one more
+            question to the host per step.
         spend_on_masks: a position whose proposal is the mask itself uses up one of the count, though it stays masked
             (LLaDA's code; with ``Scoring(mask_token="propose")``).
     """
@@ -76,23 +78,27 @@ class Unmask:
             scores = Scores({**scores, "confidence": rank})
         return self.count.after(quota, masked, scores)
 
-    def choose(self, rank: Tensor, count: Tensor, masked: Tensor) -> dict[str, Tensor]:
+    def choose(self, rank: Tensor, count: Tensor, masked: Tensor, view: View) -> dict[str, Tensor]:
         """Arguments of :func:`mdmcorrect.ops.remask_step` that say what to commit."""
-        if self.ties == "torch":
-            return {"commit": torch_topk(rank, count, masked) & masked}
+        if self.ties != "lowest":
+            columns = torch.stack([view.start, view.stop]) if self.ties == "torch_block" else None
+            return {"commit": torch_topk(rank, count, masked, columns) & masked}
         if self.spend_on_masks:
             return {"commit": ops.select_positions(rank, count, eligible=masked)}
         return {"unmask_score": rank, "unmask_count": count}
 
 
-def torch_topk(rank: Tensor, count: Tensor, eligible: Tensor) -> Tensor:
+def torch_topk(rank: Tensor, count: Tensor, eligible: Tensor, columns: Tensor | None = None) -> Tensor:
     """bool ``[B, L]``: the ``count[b]`` best positions of each row in the order ``torch.topk`` gives equal ones.
 
-    The row handed to it holds -inf where not ``eligible``, which it may choose too if the count is larger than there
-    are others. Reads the counts on the host.
+    The row handed to it, or its columns from ``columns[0, b]`` up to ``columns[1, b]``, holds -inf where not
+    ``eligible``, which it may choose too if the count is larger than there are others. Reads the counts on the host.
     """
     rows = rank.masked_fill(~eligible | rank.isnan(), -torch.inf)
     chosen = torch.zeros_like(eligible)
-    for row, number in enumerate(count.clamp(min=0, max=rank.shape[1]).tolist()):
-        chosen[row, torch.topk(rows[row], number).indices] = True
+    if columns is None:
+        columns = torch.stack([torch.zeros_like(count), torch.full_like(count, rank.shape[1])])
+    for row, (number, start, stop) in enumerate(torch.stack([count, *columns], 1).tolist()):
+        best = torch.topk(rows[row, start:stop], min(max(number, 0), stop - start)).indices
+        chosen[row, start + best] = True
     return chosen

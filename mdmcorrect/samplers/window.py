@@ -20,7 +20,8 @@ class View:
         reach: bool ``[B, L]``, those of this and all earlier windows.
         index: int64 ``[B]``, which window the row is in.
         step: int64 ``[B]``, steps made within the window: the paper's i, from 0.
-        steps: int64 ``[B]``, steps the window has.
+        steps: int64 ``[B]``, steps the window has for its schedule.
+        limit: int64 ``[B]``, steps after which the row leaves it at the latest.
         quota: int64 ``[B]``, masks in it when the row entered.
         finishing: bool ``[B]``, the row has used all its steps and what is left is filled now.
         own: bool ``[B, L]``, positions of the row's window, whether or not they may be written now.
@@ -33,6 +34,7 @@ class View:
     index: Tensor
     step: Tensor
     steps: Tensor
+    limit: Tensor
     quota: Tensor
     finishing: Tensor
     own: Tensor
@@ -52,6 +54,8 @@ class Blocks:
         length: positions of a block, None for the whole canvas.
         until_filled: a block lasts until no mask is left in it, however many steps that takes, and at most one per
             mask it began with (threshold decoding, which commits at least one position per step).
+        steps: steps of every block, instead of its share of the sampler's.
+        extra: steps a block may last beyond these, for methods that revise what is filled.
         by: "generated" counts a row's positions that are not fixed, so an infilling template is cut into blocks of its
             blanks; "column" counts columns from the row's origin on, so blocks are contiguous and masks before the
             origin belong to the first. After a prompt without masks the two are the same.
@@ -64,6 +68,8 @@ class Blocks:
 
     length: int | None = None
     until_filled: bool = False
+    steps: int | None = None
+    extra: int = 0
     by: str = "generated"
     together: bool = False
     behind: str | None = None
@@ -73,6 +79,8 @@ class Blocks:
             raise ValueError(f"block_length: expected at least 1, got {self.length}")
         if self.by not in ("generated", "column"):
             raise ValueError(f"blocks by: expected 'generated' or 'column', got {self.by!r}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"block steps: expected at least 1, got {self.steps}")
         if self.behind not in (None, "always", "first"):
             raise ValueError(f"blocks behind: expected None, 'always' or 'first', got {self.behind!r}")
 
@@ -87,6 +95,8 @@ class Blocks:
         quota = torch.where(state.window_step == 0, masks, state.quota)
         if self.until_filled:
             block_steps = quota.max().expand_as(quota) if self.together and len(quota) else quota
+        elif self.steps is not None:
+            block_steps = torch.full_like(quota, self.steps)
         else:
             each, more = steps // count.clamp(min=1), steps % count.clamp(min=1)
             block_steps = (each + (state.window < more)).clamp(min=1)
@@ -103,6 +113,7 @@ class Blocks:
             index=state.window,
             step=state.window_step,
             steps=block_steps,
+            limit=block_steps + self.extra,
             quota=quota,
             finishing=finishing,
             own=own,
@@ -117,13 +128,18 @@ class Blocks:
         empty = ~((state.tokens == view.mask_id) & view.own).any(1) & ~stays
         if self.together:
             empty = (empty | ~live).all().expand_as(live)
-        leave = live & ((view.step + 1 >= view.steps) | empty)
+        leave = live & ((view.step + 1 >= view.limit) | empty)
         return replace(
             state,
             step=state.step + live.long(),
             window=state.window + leave.long(),
             window_step=torch.where(leave, 0, state.window_step + live.long()),
         )
+
+    def filled(self, state: State, mask_id: int) -> Tensor:
+        """bool ``[B]``: rows without a mask; of rows that move together, none before all."""
+        filled = ~state.masked(mask_id).any(1)
+        return (filled | state.done).all().expand_as(filled) if self.together else filled
 
     def spent(self, state: State) -> Tensor:
         """bool ``[B]``: rows that have been through all their windows."""

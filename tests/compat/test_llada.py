@@ -120,7 +120,7 @@ def test_torch_seeds_the_draws():
         ({"gen_length": 15}, "gen_length: expected a multiple of block_length = 8, got 15"),
         ({"steps": 7}, "steps: expected a multiple of the number of blocks = 2, got 7"),
         ({"remasking": "best"}, "remasking: expected 'low_confidence' or 'random', got 'best'"),
-        ({"ties": "first"}, "ties: expected one of"),
+        ({"ties": "first"}, "ties: expected 'lowest' or 'torch', got 'first'"),
         ({"quirks": "all"}, r"quirks: expected some of .* or 'upstream', got \['all'\]"),
     ],
 )

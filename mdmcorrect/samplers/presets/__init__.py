@@ -5,6 +5,7 @@ from .dream import Dream
 from .image import MaskGIT, TokenCritic
 from .learned import GIDD, LearnedOrder
 from .llada import LLaDA
+from .llada2 import LLaDA2, LLaDA21
 from .parallel import EntropyBounded, FastDLLM
 from .planner import P2, P2Plus
 from .preset import Preset
@@ -26,6 +27,8 @@ __all__ = [
     "ForwardBackward",
     "InformedCorrector",
     "LLaDA",
+    "LLaDA2",
+    "LLaDA21",
     "LearnedOrder",
     "MaskGIT",
     "P2Plus",

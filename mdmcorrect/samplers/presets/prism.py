@@ -82,6 +82,7 @@ class BlockPRISM(Preset):
         unmask, remask: as for :class:`PRISM`.
         temperature: as for :class:`LLaDA`.
         finish: fill what was masked in a block's last steps by one more forward; False leaves it, as the released code.
+        ties: "lowest" or "torch"; see :class:`Unmask`.
     """
 
     block_length: int | None = None
@@ -90,6 +91,7 @@ class BlockPRISM(Preset):
     remask: str | None = "quality"
     temperature: float = 0.0
     finish: bool = True
+    ties: str = "lowest"
 
     def parts(self) -> Sampler:
         return Sampler(
@@ -97,7 +99,7 @@ class BlockPRISM(Preset):
             steps=self.steps,
             finish=self.finish,
             plan=UnmaskThenRemask(
-                Unmask(self.unmask, EvenSplit()),
+                Unmask(self.unmask, EvenSplit(), ties=self.ties),
                 Remask(self.remask, Centred(self.remask_count)) if self.remask else None,
                 refill="never",
             ),

@@ -11,6 +11,7 @@ from ..sampler import Sampler
 from ..scoring import Scoring
 from ..unmask import Unmask
 from ..window import Blocks
+from .llada import commit_order
 from .preset import Preset
 
 
@@ -71,7 +72,7 @@ class BlockProSeCo(Preset):
         block_length: generated positions per block, None for one block.
         corrector_steps, correct_every: S and omega, of the steps of a block.
         threshold: commit all proposals this probable, at least one; None splits evenly.
-        temperature: as for :class:`LLaDA`.
+        temperature, remasking, ties: as for :class:`LLaDA`.
     """
 
     block_length: int | None = None
@@ -79,15 +80,21 @@ class BlockProSeCo(Preset):
     correct_every: int = 2
     threshold: float | None = None
     temperature: float = 0.0
+    remasking: str = "low_confidence"
+    ties: str = "lowest"
 
     def parts(self) -> Sampler:
-        count: CountRule = EvenSplit() if self.threshold is None else Threshold(self.threshold)
         corrector = FixedPoint(self.corrector_steps, self.correct_every, revisits=False)
         return Sampler(
             name="BlockProSeCo",
             steps=self.steps,
-            unmask=Unmask("confidence", count),
+            unmask=self.unmask(),
             window=Blocks(self.block_length, until_filled=self.threshold is not None),
             correct=corrector if self.corrector_steps else None,
             scoring=Scoring(temperature=self.temperature, mask_token="forbid"),
         )
+
+    def unmask(self) -> Unmask:
+        """Which positions it commits, and how many."""
+        count: CountRule = EvenSplit() if self.threshold is None else Threshold(self.threshold)
+        return Unmask(commit_order(self.remasking), count, ties=self.ties)

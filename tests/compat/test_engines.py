@@ -1,0 +1,112 @@
+"""Decoders for engines with loops of their own: dInfer and sglang against recorded runs, vLLM against its rules."""
+
+import ast
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hash_model import HashLM
+from recorded import MASK, check, recorded
+
+from mdmcorrect.compat import dinfer, sglang, vllm
+
+DECODERS = {
+    "threshold.9": lambda: dinfer.ThresholdParallelDecoder(0.0, 0.9, mask_id=MASK),
+    "threshold.5_f64": lambda: dinfer.ThresholdParallelDecoder(0.0, 0.5, mask_id=MASK, use_float64=True),
+    "credit": lambda: dinfer.CreditThresholdParallelDecoder(temperature=0.0, threshold=0.9, mask_id=MASK),
+    "hierarchy": lambda: dinfer.HierarchyDecoder(0.0, mask_id=MASK, threshold=0.9, low_threshold=0.4),
+}
+
+
+@recorded("dinfer", where=lambda case: "decoder" in case["kwargs"])
+def test_dinfer_decodes_as_recorded(case):
+    settings = case["kwargs"]
+
+    def run(model, ties):
+        x, decoder = torch.tensor(case["inputs"]["x"]), DECODERS[settings["decoder"]]()
+        for number, start in enumerate(range(settings["prompt_len"], x.shape[1], settings["block"])):
+            stop = min(start + settings["block"], x.shape[1])
+            decoder.block_init(x[:, start:stop], number)
+            while (x[:, start:stop] == MASK).any():
+                decoder.decode(model(x).logits[:, start:stop], start, stop, x)
+        return x, None
+
+    check(case, run)
+
+
+@recorded("dinfer", where=lambda case: "one_step" in case["name"])
+def test_dinfer_takes_one_step_as_recorded(case):
+    function = getattr(dinfer, case["name"].split("/")[-2])
+    settings = {name: ast.literal_eval(value.removeprefix("tensor")) for name, value in case["kwargs"].items()}
+    if settings["num_transfer_tokens"] is not None:
+        settings["num_transfer_tokens"] = torch.tensor(settings["num_transfer_tokens"])
+
+    def run(model, ties):
+        x = torch.tensor(case["inputs"]["x"])
+        x0, commit = function(model(x).logits, 0.0, "low_confidence", x == MASK, x, **settings)
+        return torch.where(commit, x0, x), None
+
+    check(case, run)
+
+
+def test_dinfer_decodes_what_the_original_cannot():
+    """A fixed number of steps, several rows by hierarchy, blocks of their own per row."""
+    spec = {"V": 97, "mask_id": MASK, "dtype": "float32", "scale": 14.0}
+    for decoder in (dinfer.FixedParallelDecoder(0.0, 4, mask_id=MASK), DECODERS["hierarchy"]()):
+        x = torch.full((3, 12), MASK)
+        decoder.block_init(x, 0)
+        forwards = 0
+        while (x == MASK).any():
+            decoder.decode(HashLM(spec)(x).logits, 0, 12, x)
+            forwards += 1
+        assert forwards <= 12
+    x = torch.full((2, 8), MASK)
+    decoder = DECODERS["threshold.5_f64"]()
+    while (x[0, :4] == MASK).any() or (x[1, 4:] == MASK).any():
+        logits = HashLM(spec)(x).logits
+        own = torch.stack([logits[0, :4], logits[1, 4:]])
+        decoder.batch_decode(own, torch.tensor([0, 4]), x, 4)
+    assert (x[0, 4:] == MASK).all()
+    assert (x[1, :4] == MASK).all()
+    with pytest.raises(ValueError, match=r"logits: expected \[2, 8, V\], got \[2, 4, 97\]"):
+        decoder.decode(own, 0, 8, x)
+
+
+@recorded("sglang")
+def test_sglang_steps_as_recorded(case):
+    name = "LowConfidence" if case["name"].startswith("low") else "JointThreshold"
+
+    def run(model, ties):
+        tokens = torch.tensor(case["inputs"]["input_ids"])
+        config = SimpleNamespace(block_size=tokens.shape[1], mask_id=MASK, algorithm_config=case["kwargs"])
+        algorithm = getattr(sglang, name)(config)
+        batch = SimpleNamespace(batch_size=len(tokens), input_ids=tokens.view(-1))
+        states = algorithm.init_step_state(batch) if name == "JointThreshold" else []
+        for _ in range(200):
+            logits = model(batch.input_ids.view_as(tokens)).logits.flatten(0, 1)
+            if all(algorithm.step(batch, logits, states)):
+                break
+        return batch.input_ids.view_as(tokens), None
+
+    check(case, run)
+
+
+def test_vllm_commits_by_threshold_or_number():
+    p = torch.tensor([0.99, 0.5, 0.96, 0.7])
+    logits = torch.stack([p.log(), (1 - p).log(), torch.full((4,), -40.0)], -1)  # token 0 with probability p
+    policy = vllm.Llada2DefaultRemaskingPolicy()
+    settings = {"mask_token_id": 2, "denoise_steps": 4}
+    step = policy.apply(input_draft=[2, 2, 2, 2], logits=logits, remasking_config=settings)
+    assert step == vllm.RemaskStepResult((), (0, 2, 0, 2))
+    settings["num_transfer"] = 3
+    assert policy.apply(input_draft=[2, 2, 2, 2], logits=logits, remasking_config=settings).next_input_block == (
+        0, 2, 0, 0,
+    )  # fmt: skip
+    step = policy.apply(input_draft=[1, 2, 1, 1], logits=logits.tolist(), remasking_config=settings)
+    assert step == vllm.RemaskStepResult((1, 0, 1, 1), (2, 2, 2, 2))
+    with pytest.raises(ValueError, match=r"logits: expected \[2, V\]"):
+        policy.apply(input_draft=[2, 2], logits=logits)
+    with pytest.raises(ValueError, match="logits: expected"):
+        policy.apply(input_draft=[2, 2])
+    with pytest.raises(ValueError, match="num_transfer: expected at least 0, got -1"):
+        policy.apply(input_draft=[2] * 4, logits=logits, remasking_config={"mask_token_id": 2, "num_transfer": -1})
