@@ -5,18 +5,27 @@ a floor (the least work that touches the same bytes) and its peers (what a user 
 the median over rounds of the ratio within a round. Results go into pytest-benchmark's JSON under `extra_info`, from
 which `mdmcorrect bench` makes its table. With --benchmark-disable everything but what takes long to compile runs once,
 untimed.
+
+Memory, where a benchmark asks for it, is what a call holds at its peak beyond what was there before and what it
+returns, by the system's own count of resident pages.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 SECONDS_PER_SAMPLE = 0.004  # one timing covers at least this, so that the clock's own noise is small
-ROUNDS = 15
+ROUNDS, FEWEST_ROUNDS = 15, 5
+SECONDS_PER_CASE = 15.0  # from which on a case makes do with fewer rounds
 
 
 def calls_per_sample(run: Callable[[], object]) -> int:
@@ -37,16 +46,50 @@ def sample(run: Callable[[], object], calls: int) -> float:
     return time.perf_counter() - start
 
 
+def resident(field: str) -> int:
+    """VmRSS, resident now, or VmHWM, the most since the last reset; in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{field}:\s*(\d+) kB", status)[1])
+
+
+def peak_memory(run: Callable[[], object]) -> int | None:
+    """Bytes a call holds at its peak beyond what was resident before and the tensors it returns; None if unknown."""
+    try:
+        run()  # what a first call loads and keeps is not the call's
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        result = run()
+        peak = resident("VmHWM")
+    except (OSError, AttributeError):
+        return None
+    returned = [result] if isinstance(result, Tensor) else [value for value in result if isinstance(value, Tensor)]
+    return max(0, peak - before - sum(tensor.nbytes for tensor in returned))
+
+
+@pytest.fixture
+def sized(benchmark):
+    """`sized(full, smoke)`: the first where times are taken, the second where cases only have to run."""
+    return lambda full, smoke: full if benchmark.enabled else smoke
+
+
 @pytest.fixture
 def versus(benchmark):
-    """`versus(ours, floor=..., peers={"eager torch": ...}, bytes_moved=...)`; see the module's docstring."""
+    """`versus(ours, floor=..., peers={"eager torch": ...}, bytes_moved=...)`; see the module's docstring.
+
+    `bytes_moved`, `flops`: what a call must move and compute, for a rate. `memory=True`: contenders return the tensors
+    they leave behind, and their peak beyond those is reported.
+    """
 
     def measure(
         ours: Callable[[], object],
         *,
         floor: Callable[[], object],
         peers: dict[str, Callable[[], object]],
-        bytes_moved: int,
+        bytes_moved: int | None = None,
+        flops: float | None = None,
+        memory: bool = False,
     ) -> None:
         contenders = {"ours": ours, "floor": floor, **peers}
         if not benchmark.enabled:
@@ -56,17 +99,23 @@ def versus(benchmark):
             benchmark(ours)
             return
         calls = {name: calls_per_sample(run) for name, run in contenders.items()}
-        rounds = [
-            {name: sample(run, calls[name]) / calls[name] for name, run in contenders.items()} for _ in range(ROUNDS)
-        ]
+        rounds: list[dict[str, float]] = []
+        start = time.perf_counter()
+        while len(rounds) < FEWEST_ROUNDS or (len(rounds) < ROUNDS and time.perf_counter() - start < SECONDS_PER_CASE):
+            rounds.append({name: sample(run, calls[name]) / calls[name] for name, run in contenders.items()})
         median = {name: statistics.median(r[name] for r in rounds) for name in contenders}
         ratio = {name: statistics.median(r[name] / r["ours"] for r in rounds) for name in contenders if name != "ours"}
         benchmark.extra_info.update(
-            seconds=median,
-            gigabytes_per_second=bytes_moved / median["ours"] / 1e9,
-            times_the_floor=1.0 / ratio.pop("floor"),
-            speedup_over=ratio,
+            seconds=median, times_the_floor=1.0 / ratio.pop("floor"), speedup_over=ratio, rounds=len(rounds)
         )
-        benchmark.pedantic(ours, iterations=calls["ours"], rounds=5)
+        if bytes_moved is not None:
+            benchmark.extra_info["gigabytes_per_second"] = bytes_moved / median["ours"] / 1e9
+        if flops is not None:
+            benchmark.extra_info["gigaflops_per_second"] = flops / median["ours"] / 1e9
+        if memory:
+            benchmark.extra_info["peak_bytes"] = {
+                name: peak_memory(run) for name, run in contenders.items() if name != "floor"
+            }
+        benchmark.pedantic(ours, iterations=calls["ours"], rounds=1)
 
     return measure

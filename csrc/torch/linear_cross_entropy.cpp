@@ -23,7 +23,7 @@ using OptionalTensor = std::optional<Tensor>;
 
 // The backward goes through the vocabulary in stretches of this many slices, and holds the gradient of the logits of
 // three stretches: while one is consumed the next is made, and threads in between never wait for each other.
-constexpr int64_t kSlicesPerStretch = 4;
+constexpr int64_t kSlicesPerStretch = 2;
 constexpr int64_t kStretchesHeld = 3;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -62,7 +62,7 @@ def table(measured: dict[str, Any]) -> list[dict[str, Any]]:
             {
                 "case": case["name"].removeprefix("test_"),
                 "seconds": extra["seconds"]["ours"],
-                "gigabytes_per_second": extra["gigabytes_per_second"],
+                "gigabytes_per_second": extra.get("gigabytes_per_second", 0),
                 "times_the_floor": extra["times_the_floor"],
                 "speedup_over": extra["speedup_over"],
             }
