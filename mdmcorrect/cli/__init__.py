@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import mdmcorrect
 
-SUBCOMMANDS = ("demo", "doctor", "bench")
+SUBCOMMANDS = ("demo", "compare", "doctor", "bench")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,194 @@
+"""Every sampler on the shipped checkpoints: boards solved against model calls, at settings nobody tuned.
+
+Samplers are given the same temperature and about the same number of calls; what they used is measured. `evaluate` is
+the study, with settings chosen on validation puzzles; this is the survey.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mdmcorrect import samplers as s
+
+from .checkpoints import SHIPPED
+from .figures import figure
+from .puzzles import Puzzles
+from .solve import BoardModel, solve
+
+__all__ = ["METHODS", "Method", "Point", "compare", "picture", "read_points", "wilson", "write_points"]
+
+log = logging.getLogger(__name__)
+Make = Callable[[int, float, Any], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One sampler: which family it is drawn with, its checkpoint, and how to make it for a budget of calls.
+
+    `make(calls, temperature, model)`: the model is for samplers that read their draft with it. `free`: the number of
+    calls is the sampler's own affair, so that one budget is enough.
+    """
+
+    name: str
+    family: str
+    make: Make
+    checkpoint: str = "prism"
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one sampler did with one budget: boards solved out of `boards`, mean calls per board, seconds."""
+
+    name: str
+    family: str
+    calls: int
+    solved: int
+    boards: int
+    nfe: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.solved / self.boards
+
+
+def _methods() -> Iterator[Method]:
+    def ancestral(name: str, make: Make, **options: Any) -> Method:
+        return Method(name, "ancestral", make, **options)
+
+    yield ancestral("MDLM", lambda n, t, m: s.MDLM(steps=n, temperature=t))
+    yield ancestral("first-hitting", lambda n, t, m: s.FirstHitting(temperature=t), free=True)
+    for rule, eta in (("cap", 0.05), ("rescale", 0.1), ("conf", None)):
+        yield ancestral(f"ReMDM-{rule}", lambda n, t, m, r=rule, e=eta: s.ReMDM(steps=n, rule=r, eta=e, temperature=t))
+    yield ancestral("ReMDM-switch", lambda n, t, m: s.ReMDM(steps=n, eta=0.1, t_on=0.5, t_off=0.1, temperature=t))
+    yield ancestral(
+        "ReMDM-loop", lambda n, t, m: s.ReMDM(steps=n, eta=0.1, t_on=0.55, t_off=0.05, alpha_on=0.9, temperature=t)
+    )
+    yield ancestral("forward-backward", lambda n, t, m: s.ForwardBackward(steps=n, temperature=t))
+    yield ancestral("DFM corrector", lambda n, t, m: s.DFM(steps=n, temperature=t))
+    for by in ("confidence", "margin"):
+        yield ancestral(
+            f"informed ({by})",
+            lambda n, t, m, by=by: s.InformedCorrector(steps=max(1, n // 2), count=2, by=by, temperature=t),
+            checkpoint="proseco",  # which learned to answer where a token stands
+        )
+    yield Method("P2", "planner", lambda n, t, m: s.P2(steps=n, temperature=t))
+    yield Method("P2, eta 2", "planner", lambda n, t, m: s.P2(steps=n, eta=2.0, temperature=t))
+    yield Method("P2+", "planner", lambda n, t, m: s.P2Plus(steps=n, temperature=t))
+    yield Method("MaskGIT", "planner", lambda n, t, m: s.MaskGIT(steps=n, choice_temperature=1.0, temperature=t))
+    yield Method(
+        "Token-Critic", "planner", lambda n, t, m: s.TokenCritic(steps=max(1, n // 2), critic=m, temperature=t)
+    )
+    for remasking in ("low_confidence", "random"):
+        yield Method(
+            f"LLaDA ({remasking.replace('_', ' ')})",
+            "confidence",
+            lambda n, t, m, r=remasking: s.LLaDA(steps=n, remasking=r, temperature=t),
+        )
+    for alg in ("origin", "topk_margin", "entropy"):
+        yield Method(f"Dream ({alg})", "confidence", lambda n, t, m, a=alg: s.Dream(steps=n, alg=a, temperature=t))
+    yield Method("Fast-dLLM", "confidence", lambda n, t, m: s.FastDLLM(threshold=1 - 10 ** (-n / 8), temperature=t))
+    yield Method("entropy-bounded", "confidence", lambda n, t, m: s.EntropyBounded(gamma=10 ** (-n / 8), temperature=t))
+    for order in ("random", "max_probability"):
+        label = "random order" if order == "random" else "surest first"
+        yield Method(
+            f"PRISM ({label})",
+            "corrector",
+            lambda n, t, m, o=order: s.PRISM(steps=n, unmask=o, remask_count=4, temperature=t),
+        )
+    for update in ("argmax", "sample"):
+        yield Method(
+            f"ProSeCo ({update})",
+            "corrector",
+            lambda n, t, m, u=update: s.ProSeCo(steps=max(1, n // 2), corrector=u, temperature=t),
+            checkpoint="proseco",
+        )
+    yield Method("GIDD's correction", "corrector", lambda n, t, m: s.GIDD(steps=n), checkpoint="proseco")
+
+
+METHODS = tuple(_methods())
+
+
+def compare(
+    puzzles: Puzzles,
+    *,
+    calls: Iterable[int],
+    temperature: float = 0.25,
+    only: str = "",
+    seed: int = 0,
+    checkpoints: Path = SHIPPED,
+    told: Callable[[Point], Any] = lambda point: None,
+) -> list[Point]:
+    """One point per sampler and budget; `only` keeps samplers whose name holds it, `told` hears of each point."""
+    models: dict[str, BoardModel] = {}
+    points = []
+    for method in METHODS:
+        if only.lower() not in method.name.lower():
+            continue
+        if method.checkpoint not in models:
+            models[method.checkpoint] = BoardModel(checkpoints / f"{method.checkpoint}.safetensors")
+        model = models[method.checkpoint]
+        for budget in sorted(calls)[: 1 if method.free else None]:
+            result = solve(model, puzzles, method.make(budget, temperature, model), seed=seed)
+            point = Point(
+                method.name,
+                method.family,
+                budget,
+                int(result.solved.sum()),
+                len(puzzles),
+                round(result.nfe.double().mean().item(), 2),
+                round(result.seconds, 2),
+            )
+            points.append(point)
+            told(point)
+    return points
+
+
+def wilson(solved: int, boards: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson's score interval)."""
+    share, spread = solved / boards, z * z / boards
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / boards + spread / (4 * boards)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def write_points(points: list[Point], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
+
+
+def read_points(path: Path) -> list[Point]:
+    return [Point(**one) for one in json.loads(path.read_text())]
+
+
+def picture(points: list[Point], path: Path) -> None:
+    """Solved against measured calls as a PNG, one panel per family, one line per sampler, bars the 95 % intervals."""
+    families = list(dict.fromkeys(point.family for point in points))
+    with figure(path, width=4.4, height=4.6, panels=len(families)) as panels:
+        for axes, family in zip(panels, families, strict=True):
+            for name in dict.fromkeys(point.name for point in points if point.family == family):
+                line = sorted((p for p in points if p.name == name), key=lambda p: p.nfe)
+                ends = [wilson(point.solved, point.boards) for point in line]
+                below = [point.rate - low for point, (low, _) in zip(line, ends, strict=True)]
+                above = [high - point.rate for point, (_, high) in zip(line, ends, strict=True)]
+                axes.errorbar(
+                    [point.nfe for point in line],
+                    [point.rate for point in line],
+                    yerr=[below, above],
+                    label=name,
+                    marker="o",
+                    markersize=4,
+                    linewidth=1,
+                    capsize=2,
+                )
+            axes.set(xlabel="model calls per puzzle (NFE)", title=family, ylim=(-0.02, 1.02))
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=7)
+        panels[0].set_ylabel("puzzles solved")
