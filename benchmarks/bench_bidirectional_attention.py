@@ -91,3 +91,16 @@ def test_bidirectional_attention_some_rows(versus, shape):
         },
         bytes_moved=moved(some, k, v, some),
     )
+
+
+def test_bidirectional_attention_training(versus):
+    """Forward and backward; the backward pass multiplies five times where the forward pass does twice."""
+    shape = (4, 12, 512, 64)
+    q, k, v = (x.requires_grad_() for x in inputs(shape, torch.bfloat16))
+    grad = inputs(shape, torch.bfloat16)[2]
+    versus(
+        lambda: bidirectional_attention(q, k, v).backward(grad),
+        floor=products(3.5 * forward_flops(shape), torch.bfloat16),
+        peers={"SDPA": lambda: F.scaled_dot_product_attention(q, k, v).backward(grad)},
+        bytes_moved=3 * moved(q, k, v, q),
+    )

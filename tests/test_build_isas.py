@@ -20,6 +20,7 @@ TESTS = [
     "tests/ops/test_select_positions.py",
     "tests/ops/test_remask_step.py",
     "tests/ops/test_bidirectional_attention.py",
+    "tests/ops/test_bidirectional_attention_backward.py",
     "tests/ops/test_linear_cross_entropy.py",
 ]
 

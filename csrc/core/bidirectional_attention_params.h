@@ -60,6 +60,27 @@ struct BidirectionalAttentionParams {
   const AttentionTile* tiles;
 };
 
+// A head of keys and values, whose gradients one thread computes, and its sequence's tiles: tiles[first_tile, end_tile),
+// heads aside.
+struct AttentionHead {
+  int64_t batch;
+  int64_t kv_head;
+  int64_t first_tile;
+  int64_t end_tile;
+};
+
+struct BidirectionalAttentionBackwardParams {
+  BidirectionalAttentionParams forward;  // without out and lse
+  Heads out;
+  const float* lse;
+  Heads grad_out;
+  const float* grad_lse;  // [B, Hq, Sq] contiguous; null: zeros
+  MutableHeads grad_q;
+  MutableHeads grad_k;
+  MutableHeads grad_v;
+  const AttentionHead* heads;
+};
+
 // [begin, end) without `hidden`; empty where begin == end.
 struct VisibleKeys {
   int64_t begin;
@@ -75,15 +96,21 @@ MDM_INLINE int64_t clamp_index(int64_t value, int64_t low, int64_t high) {
   return value < low ? low : (value > high ? high : value);
 }
 
-// What query `row` of sequence b sees.
-MDM_INLINE VisibleKeys visible_keys(const BidirectionalAttentionParams& params, int64_t b, int64_t row) {
+// All of sequence b.
+MDM_INLINE VisibleKeys sequence_keys(const BidirectionalAttentionParams& params, int64_t b) {
   const int64_t begin = params.starts.data == nullptr ? 0 : clamp_index(row_value(params.starts, b), 0, params.keys);
   const int64_t room = params.keys - begin;
   const int64_t length = params.lengths.data == nullptr ? room : clamp_index(row_value(params.lengths, b), 0, room);
-  const int64_t end = begin + length;
+  return {begin, begin + length, -1};
+}
+
+// What query `row` of sequence b sees.
+MDM_INLINE VisibleKeys visible_keys(const BidirectionalAttentionParams& params, int64_t b, int64_t row) {
+  VisibleKeys seen = sequence_keys(params, b);
+  const int64_t begin = seen.begin, end = seen.end, length = end - begin;
   const int64_t position = at_or(params.positions, b, row, row);
   if (position < begin || position >= end) return {begin, begin, -1};
-  VisibleKeys seen{begin, end, params.hide_self ? position : -1};
+  if (params.hide_self) seen.hidden = position;
   if (params.mask == AttentionMask::block_causal) {
     const int64_t blocks = (position - begin) / params.block_size + 1;
     if (blocks * params.block_size < length) seen.end = begin + blocks * params.block_size;

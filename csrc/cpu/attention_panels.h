@@ -6,6 +6,8 @@
 
 namespace MDM_NAMESPACE {
 
+MDM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 MDM_INLINE int64_t bytes_of(FloatType type) { return type == FloatType::float32 ? 4 : 2; }
 
 // The first element of row `row` of head h of sequence b.
@@ -13,18 +15,27 @@ MDM_INLINE const char* row_address(const Heads& heads, FloatType type, int64_t b
   return static_cast<const char*>(heads.data) +
          (b * heads.batch_stride + h * heads.head_stride + row * heads.row_stride) * bytes_of(type);
 }
+MDM_INLINE char* row_address(const MutableHeads& heads, FloatType type, int64_t b, int64_t h, int64_t row) {
+  return static_cast<char*>(heads.data) +
+         (b * heads.batch_stride + h * heads.head_stride + row * heads.row_stride) * bytes_of(type);
+}
 
-// [rows, width] of any type as contiguous float32.
-static inline void widen_rows(const char* from, int64_t row_bytes, FloatType type, int64_t rows, int64_t width,
-                              float* to) {
-  for (int64_t row = 0; row < rows; ++row, from += row_bytes, to += width) {
-    const uint16_t* halves = reinterpret_cast<const uint16_t*>(from);
-    for (int64_t i = 0; i < width; i += kLanes) {
-      store(to + i, type == FloatType::bfloat16  ? load_bfloat16(halves + i)
-                    : type == FloatType::float16 ? load_float16(halves + i)
-                                                 : load(reinterpret_cast<const float*>(from) + i));
-    }
+// Sixteen columns of a row, as float32.
+MDM_INLINE Floats load_as(FloatType type, const char* row, int64_t column) {
+  if (type == FloatType::float32) return load(reinterpret_cast<const float*>(row) + column);
+  const uint16_t* halves = reinterpret_cast<const uint16_t*>(row) + column;
+  return type == FloatType::bfloat16 ? load_bfloat16(halves) : load_float16(halves);
+}
+
+// Rows of a tensor as words: where they are, or widened into `wide`, [count][width].
+template <class Arithmetic>
+static inline Operand rows_operand(const char* rows, int64_t row_bytes, FloatType type, int64_t count, int64_t width,
+                                   float* wide) {
+  if (Arithmetic::kPack == 2 || type == FloatType::float32) return rows_of_words(rows, row_bytes);
+  for (int64_t row = 0; row < count; ++row) {
+    for (int64_t i = 0; i < width; i += kLanes) store(wide + row * width + i, load_as(type, rows + row * row_bytes, i));
   }
+  return rows_of_words(wide, width * 4);
 }
 
 // Columns of sixteen rows of words become sixteen rows: to[c * to_stride + r] = word c of rows[r].
@@ -80,12 +91,18 @@ static inline void pack_columns(const char* from, int64_t row_bytes, int64_t cou
   }
 }
 
-// [rows, width] as panels [width / 16][rows / kPack][16 words], lanes being columns; with pairs, row 2i meets row
-// 2i + 1 in a word, and a last odd row meets zeros.
+// Where packed rows go: column c of the word line of row r at words[c / 16 * group_stride + r / kPack * line_stride + c % 16].
+struct PackedRows {
+  float* words;
+  int64_t line_stride;
+  int64_t group_stride;
+};
+
+// [rows, width] with rows as steps: with pairs, row 2i meets row 2i + 1 in a word, and a last odd row meets zeros.
 #if defined(__AVX512BF16__)
 static inline void pack_rows(Bfloat16Pairs, const char* from, int64_t row_bytes, FloatType, int64_t rows, int64_t width,
-                             float* panel) {
-  for (int64_t row = 0; row < rows; row += 2) {
+                             PackedRows to) {
+  for (int64_t row = 0; row < rows; row += 2, to.words += to.line_stride) {
     const char* first = from + row * row_bytes;
     const char* second = first + row_bytes;
     for (int64_t column = 0; column < width; column += 16) {
@@ -94,26 +111,24 @@ static inline void pack_rows(Bfloat16Pairs, const char* from, int64_t row_bytes,
       };
       __m512i pairs = widen(first);
       if (row + 1 < rows) pairs = _mm512_or_si512(pairs, _mm512_slli_epi32(widen(second), 16));
-      _mm512_storeu_si512(panel + column * ((rows + 1) / 2) + row / 2 * 16, pairs);
+      _mm512_storeu_si512(to.words + column / 16 * to.group_stride, pairs);
     }
   }
 }
 #endif
 
 static inline void pack_rows(Float32, const char* from, int64_t row_bytes, FloatType type, int64_t rows, int64_t width,
-                             float* panel) {
-  for (int64_t row = 0; row < rows; ++row, from += row_bytes) {
-    const uint16_t* halves = reinterpret_cast<const uint16_t*>(from);
+                             PackedRows to) {
+  for (int64_t row = 0; row < rows; ++row, from += row_bytes, to.words += to.line_stride) {
     for (int64_t column = 0; column < width; column += 16) {
-      store(panel + column * rows + row * 16, type == FloatType::bfloat16 ? load_bfloat16(halves + column)
-                                              : type == FloatType::float16
-                                                  ? load_float16(halves + column)
-                                                  : load(reinterpret_cast<const float*>(from) + column));
+      store(to.words + column / 16 * to.group_stride, load_as(type, from, column));
     }
   }
 }
 
-// Such panels as the left operand of a product: a row of C per column of the packed rows.
+// Panels [width / 16][steps][16] of packed rows, and the same as the left operand of a product: a row of C per column.
+MDM_INLINE PackedRows as_panels(float* words, int64_t steps) { return {words, 16, steps * 16}; }
+
 MDM_INLINE Operand columns_of_panels(const float* panels, int64_t steps) {
   return {reinterpret_cast<const char*>(panels), 64, 4, steps * 64};
 }
@@ -147,6 +162,19 @@ static inline void unpack_columns(const float* panel, const float* factors, int 
         store_as(type, to + (vector * kLanes + r) * row_bytes, column, load(lines + r * kLanes));
       }
     }
+  }
+}
+
+// scores [count][16 * vectors], the products of rows with columns [steps][16 * vectors].
+template <class Arithmetic>
+static inline void score(Operand rows, int64_t count, const float* columns, int64_t steps, int vectors, float* scores) {
+  constexpr int64_t kChain = 64;  // steps summed in one chain: several short chains round less than one long
+  const int64_t lanes = vectors * kLanes;
+  for (int64_t step = 0; step < steps; step += kChain) {
+    const int64_t chain = least(steps - step, kChain);
+    multiply<Arithmetic>(rows, count, columns + step * lanes, lanes, chain, vectors,
+                         step == 0 ? Update::overwrite : Update::add, nullptr, {scores, lanes});
+    rows.words += chain * rows.step_bytes;
   }
 }
 

@@ -15,9 +15,6 @@ namespace {
 
 constexpr int64_t kBlockKeys = 128;
 constexpr int64_t kStripKeys = 16;
-constexpr int64_t kChainSteps = 64;  // words of D summed in one chain: several short chains round less than one long
-
-MDM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 struct Workspace {
   float* queries;  // [D / kPack][lanes]
@@ -39,30 +36,10 @@ Workspace carve(uint64_t* scratch, int64_t width) {
   return work;
 }
 
-// Rows of a tensor as words: where they are, or widened into `wide`.
-template <class Arithmetic>
-Operand rows_operand(const char* rows, int64_t row_bytes, FloatType type, int64_t count, int64_t width, float* wide) {
-  if (Arithmetic::kPack == 2 || type == FloatType::float32) return rows_of_words(rows, row_bytes);
-  widen_rows(rows, row_bytes, type, count, width, wide);
-  return rows_of_words(wide, width * 4);
-}
-
 // Asks for rows that are needed soon.
 void prefetch_rows(const char* rows, int64_t row_bytes, int64_t count, int64_t bytes) {
   for (int64_t row = 0; row < count; ++row, rows += row_bytes) {
     for (int64_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(rows + offset, 0, 2);
-  }
-}
-
-// scores [count][lanes] = K Q^T
-template <class Arithmetic>
-void score(Operand keys, int64_t count, const float* queries, int64_t steps, int vectors, float* scores) {
-  const int64_t lanes = vectors * kLanes;
-  for (int64_t step = 0; step < steps; step += kChainSteps) {
-    const int64_t chain = least(steps - step, kChainSteps);
-    multiply<Arithmetic>(keys, count, queries + step * lanes, lanes, chain, vectors,
-                         step == 0 ? Update::overwrite : Update::add, nullptr, {scores, lanes});
-    keys.words += chain * keys.step_bytes;
   }
 }
 
@@ -106,8 +83,8 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
       store(state.sum + lane,
             weigh(Arithmetic{}, load(state.shift + lane), factor, keys, lanes, sum, work.scores + lane));
     }
-    pack_rows(Arithmetic{}, v, v_bytes, params.type, keys, width, work.values);
     const int64_t steps = (keys + Arithmetic::kPack - 1) / Arithmetic::kPack;
+    pack_rows(Arithmetic{}, v, v_bytes, params.type, keys, width, as_panels(work.values, steps));
     multiply<Arithmetic>(columns_of_panels(work.values, steps), width, work.scores, lanes, steps, vectors,
                          Update::decay, state.decay, {work.output, lanes});
   }
@@ -115,9 +92,7 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
   alignas(64) float inverse[kTileRows];
   finish(state, tile.count, inverse,
          params.lse + (tile.batch * params.heads + tile.head) * params.queries + tile.first);
-  char* out = static_cast<char*>(params.out.data) +
-              element * (tile.batch * params.out.batch_stride + tile.head * params.out.head_stride +
-                         tile.first * params.out.row_stride);
+  char* out = row_address(params.out, params.type, tile.batch, tile.head, tile.first);
   unpack_columns(work.output, inverse, vectors, tile.count, width, params.type, out, params.out.row_stride * element);
 }
 

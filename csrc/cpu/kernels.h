@@ -33,6 +33,9 @@ struct CpuKernels {
   void (*score_quality)(const ScoreQualityParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Tiles params.tiles[begin, end). scratch: 192 * width + 4112 words.
   void (*bidirectional_attention)(const BidirectionalAttentionParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  // Heads params.heads[begin, end). scratch: keys * width + 256 * width + 7184 words.
+  void (*bidirectional_attention_backward)(const BidirectionalAttentionBackwardParams&, int64_t begin, int64_t end,
+                                           uint64_t* scratch);
   // scratch, where a phase takes it: a slice of 32 values, then one of D words, each of at most 8 bytes.
   void (*linear_cross_entropy)(const LinearCrossEntropyParams&, LinearCrossEntropyPhase, int64_t begin, int64_t end,
                                uint64_t* scratch);
@@ -73,6 +76,8 @@ void score_quality(const ScoreQualityParams& params, int64_t begin, int64_t end,
 void bidirectional_attention(const BidirectionalAttentionParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void linear_cross_entropy(const LinearCrossEntropyParams& params, LinearCrossEntropyPhase phase, int64_t begin,
                           int64_t end, uint64_t* scratch);
+void bidirectional_attention_backward(const BidirectionalAttentionBackwardParams& params, int64_t begin, int64_t end,
+                                      uint64_t* scratch);
 void exp_nonpositive_array(const float* x, float* y, int64_t count);
 void log_array(const float* x, float* y, int64_t count);
 void exponential_array(const float* u, float* y, int64_t count);

@@ -20,6 +20,7 @@ const CpuKernels kernel_table = {
     score_hidden_state_words,
     score_quality,
     bidirectional_attention,
+    bidirectional_attention_backward,
     linear_cross_entropy,
     kBfloat16Pairs,
     exp_nonpositive_array,

@@ -127,33 +127,23 @@ inline std::vector<CostedTile> sequence_tiles(const BidirectionalAttentionParams
   return tiles;
 }
 
-// Tiles of every head, sequences and tiles that cost most first, heads together: threads that take the next one from
-// this list share a head's keys in cache and finish at about the same time.
-inline std::vector<AttentionTile> attention_tiles(const BidirectionalAttentionParams& params, int64_t* total_cost) {
-  struct Sequence {
-    int64_t index;
-    int64_t cost;
-    std::vector<CostedTile> tiles;
-  };
+struct Sequence {
+  int64_t index;
+  int64_t cost;  // of one head
+  std::vector<CostedTile> tiles;
+};
+
+// Sequences and their tiles, the most costly sequence first.
+inline std::vector<Sequence> attention_sequences(const BidirectionalAttentionParams& params) {
   std::vector<Sequence> sequences;
   for (int64_t b = 0; b < params.batch; ++b) {
     Sequence sequence{b, 0, sequence_tiles(params, b)};
     for (const CostedTile& tile : sequence.tiles) sequence.cost += tile.cost;
-    std::stable_sort(sequence.tiles.begin(), sequence.tiles.end(),
-                     [](const CostedTile& a, const CostedTile& b) { return a.cost > b.cost; });
     sequences.push_back(std::move(sequence));
   }
   std::stable_sort(sequences.begin(), sequences.end(),
                    [](const Sequence& a, const Sequence& b) { return a.cost > b.cost; });
-  std::vector<AttentionTile> tiles;
-  *total_cost = 0;
-  for (const Sequence& sequence : sequences) {
-    *total_cost += sequence.cost * params.heads;
-    for (int64_t head = 0; head < params.heads; ++head) {
-      for (const CostedTile& tile : sequence.tiles) tiles.push_back({sequence.index, head, tile.first, tile.count});
-    }
-  }
-  return tiles;
+  return sequences;
 }
 
 }  // namespace mdmcorrect

@@ -11,6 +11,22 @@ namespace {
 
 constexpr const char* kOp = "bidirectional_attention";
 
+// Tiles of every head, sequences and tiles that cost most first, heads together: threads that take the next one from
+// this list share a head's keys in cache and finish at about the same time.
+std::vector<AttentionTile> tiles_of_all(const BidirectionalAttentionParams& params, int64_t* total_cost) {
+  std::vector<AttentionTile> tiles;
+  *total_cost = 0;
+  for (Sequence& sequence : attention_sequences(params)) {
+    std::stable_sort(sequence.tiles.begin(), sequence.tiles.end(),
+                     [](const CostedTile& a, const CostedTile& b) { return a.cost > b.cost; });
+    *total_cost += sequence.cost * params.heads;
+    for (int64_t head = 0; head < params.heads; ++head) {
+      for (const CostedTile& tile : sequence.tiles) tiles.push_back({sequence.index, head, tile.first, tile.count});
+    }
+  }
+  return tiles;
+}
+
 std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                                    const std::optional<Tensor>& starts,
                                                    const std::optional<Tensor>& lengths,
@@ -26,7 +42,7 @@ std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor
   params.out = mutable_heads_of(out);
   params.lse = static_cast<float*>(lse.mutable_data_ptr());
   int64_t cost = 0;
-  const std::vector<AttentionTile> tiles = attention_tiles(params, &cost);
+  const std::vector<AttentionTile> tiles = tiles_of_all(params, &cost);
   params.tiles = tiles.data();
   const CpuKernels& kernels = chosen_kernels();
   // Sixteen queries meet a key in 2 * width products, a nanosecond for 8 to 16 of the width.

@@ -54,6 +54,11 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "Tensor? suppress, Tensor? row_index, int ignore_index, Tensor logsumexp, bool needs_hidden, bool needs_weight, "
       "bool needs_bias) -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
 
+  m.def(
+      "bidirectional_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor k, Tensor v, Tensor out, "
+      "Tensor lse, Tensor? starts, Tensor? lengths, Tensor? q_positions, int mask, bool hide_self, int block_size, "
+      "Tensor? shadow_of, float scale) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)");
+
   m.def("build_info() -> str");
 
   // An image (cubin or fatbin) of an op's CUDA kernels, uint8 [n], for a library that was built without nvcc.

@@ -216,3 +216,49 @@ def _fake(
     batch, heads, queries, width = q.shape
     out = q.new_empty((batch, queries, heads, width)).transpose(1, 2)
     return out, q.new_empty((batch, heads, queries), dtype=torch.float32)
+
+
+@torch.library.register_fake("mdmcorrect::bidirectional_attention_backward")
+def _fake_backward(
+    grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *_: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    def like(tensor: Tensor) -> Tensor:
+        batch, heads, length, width = tensor.shape
+        return tensor.new_empty((batch, length, heads, width)).transpose(1, 2)
+
+    return like(q), like(k), like(v)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale = inputs
+    ctx.save_for_backward(q, k, v, *output, starts, lengths, q_positions, shadow_of)
+    ctx.masking = mask, hide_self, block_size
+    ctx.scale = scale
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_out: Tensor | None, grad_lse: Tensor | None):
+    q, k, v, out, lse, starts, lengths, q_positions, shadow_of = ctx.saved_tensors
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    elif grad_out.stride(-1) != 1:
+        grad_out = grad_out.contiguous()
+    grads = torch.ops.mdmcorrect.bidirectional_attention_backward(
+        grad_out,
+        None if grad_lse is None else grad_lse.contiguous(),
+        q,
+        k,
+        v,
+        out,
+        lse,
+        starts,
+        lengths,
+        q_positions,
+        *ctx.masking,
+        shadow_of,
+        ctx.scale,
+    )
+    return *grads, *[None] * 8
+
+
+torch.library.register_autograd("mdmcorrect::bidirectional_attention", _backward, setup_context=_setup_context)

@@ -1,0 +1,78 @@
+// Binding of bidirectional_attention_backward: tensors in, params, tiles and heads out, kernel called.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "torch/attention.h"
+#include "torch/parallel.h"
+
+namespace mdmcorrect {
+namespace {
+
+constexpr const char* kOp = "bidirectional_attention_backward";
+
+void check_rows(const char* name, const Tensor& tensor, const BidirectionalAttentionParams& params, const Tensor& q) {
+  check(tensor.dim() == 3 && tensor.size(0) == params.batch && tensor.size(1) == params.heads &&
+            tensor.size(2) == params.queries,
+        kOp, name, ": expected shape [", params.batch, ", ", params.heads, ", ", params.queries, "], got ",
+        shape_of(tensor));
+  check(tensor.scalar_type() == ScalarType::Float, kOp, name, ": expected dtype float32");
+  check(tensor.is_contiguous(), kOp, name, ": expected a contiguous tensor");
+  check(tensor.device() == q.device(), kOp, name, ": expected the device of q");
+}
+
+std::tuple<Tensor, Tensor, Tensor> bidirectional_attention_backward(
+    const Tensor& grad_out, const std::optional<Tensor>& grad_lse, const Tensor& q, const Tensor& k, const Tensor& v,
+    const Tensor& out, const Tensor& lse, const std::optional<Tensor>& starts, const std::optional<Tensor>& lengths,
+    const std::optional<Tensor>& q_positions, int64_t mask, bool hide_self, int64_t block_size,
+    const std::optional<Tensor>& shadow_of, double scale) {
+  if (q.is_cuda()) throw_no_cuda_kernel(kOp);
+  BidirectionalAttentionBackwardParams params{};
+  params.forward =
+      attention_params(kOp, q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale);
+  BidirectionalAttentionParams& forward = params.forward;
+  check_heads(kOp, "out", out, forward.batch, forward.heads, forward.queries, q);
+  check_heads(kOp, "grad_out", grad_out, forward.batch, forward.heads, forward.queries, q);
+  check_rows("lse", lse, forward, q);
+  if (grad_lse) check_rows("grad_lse", *grad_lse, forward, q);
+  Tensor grad_q = empty_heads(forward.batch, forward.heads, forward.queries, q);
+  Tensor grad_k = empty_heads(forward.batch, forward.kv_heads, forward.keys, q);
+  Tensor grad_v = empty_heads(forward.batch, forward.kv_heads, forward.keys, q);
+  params.out = heads_of(out);
+  params.grad_out = heads_of(grad_out);
+  params.lse = static_cast<const float*>(lse.const_data_ptr());
+  params.grad_lse = grad_lse ? static_cast<const float*>(grad_lse->const_data_ptr()) : nullptr;
+  params.grad_q = mutable_heads_of(grad_q);
+  params.grad_k = mutable_heads_of(grad_k);
+  params.grad_v = mutable_heads_of(grad_v);
+
+  std::vector<AttentionTile> tiles;
+  std::vector<AttentionHead> heads;
+  int64_t cost = 0;
+  for (const Sequence& sequence : attention_sequences(forward)) {
+    const int64_t first = static_cast<int64_t>(tiles.size());
+    for (const CostedTile& tile : sequence.tiles) tiles.push_back({sequence.index, 0, tile.first, tile.count});
+    const int64_t end = static_cast<int64_t>(tiles.size());
+    for (int64_t head = 0; head < forward.kv_heads; ++head) heads.push_back({sequence.index, head, first, end});
+    cost += sequence.cost * forward.heads;
+  }
+  forward.tiles = tiles.data();
+  params.heads = heads.data();
+  const CpuKernels& kernels = chosen_kernels();
+  const int64_t words = forward.keys * forward.width + 256 * forward.width + 7184;
+  parallel_items(static_cast<int64_t>(heads.size()), 3 * cost * forward.width / 8, words,
+                 [&](int64_t begin, int64_t end, uint64_t* scratch) {
+                   kernels.bidirectional_attention_backward(params, begin, end, scratch);
+                 });
+  return {grad_q, grad_k, grad_v};
+}
+
+}  // namespace
+}  // namespace mdmcorrect
+
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) {
+  m.impl("bidirectional_attention_backward", TORCH_BOX(&mdmcorrect::bidirectional_attention_backward));
+}
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CUDA, m) {
+  m.impl("bidirectional_attention_backward", TORCH_BOX(&mdmcorrect::bidirectional_attention_backward));
+}
