@@ -1,28 +1,95 @@
-"""What nvcc makes of the CUDA kernels: they compile, and keep everything in registers."""
+"""What nvcc makes of the CUDA kernels: they compile, keep all in registers, and use the instructions they should."""
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NVCC = shutil.which("nvcc")
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+ARCHS = ["sm_80", "sm_90"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(NVCC is None, reason="needs nvcc")]
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("source", sorted((ROOT / "csrc" / "cuda").glob("*.cu")), ids=lambda path: path.stem)
-def test_no_local_memory(source, arch, tmp_path):
+class Usage(NamedTuple):
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    registers: int
+
+
+@functools.cache
+def compiled(op: str, arch: str) -> tuple[Path, dict[str, Usage]]:
+    """The cubin of an operator's kernels, and what each of them uses as ptxas says."""
+    cubin = Path(tempfile.mkdtemp(prefix="mdmcorrect-cubin-")) / f"{op}-{arch}.cubin"
     command = [NVCC, "-std=c++17", "-O3", "--fmad=false", f"-arch={arch}", "-Xptxas=-v", f"-I{ROOT / 'csrc'}", "-cubin"]
     result = subprocess.run(
-        [*command, "-o", str(tmp_path / "kernel.cubin"), str(source)], capture_output=True, text=True, check=False
+        [*command, "-o", str(cubin), str(ROOT / "csrc" / "cuda" / f"{op}.cu")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
-    usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
+    entry = re.compile(
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads.*?Used (\d+) registers",
+        re.S,
+    )
+    return cubin, {name: Usage(*map(int, numbers)) for name, *numbers in entry.findall(result.stderr)}
+
+
+def disassembly(cubin: Path) -> dict[str, str]:
+    """Each kernel's machine code."""
+    folders = (Path(entry) / "nvidia" for entry in sys.path)
+    found = [str(tool) for folder in folders for tool in folder.glob("*/bin/cuobjdump")]
+    tool = shutil.which("cuobjdump") or next(iter(found), None)
+    if tool is None:
+        pytest.skip("needs cuobjdump (pip install nvidia-cuda-cuobjdump)")
+    text = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+    parts = re.split(r"Function : (\w+)", text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("op", [path.stem for path in SOURCES])
+def test_no_local_memory(op, arch):
+    _, usage = compiled(op, arch)
     assert usage
-    assert all(numbers == ("0", "0", "0") for numbers in usage), result.stderr
+    assert all(kernel[:3] == (0, 0, 0) for kernel in usage.values()), usage
+
+
+# Registers per thread of the attention kernels, at most: with 128 threads, 168 let three blocks share an SM, 255 two.
+ATTENTION_REGISTERS = {32: 176, 64: 232, 96: 224, 128: 255, 192: 176, 256: 232}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_attention_stays_within_its_registers(arch):
+    _, usage = compiled("bidirectional_attention", arch)
+    assert len(usage) == 2 * len(ATTENTION_REGISTERS)
+    for name, used in usage.items():
+        assert used.registers <= ATTENTION_REGISTERS[int(name.rsplit("_", 1)[1])], (name, used)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_attention_multiplies_on_tensor_cores(arch):
+    for name, code in disassembly(compiled("bidirectional_attention", arch)[0]).items():
+        products = re.findall(r"HMMA\.16816\.F32(\.BF16)?", code)
+        width, row_tiles = int(name.rsplit("_", 1)[1]), 2 if int(name.rsplit("_", 1)[1]) <= 128 else 1
+        keys = 64 if width <= 64 else 32
+        assert len(products) == 2 * row_tiles * (width // 16) * (keys // 8), name  # Q K^T and P V, unrolled, once
+        assert (".BF16" in products) == ("bfloat16" in name)
+        assert re.search(r"LDSM\.16\.M88\.4", code)
+        assert re.search(r"LDSM\.16\.MT88\.4", code)  # transposed, for V
+        assert re.search(r"LDGSTS\.E\.BYPASS\.128", code)  # cp.async past L1
+        assert re.search(r"STG\.E\.128", code)
+        assert not re.search(r"\b(LDL|STL)\b", code)

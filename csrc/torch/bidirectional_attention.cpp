@@ -3,7 +3,10 @@
 
 #include <tuple>
 
+#include "cuda/bidirectional_attention.h"
 #include "torch/attention.h"
+#include "torch/cuda_attention.h"
+#include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 
 namespace mdmcorrect {
@@ -33,7 +36,6 @@ std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor
                                                    const std::optional<Tensor>& q_positions, int64_t mask,
                                                    bool hide_self, int64_t block_size,
                                                    const std::optional<Tensor>& shadow_of, double scale) {
-  if (q.is_cuda()) throw_no_cuda_kernel(kOp);
   BidirectionalAttentionParams params =
       attention_params(kOp, q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale);
   Tensor out = empty_heads(params.batch, params.heads, params.queries, q);
@@ -41,6 +43,16 @@ std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor
       torch::stable::empty({params.batch, params.heads, params.queries}, ScalarType::Float, std::nullopt, q.device());
   params.out = mutable_heads_of(out);
   params.lse = static_cast<float*>(lse.mutable_data_ptr());
+  if (q.is_cuda()) {
+    check_cuda_attention(kOp, params);
+    const Tensor aligned[] = {aligned_heads(q), aligned_heads(k), aligned_heads(v)};
+    params.q = heads_of(aligned[0]);
+    params.k = heads_of(aligned[1]);
+    params.v = heads_of(aligned[2]);
+    CudaLauncher launcher(kOp, q);
+    cuda::bidirectional_attention(params, nullptr, launcher);
+    return {out, lse};
+  }
   int64_t cost = 0;
   const std::vector<AttentionTile> tiles = tiles_of_all(params, &cost);
   params.tiles = tiles.data();

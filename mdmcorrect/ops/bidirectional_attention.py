@@ -102,7 +102,7 @@ def bidirectional_attention(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: a shape, device, number or combination that does not fit.
-        RuntimeError: a CUDA tensor, for which there is no kernel.
+        RuntimeError: a CUDA tensor of float32, or in a build without CUDA kernels: those take bfloat16 and float16.
 
     Example:
         >>> q = k = v = torch.eye(32)[None, None, :2]

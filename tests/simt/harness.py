@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from params import FLOAT_TYPES, ROOT, FloatGrid, Grid, RowInts, params_of
+from params import FLOAT_TYPES, ROOT, FloatGrid, Grid, Heads, MutableHeads, RowInts, params_of
 
 SOURCE = Path(__file__).resolve().parent
 RED_ZONE = 4096  # bytes around every buffer that belong to nobody
@@ -92,6 +92,8 @@ class Simt:
         self._names: list[str] = []
         self._memory: list[np.ndarray] = []
         self._outputs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.shared_requests = 0  # of the last launches' warps to shared memory
+        self.bank_conflicts = 0  # turns they lost to conflicts on its banks
 
     def launch(self, op: str, **fields) -> dict[str, Traffic]:
         """Calls csrc/cuda/<op>.cu's launcher. Arrays given for outputs are written in place; None is a null pointer."""
@@ -123,6 +125,9 @@ class Simt:
         fault = self.library.simt_fault().decode()
         source_line = self._source_line() if fault else ""
         traffic = {name: self._traffic(i) for i, name in enumerate(self._names)}
+        banks = (ctypes.c_uint64 * 2)()
+        self.library.simt_banks(banks)
+        self.shared_requests, self.bank_conflicts = banks
         self.library.simt_reset()
         if fault:
             raise Fault(fault + source_line)
@@ -159,6 +164,11 @@ class Simt:
             return kind(*entries)
         if not isinstance(value, np.ndarray):
             return value
+        if kind is MutableHeads:  # [B, H, S, D] in the memory order of [B, S, H, D], written in pieces of 16 bytes
+            rows = value.swapaxes(1, 2)
+            assert rows.flags.c_contiguous
+            strides = [stride // value.itemsize for stride in value.strides[:3]]
+            return MutableHeads(self.place(name, rows, granule=16), *strides)
         if output:
             assert value.flags.c_contiguous
             return self.place(name, value, granule=value.itemsize)
@@ -168,6 +178,9 @@ class Simt:
             return FloatGrid(address, *strides, float_type(value))
         if kind is Grid:
             return Grid(address, *strides)
+        if kind is Heads:
+            assert value.strides[3] == value.itemsize
+            return Heads(address, *strides[:3])
         if kind is RowInts:
             return RowInts(address, strides[0] if strides else 0)
         return address

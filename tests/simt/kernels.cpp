@@ -2,6 +2,7 @@
 // csrc/core/<op>_params.h, whose size it compares with simt_sizeof_<op>.
 #include <string.h>
 
+#include "cuda/bidirectional_attention.h"
 #include "cuda/remask_step.h"
 #include "cuda/select_positions.h"
 #include "simt/launch.h"
@@ -49,24 +50,34 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
   }                                                                                             \
   SIMT_VISIBLE size_t simt_sizeof_##op() { return sizeof(mdmcorrect::Params); }
 
+SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)
 SIMT_OP(remask_step, RemaskStepParams)
 SIMT_OP(select_positions, SelectPositionsParams)
 
+#define ATTENTION_KERNELS(of)                                                                                       \
+  of(bfloat16_32) of(bfloat16_64) of(bfloat16_96) of(bfloat16_128) of(bfloat16_192) of(bfloat16_256) of(float16_32) \
+      of(float16_64) of(float16_96) of(float16_128) of(float16_192) of(float16_256)
+#define DECLARE_ATTENTION(kernel) void bidirectional_attention_##kernel(BidirectionalAttentionParams);
+
+using mdmcorrect::BidirectionalAttentionParams;
 using mdmcorrect::RemaskStepParams;
 using mdmcorrect::SelectPositionsParams;
 using mdmcorrect::cuda::RowKernel;
 
 extern "C" {
+ATTENTION_KERNELS(DECLARE_ATTENTION)
 void remask_step_rows(RowKernel<RemaskStepParams>);
 void select_positions_rows(RowKernel<SelectPositionsParams>);
 }
 
 #define SIMT_KERNEL(kernel, ...) {#kernel, run_kernel<__VA_ARGS__, kernel>}
 
+#define ATTENTION_ENTRY(kernel) SIMT_KERNEL(bidirectional_attention_##kernel, BidirectionalAttentionParams),
+
 namespace {
 
 const Entry entries[] = {
-    SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
+    ATTENTION_KERNELS(ATTENTION_ENTRY) SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
     SIMT_KERNEL(select_positions_rows, RowKernel<SelectPositionsParams>),
     {nullptr, nullptr},
 };

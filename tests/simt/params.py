@@ -24,6 +24,14 @@ class FloatGrid(ctypes.Structure):
     _fields_ = [*Grid._fields_, ("type", ctypes.c_int32)]
 
 
+class Heads(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), *((f"{name}_stride", ctypes.c_int64) for name in ("batch", "head", "row"))]
+
+
+class MutableHeads(Heads):
+    """Written by the kernel."""
+
+
 SCALARS = {
     "int64_t": ctypes.c_int64,
     "int32_t": ctypes.c_int32,
@@ -31,8 +39,11 @@ SCALARS = {
     "float": ctypes.c_float,
     "bool": ctypes.c_bool,
     "FloatType": ctypes.c_int32,
+    "AttentionMask": ctypes.c_int32,
     "RowInts": RowInts,
     "FloatGrid": FloatGrid,
+    "Heads": Heads,
+    "MutableHeads": MutableHeads,
 }
 
 
@@ -58,15 +69,16 @@ def _field(declaration: str, constants: dict[str, int]) -> list[tuple[str, type,
     match = re.match(r"(const )?([\w:]+(?:<\w+>)?)(\*?) (.+)$", declaration)
     assert match is not None, f"a declaration that tests/simt/params.py cannot read: {declaration}"
     const, base, star, names = match.groups()
+    written = base == "MutableHeads" or bool(star and not const)
     kind = ctypes.c_void_p if star else Grid if base.startswith("Grid<") else SCALARS[base]
     fields = []
     for name in names.split(", "):
         array = re.match(r"(\w+)\[(\w+)\]$", name)
         if array:
             count = constants.get(array[2]) or int(array[2])
-            fields.append((array[1], kind * count, bool(star and not const)))
+            fields.append((array[1], kind * count, written))
         else:
-            fields.append((name, kind, bool(star and not const)))
+            fields.append((name, kind, written))
     return fields
 
 

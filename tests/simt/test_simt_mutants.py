@@ -5,20 +5,17 @@ A detector that misses a removed barrier, or a barrier nothing needs, fails here
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
-import shutil
-import subprocess
-from pathlib import Path
 
+import attention_cases
+import device_ops
 import harness
 import numpy as np
 import pytest
 import test_simt_remask_step as remask
-from harness import ROOT, Fault, Simt
+from harness import Fault, Simt
+from mutants import CUDA, compile_mutant
 
-CUDA = ROOT / "csrc" / "cuda"
 BARRIER = re.compile(r"^\s*__sync(threads|warp)\(\);")
 
 
@@ -27,26 +24,10 @@ def barriers(source: str) -> list[int]:
     return [i for i, line in enumerate((CUDA / source).read_text().splitlines()) if BARRIER.match(line)]
 
 
-def compile_mutant(source: str, line: int, kernel: str, folder: Path) -> Path:
-    """The harness's library with one line of `source` left out of `kernel`.cu."""
-    build = harness.build().parent
-    shutil.copytree(CUDA, folder / "cuda")
+def without_line(source: str, line: int) -> str:
     text = (CUDA / source).read_text().splitlines(keepends=True)
     text[line] = "\n"
-    (folder / "cuda" / source).write_text("".join(text))
-    entry = next(e for e in json.loads((build / "compile_commands.json").read_text()) if f"/{kernel}.cu" in e["file"])
-    command = shlex.split(entry["command"])
-    original = command[command.index("-o") + 1]
-    command[command.index("-o") + 1] = str(folder / "mutant.o")
-    command[command.index("-c") + 1] = str(folder / "cuda" / f"{kernel}.cu")
-    command.insert(command.index("-o"), f"-I{folder}")
-    command = [part for part in command if part != f"-I{ROOT / 'csrc'}"]
-    command += [f"-I{ROOT / 'csrc'}"]
-    subprocess.run(command, cwd=build, check=True, capture_output=True)
-    objects = [str(path) for path in build.rglob("*.o") if path != build / original]
-    library = folder / "libmutant.so"
-    subprocess.run(["g++", "-shared", "-o", str(library), *objects, str(folder / "mutant.o"), "-ldl"], check=True)
-    return library
+    return "".join(text)
 
 
 def run_remask(simt: Simt) -> None:
@@ -61,8 +42,18 @@ def run_remask(simt: Simt) -> None:
     remask.check(simt, tokens, proposals, **scores, keep_count=150)
 
 
+def run_attention(simt: Simt) -> None:
+    """Three tiles of keys, the last one masked."""
+    device_ops.bidirectional_attention(simt, *attention_cases.heads(1, 150, 64, q_heads=1))
+
+
 # Device source -> the kernel and the run that reach all of it.
-REACHED_BY = {"radix_select.cuh": ("remask_step", run_remask)}
+REACHED_BY = {
+    "radix_select.cuh": ("remask_step", run_remask),
+    "attention_keys.cuh": ("bidirectional_attention", run_attention),
+    "bidirectional_attention.cuh": ("bidirectional_attention", run_attention),
+    "mma_tiles.cuh": ("bidirectional_attention", run_attention),
+}
 
 
 def test_every_source_with_a_barrier_is_listed():
@@ -73,7 +64,7 @@ def test_every_source_with_a_barrier_is_listed():
 @pytest.mark.parametrize(("source", "line"), [(source, line) for source in REACHED_BY for line in barriers(source)])
 def test_a_removed_barrier_is_found(library, source, line, tmp_path):
     kernel, run = REACHED_BY[source]
-    mutant = compile_mutant(source, line, kernel, tmp_path)
+    mutant = compile_mutant(source, without_line(source, line), kernel, tmp_path)
     caught = 0
     for order in harness.ORDERS:
         try:

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "runtime/banks.h"
 #include "runtime/machine.h"
 #include "runtime/memory.h"
 
@@ -28,6 +29,7 @@ SIMT_API void simt_reset() {
   buffers.clear();
   machine.fault.clear();
   machine.fault_pc = nullptr;
+  bank_count = {};
 }
 
 SIMT_API void simt_set_order(int order) { machine.order = static_cast<Order>(order); }
@@ -53,6 +55,12 @@ SIMT_API void simt_traffic(int buffer, uint64_t* out) {
     *out++ = traffic->requests;
     *out++ = traffic->sectors;
   }
+}
+
+// Requests to shared memory, and turns lost to conflicts on its banks.
+SIMT_API void simt_banks(uint64_t* out) {
+  out[0] = bank_count.requests;
+  out[1] = bank_count.conflicts;
 }
 
 SIMT_API const char* simt_fault() { return machine.fault.c_str(); }

@@ -4,7 +4,7 @@
 using simt::Access;
 
 #define SIMT_HOOK(name, bytes, kind) \
-  extern "C" void name(void* p) { simt::access(p, bytes, Access::kind, __builtin_return_address(0)); }
+  extern "C" void name(void* p) { simt::load_or_store(p, bytes, Access::kind, __builtin_return_address(0)); }
 
 SIMT_HOOK(__tsan_read1, 1, read)
 SIMT_HOOK(__tsan_read2, 2, read)
@@ -30,9 +30,9 @@ SIMT_HOOK(__tsan_unaligned_write16, 16, write)
 extern "C" {
 void __tsan_init() {}
 void __tsan_read_range(void* p, long bytes) {
-  simt::access(p, static_cast<unsigned>(bytes), Access::read, __builtin_return_address(0));
+  simt::load_or_store(p, static_cast<unsigned>(bytes), Access::read, __builtin_return_address(0));
 }
 void __tsan_write_range(void* p, long bytes) {
-  simt::access(p, static_cast<unsigned>(bytes), Access::write, __builtin_return_address(0));
+  simt::load_or_store(p, static_cast<unsigned>(bytes), Access::write, __builtin_return_address(0));
 }
 }

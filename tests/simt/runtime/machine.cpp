@@ -118,7 +118,10 @@ static void start_block() {
     thread.copy_groups = 0;
     prepare_fiber(&thread.fiber, stack_of(id), thread_main);
   }
-  for (Warp& warp : machine.warps) warp.sites.clear();
+  for (Warp& warp : machine.warps) {
+    warp.sites.clear();
+    warp.bank_sites.clear();
+  }
 }
 
 static void report_deadlock() {

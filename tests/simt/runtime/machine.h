@@ -34,6 +34,19 @@ struct Site {
   std::vector<Request> requests;
 };
 
+// The same for shared memory, where the banks matter.
+struct BankRequest {
+  unsigned mask;
+  uint32_t addresses[kLanes];
+};
+struct BankSite {
+  const void* pc;
+  bool write;
+  unsigned bytes;
+  uint32_t count[kLanes];
+  std::vector<BankRequest> requests;
+};
+
 // cp.async: the bytes are in flight until the wait.
 struct PendingCopy {
   unsigned char* shared;
@@ -71,6 +84,7 @@ struct Warp {
   uint32_t warps_seen[kMaxWarps];  // how far each warp's accesses are known to be before ours
   uint32_t lanes_seen[kLanes][kLanes];
   std::vector<Site> sites;
+  std::vector<BankSite> bank_sites;
   unsigned char gathered[kLanes * 64];
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "runtime/banks.h"
 #include "runtime/machine.h"
 #include "runtime/stacks.h"
 
@@ -49,6 +50,7 @@ static bool in_this_library(uintptr_t address) {
 static Buffer* buffer_of(uintptr_t address, int* index) {
   static int last = 0;
   const int count = static_cast<int>(buffers.size());
+  if (last >= count) last = 0;  // an earlier launch had more buffers
   for (int i = 0; i < count; ++i) {
     const int candidate = last + i < count ? last + i : last + i - count;
     Buffer* buffer = buffers[candidate].get();
@@ -172,6 +174,14 @@ void access(void* pointer, unsigned bytes, Access kind, const void* pc) {
   if (!in_this_library(address)) fail_outside(address, bytes, kind, pc);
 }
 
+void load_or_store(void* pointer, unsigned bytes, Access kind, const void* pc) {
+  const size_t offset = static_cast<size_t>(static_cast<unsigned char*>(pointer) - mdm_shared_memory);
+  if (machine.running && offset < kSharedCapacity) {
+    note_bank_access(static_cast<uint32_t>(offset), bytes, kind != Access::read, pc);
+  }
+  access(pointer, bytes, kind, pc);
+}
+
 void atomic_access(void* address, unsigned bytes) {
   access(address, bytes, Access::atomic, __builtin_return_address(0));
 }
@@ -200,6 +210,7 @@ void finish_block_memory() {
       }
     }
     machine.warps[warp].sites.clear();
+    finish_bank_accesses(warp);
   }
 }
 

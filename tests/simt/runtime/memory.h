@@ -31,6 +31,8 @@ extern std::vector<std::unique_ptr<Buffer>> buffers;
 
 // Every access of a device thread comes here, from the compiler's hooks and the harness's own functions.
 void access(void* address, unsigned bytes, Access kind, const void* pc);
+// The same for a plain load or store, which also meets the banks of shared memory.
+void load_or_store(void* address, unsigned bytes, Access kind, const void* pc);
 // A cp.async's destination; `landed` says which end.
 void copy_in_flight(unsigned char* shared, unsigned bytes, bool landed, const void* pc);
 

@@ -1,0 +1,49 @@
+// Bodies of csrc/cuda/ptx.cuh. The runtime does them (runtime/warp_instructions.cpp): what a warp does together is one
+// collective of all its lanes, and what cp.async copies arrives at its wait.
+#pragma once
+
+#include "core/round_to.h"
+
+namespace simt {
+
+enum class Operand { bfloat16, float16 };
+
+uint32_t shared_address(const void* pointer);
+void ldmatrix_x4(uint32_t* d, uint32_t address, bool transposed);
+void mma_m16n8k16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1, Operand type);
+void cp_async(uint32_t address, const void* global, uint32_t bytes, uint32_t bytes_read);
+void cp_async_commit();
+void cp_async_wait(unsigned pending);
+
+}  // namespace simt
+
+namespace MDM_NAMESPACE::ptx {
+
+inline uint32_t shared_address(const void* pointer) { return simt::shared_address(pointer); }
+__forceinline__ void ldmatrix_x4(uint32_t (&d)[4], uint32_t address) { simt::ldmatrix_x4(d, address, false); }
+__forceinline__ void ldmatrix_x4_trans(uint32_t (&d)[4], uint32_t address) { simt::ldmatrix_x4(d, address, true); }
+__forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  simt::mma_m16n8k16(d, a, b0, b1, simt::Operand::bfloat16);
+}
+__forceinline__ void mma_fp16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  simt::mma_m16n8k16(d, a, b0, b1, simt::Operand::float16);
+}
+__forceinline__ void cp_async_16(uint32_t address, const void* global, uint32_t bytes) {
+  simt::cp_async(address, global, 16, bytes);
+}
+__forceinline__ void cp_async_8(uint32_t address, const void* global) { simt::cp_async(address, global, 8, 8); }
+inline void cp_async_commit() { simt::cp_async_commit(); }
+template <int kPending>
+void cp_async_wait() {
+  simt::cp_async_wait(kPending);
+}
+
+inline float exp2_approx(float x) { return exp2f(x); }
+inline uint32_t pack_bf16(float low, float high) {
+  return float_to_bfloat16(low) | static_cast<uint32_t>(float_to_bfloat16(high)) << 16;
+}
+inline uint32_t pack_fp16(float low, float high) {
+  return float_to_float16(low) | static_cast<uint32_t>(float_to_float16(high)) << 16;
+}
+
+}  // namespace MDM_NAMESPACE::ptx
