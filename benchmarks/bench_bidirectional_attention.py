@@ -35,8 +35,16 @@ def products(flops: float, dtype: torch.dtype) -> Callable[[], object]:
     pairs = dtype == torch.bfloat16 and host.multiply_probe(isa, True, 1) > 0
     threads = torch.get_num_threads()
     repeats = max(1, round(flops / threads / host.multiply_probe(isa, pairs, 1)))
-    pool = ThreadPoolExecutor(threads)
-    return lambda: list(pool.map(lambda _: host.multiply_probe(isa, pairs, repeats), range(threads)))
+    others = ThreadPoolExecutor(max(1, threads - 1))
+
+    def run() -> None:
+        # This thread takes a share too: a pool of its own size is often woken on one core.
+        shares = [others.submit(host.multiply_probe, isa, pairs, repeats) for _ in range(threads - 1)]
+        host.multiply_probe(isa, pairs, repeats)
+        for share in shares:
+            share.result()
+
+    return run
 
 
 def forward_flops(shape: tuple[int, ...]) -> float:

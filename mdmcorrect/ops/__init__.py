@@ -9,6 +9,7 @@ from mdmcorrect import _native
 
 _native.load()  # before anything here imports torch: what is missing is then said in one sentence
 
+from mdmcorrect.ops.attention_backend import AttentionBackend, attention_backend  # noqa: E402
 from mdmcorrect.ops.bidirectional_attention import bidirectional_attention  # noqa: E402
 from mdmcorrect.ops.count_positions import count_positions  # noqa: E402
 from mdmcorrect.ops.linear_cross_entropy import linear_cross_entropy  # noqa: E402
@@ -19,7 +20,9 @@ from mdmcorrect.ops.score_tokens import TokenScores, score_tokens  # noqa: E402
 from mdmcorrect.ops.select_positions import select_positions  # noqa: E402
 
 __all__ = [
+    "AttentionBackend",
     "TokenScores",
+    "attention_backend",
     "bidirectional_attention",
     "count_positions",
     "linear_cross_entropy",
