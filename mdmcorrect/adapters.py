@@ -78,14 +78,67 @@ class Guided:
         output = self.model(
             torch.cat([tokens, torch.where(hidden, request.mask_id, tokens)]), _repeated(request, 2, half)
         )
+        return _halves(output, half, self.scale)
+
+
+class ConditionGuided:
+    """Guidance between a condition and none (D-CFG, arXiv 2412.10193): ``gamma log p(x|c) + (1 - gamma) log p(x)``.
+
+    That is classifier-free guidance of scale ``gamma - 1``, which is what is computed. Both halves go through the model
+    in one call of twice the rows, which counts as two forwards per row.
+
+    Args:
+        model: a model that takes a ``condition``, given to the sampler as a tensor with a leading dimension of B.
+        gamma: 1 is no guidance.
+        null: the condition that stands for none, of the shape of one row's.
+        in_corrections: guide corrector passes too; False answers these with the condition alone, as ProSeCo does
+            (arXiv 2602.11590).
+    """
+
+    def __init__(self, model: Any, gamma: float, null: Tensor, *, in_corrections: bool = False) -> None:
+        self.model, self.__name__ = as_model(model), model_name(model)
+        self.gamma, self.null, self.in_corrections = gamma, null, in_corrections
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        condition = request.condition
+        if not isinstance(condition, Tensor) or condition.shape[1:] != self.null.shape:
+            got = list(condition.shape) if isinstance(condition, Tensor) else type(condition).__name__
+            raise ValueError(f"condition: expected [B, *{list(self.null.shape)}] like null, got {got}")
+        if request.correction and not self.in_corrections:
+            return self.model(tokens, request)
+        half = len(tokens)
+        both = torch.cat([condition, self.null.to(condition).expand_as(condition)])
+        output = self.model(torch.cat([tokens, tokens]), replace(_repeated(request, 2, half), condition=both))
+        return _halves(output, half, self.gamma - 1)
+
+
+class Steered:
+    """A model plus another one's logits: ``model + scale * steering``.
+
+    A steering network whose last layer starts at zero leaves the model as it is, and learns what a reward asks of it
+    (DDPP, arXiv 2410.08134; :func:`mdmcorrect.losses.ddpp_loss`) while the model stands. Every row makes two forwards.
+
+    Args:
+        model: a model, whose quality is kept.
+        steering: another, of the same vocabulary.
+        scale: factor of the steering's logits.
+    """
+
+    def __init__(self, model: Any, steering: Any, scale: float = 1.0) -> None:
+        self.model, self.steering, self.scale = as_model(model), as_model(steering), scale
+        self.__name__ = model_name(model)
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        output, other = self.model(tokens, request), self.steering(tokens, request)
+        if other.logits.shape != output.logits.shape:
+            raise ValueError(
+                f"steering: expected logits {list(output.logits.shape)} like the model's, "
+                f"got {list(other.logits.shape)}"
+            )
         return replace(
             output,
-            logits=output.logits[:half],
-            uncond_logits=output.logits[half:],
-            guidance=self.scale,
-            quality=None if output.quality is None else output.quality[:half],
-            hidden=None if output.hidden is None else output.hidden[:half],
-            forwards=2 * output.forwards,
+            logits=output.logits + self.scale * other.logits.to(output.logits.dtype),
+            forwards=output.forwards + other.forwards,
         )
 
 
@@ -187,4 +240,17 @@ def _repeated(request: Request, times: int, rows: int) -> Request:
         request,
         **{name: again(getattr(request, name)) for name in tensors},
         windows=None if request.windows is None else request.windows * times,
+    )
+
+
+def _halves(output: Output, half: int, guidance: float) -> Output:
+    """The answer to a batch of which the second half is unconditional."""
+    return replace(
+        output,
+        logits=output.logits[:half],
+        uncond_logits=output.logits[half:],
+        guidance=guidance,
+        quality=None if output.quality is None else output.quality[:half],
+        hidden=None if output.hidden is None else output.hidden[:half],
+        forwards=2 * output.forwards,
     )

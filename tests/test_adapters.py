@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mdmcorrect.adapters import DualCache, Guided, PrefixCache, RightShifted
+from mdmcorrect.adapters import ConditionGuided, DualCache, Guided, PrefixCache, RightShifted
 from mdmcorrect.model import Output
-from mdmcorrect.samplers import Blocks, FastDLLM, LLaDA
+from mdmcorrect.samplers import Blocks, FastDLLM, LLaDA, ProSeCo
 
 MASK = 11
 
@@ -131,3 +131,40 @@ def test_an_answer_for_some_columns_must_fit_them():
 
     with pytest.raises(ValueError, match=r"expected logits \[3, 9, V\]"):
         LLaDA(steps=3)(short, canvas(), mask_id=MASK)
+
+
+def test_condition_guidance_mixes_log_probabilities_and_leaves_corrections_alone():
+    seen = []
+
+    def model(tokens, request):
+        seen.append((request.correction, request.condition.tolist()))
+        return Output(logits=request.condition[:, None, None] * torch.arange(6.0).expand(*tokens.shape, 6) / 10)
+
+    def logits_of(gamma, **options):
+        kept = []
+        guided = ConditionGuided(model, gamma, torch.tensor(0.5), **options)
+        preset = ProSeCo(steps=1, corrector_steps=1, temperature=0.0)
+        result = preset(
+            guided,
+            torch.tensor([[5, 2, 5], [5, 1, 5]]),
+            mask_id=5,
+            fixed=torch.zeros(2, 3, dtype=torch.bool),
+            condition=torch.tensor([1.0, 3.0]),
+            logits_processor=lambda tokens, logits: kept.append(logits) or logits,
+        )
+        return kept, result
+
+    kept, result = logits_of(2.0)
+    base = torch.arange(6.0) / 10
+    expected = torch.stack([2 * base * 1.0 - base * 0.5, 2 * base * 3.0 - base * 0.5])
+    torch.testing.assert_close(kept[0], expected[:, None].expand(2, 3, 6))
+    assert seen[0] == (0, [1.0, 3.0, 0.5, 0.5])
+    corrections = [condition for correction, condition in seen if correction]
+    assert corrections
+    assert all(len(condition) <= 2 for condition in corrections)
+    assert result.nfe.min() >= 3
+    seen.clear()
+    logits_of(2.0, in_corrections=True)
+    assert all(0.5 in condition for correction, condition in seen if correction)
+    with pytest.raises(ValueError, match=r"condition: expected \[B, \*\[\]\] like null, got NoneType"):
+        ProSeCo(steps=1)(ConditionGuided(model, 2.0, torch.tensor(0.5)), torch.full((1, 2), 5), mask_id=5)

@@ -1,6 +1,7 @@
 """Losses that teach a masked diffusion model to correct itself, each with a form that calls the model and one that
 takes logits."""
 
+from .ddpp import LogPartition, ddpp_loss
 from .masking import mask_tokens
 from .mdlm import mdlm_loss, mdlm_loss_from_logits
 from .outputs import LossOutput
@@ -8,9 +9,11 @@ from .prism import PrismInputs, prism_inputs, prism_loss, prism_loss_from_logits
 from .proseco import corrector_inputs, proseco_loss, proseco_loss_from_logits
 
 __all__ = [
+    "LogPartition",
     "LossOutput",
     "PrismInputs",
     "corrector_inputs",
+    "ddpp_loss",
     "mask_tokens",
     "mdlm_loss",
     "mdlm_loss_from_logits",

@@ -5,6 +5,7 @@ from .correct import Correct, FixedPoint
 from .counts import CeilTarget, CountRule, EntropyBound, EvenSplit, Factor, RoundedGrid, Threshold, TimeGrid
 from .edit import Edit, EditRule, Overwrite, RemaskDoubtful, Rewrite
 from .informed import Informed, Resample
+from .loop import Looped
 from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update, WholeRow
 from .pool import FixedOrder, Kappa, Keep, Noise, Pool
 from .presets import (
@@ -86,6 +87,7 @@ __all__ = [
     "LLaDA2",
     "LLaDA21",
     "LearnedOrder",
+    "Looped",
     "MaskGIT",
     "Moment",
     "Noise",

@@ -37,6 +37,7 @@ from mdmcorrect.samplers import (
     Kappa,
     LearnedOrder,
     LLaDA,
+    Looped,
     MaskGIT,
     Noise,
     P2Plus,
@@ -236,6 +237,16 @@ COMBINATIONS = {
             steps=9,
             unmask=Unmask("max_probability", CeilTarget()),
             remask=Remask("quality", Constant(2), stop=8),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "prism-loop": (
+        PRISM(steps=8, remask_count=2, loop_start=5, loop_steps=4, loop_count=3),
+        Sampler(
+            steps=12,
+            plan=Looped(
+                Unmask("random", CeilTarget()), Remask("quality", Constant(2)), loop_start=5, loops=4, loop_count=3
+            ),
             scoring=Scoring(temperature=1.0),
         ),
     ),

@@ -163,3 +163,18 @@ def test_settings_that_contradict_are_refused():
         PRISM(steps=3, remask_count=-1)
     with pytest.raises(ValueError, match="eta: expected 0 <= eta <= 1, got 2"):
         PRISM(steps=3, eta=2)
+
+
+def test_the_loop_holds_the_count_and_exchanges_random_tokens():
+    tokens = torch.full((3, 24), 11)
+    preset = PRISM(steps=12, remask=None, loop_start=6, loop_steps=5, loop_count=4)
+    result = preset(Toy(), tokens, mask_id=11, seed=3)
+    before = [int((event.before[0] != 11).sum()) for event in result.history]
+    assert before == [0, 2, 4, 6, 8, 10, *[12 - 4] * 5, 12, 14, 16, 18, 20, 22]
+    assert result.nfe.tolist() == [17, 17, 17]
+    exchanged = [event for event in result.history if event.remasked.any()]
+    assert len(exchanged) == 5
+    assert all((event.remasked.sum(1) <= 4).all() for event in exchanged)
+    assert (result.state.commits.sum(1) > 24 + 8).all()
+    with pytest.raises(ValueError, match="loop_start, loops, loop_count: expected at least 1, 0 and 0, got 0, 3 and 0"):
+        PRISM(steps=3, remask=None, loop_start=0, loop_steps=3)

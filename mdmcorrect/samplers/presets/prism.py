@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..counts import CeilTarget, EvenSplit
+from ..loop import Looped
 from ..plan import UnmaskThenRemask
 from ..remask import Binomial, Centred, Constant, Remask, RemaskCount
 from ..sampler import Sampler
@@ -31,6 +32,9 @@ class PRISM(Preset):
         remask_count: R, every row in every step where ``0 < R < n < N - R`` for its n committed positions.
         eta: instead, ``R ~ Binomial(n, min(eta, (1 - alpha_s) / alpha_t))``.
         step_on, step_off: steps ``step_on <= i < step_off`` remask.
+        loop_start, loop_steps, loop_count: after ``loop_start`` steps, ``loop_steps`` further ones only exchange
+            ``loop_count`` random committed tokens each: a step masks them, the next fills as many. Other settings count
+            steps without these.
         temperature, top_p: of the draw; top_p drops the token that crosses it.
     """
 
@@ -40,15 +44,21 @@ class PRISM(Preset):
     eta: float | None = None
     step_on: int = 0
     step_off: int | None = None
+    loop_start: int = 1
+    loop_steps: int = 0
+    loop_count: int = 0
     temperature: float = 1.0
     top_p: float | None = None
 
     def parts(self) -> Sampler:
+        unmask, remask = Unmask(self.unmask, CeilTarget()), self._remask()
+        plan = UnmaskThenRemask(unmask, remask)
+        if self.loop_steps:
+            plan = Looped(unmask, remask, loop_start=self.loop_start, loops=self.loop_steps, loop_count=self.loop_count)
         return Sampler(
             name="PRISM",
-            steps=self.steps,
-            unmask=Unmask(self.unmask, CeilTarget()),
-            remask=self._remask(),
+            steps=self.steps + self.loop_steps,
+            plan=plan,
             scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
         )
 
