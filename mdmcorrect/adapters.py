@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .model import Output, Request, Window, as_model, model_name, read_output
+from . import ops
+from .model import Output, Request, Window, as_model, caller, model_name, read_output
 
 
 class RightShifted:
@@ -254,3 +255,81 @@ def _halves(output: Output, half: int, guidance: float) -> Output:
         hidden=None if output.hidden is None else output.hidden[:half],
         forwards=2 * output.forwards,
     )
+
+
+class ShadowBlock:
+    """A quality for the tokens of a block: their probability where each is hidden from itself (WINO, arXiv 2507.18578).
+
+    A shadow of the block, all masks at the block's positions, is appended to the canvas. Real tokens do not see it; a
+    shadow position sees the whole shadow and every real token but the one it stands for. One forward gives both. Other
+    tokens have read the hidden one, so from the second layer on some of it leaks into its own judgement.
+
+    Args:
+        model: takes ``(tokens, attention_mask=, position_ids=)``, the mask bool ``[b, 1, L + W, L + W]``, true where a
+            query (row) sees a key, and returns logits ``[b, L + W, V]`` in any supported form.
+    """
+
+    reads_windows = True
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model, self.__name__ = model, model_name(model)
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        assert request.windows is not None
+        length, width = tokens.shape[1], max((w.stop - w.start for w in request.windows), default=0)
+        starts = torch.tensor([[w.start] for w in request.windows], device=tokens.device)
+        stops = torch.tensor([[w.stop] for w in request.windows], device=tokens.device)
+        stands_for = starts + torch.arange(width, device=tokens.device)  # [b, W]
+        exists = stands_for < stops
+        stands_for = stands_for.clamp(max=max(length - 1, 0))
+        real = torch.ones_like(tokens, dtype=torch.bool) if request.attention_mask is None else request.attention_mask
+        sees = self._attention(real, stands_for, exists)
+        positions = torch.cat([request.position_ids, request.position_ids.gather(1, stands_for)], 1)
+        canvas = torch.cat([tokens, torch.full_like(stands_for, request.mask_id)], 1)
+        answer = self.model(canvas, attention_mask=sees[:, None], position_ids=positions)
+        logits = read_output(answer, self.model).logits
+        judged = ops.score_tokens(
+            logits[:, length:], tokens=tokens.gather(1, stands_for), rows=exists, want=["current_logprob"]
+        )
+        assert judged.current_logprob is not None
+        quality = torch.full((len(tokens), length + 1), torch.nan, device=tokens.device)  # the last takes what is none
+        quality.scatter_(1, torch.where(exists, stands_for, length), judged.current_logprob.exp())
+        return Output(logits=logits[:, :length], quality=quality[:, :length])
+
+    @staticmethod
+    def _attention(real: Tensor, stands_for: Tensor, exists: Tensor) -> Tensor:
+        """bool ``[b, L + W, L + W]``: who sees whom."""
+        place = torch.arange(real.shape[1], device=real.device)
+        by_real = torch.cat([real, torch.zeros_like(exists)], 1)[:, None]
+        hides = stands_for[..., None] != place
+        by_shadow = torch.cat([real[:, None] & hides, exists[:, None].expand(-1, exists.shape[1], -1)], 2)
+        return torch.cat([by_real.expand(-1, real.shape[1], -1), by_shadow], 1)
+
+
+class Combined:
+    """Logits from the hidden states of an autoregressive and of a masked model, side by side (MARIA, arXiv 2502.06901).
+
+    Args:
+        autoregressive: called as any model; gives hidden states ``[b, L, D]``, alone or as ``hidden`` or
+            ``last_hidden_state``. That at a position has read the tokens up to it and is moved right, so that a
+            position is judged by the tokens before it.
+        masked: likewise, not moved.
+        decoder: ``[b, L, D_ar + D_masked] -> logits [b, L, V]``, such as a linear layer.
+    """
+
+    def __init__(self, autoregressive: Any, masked: Any, decoder: Callable[[Tensor], Tensor]) -> None:
+        self.models, self.decoder = (caller(autoregressive), caller(masked)), decoder
+        self.__name__ = f"{model_name(autoregressive)} with {model_name(masked)}"
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        before, both = (self._hidden(model, tokens, request) for model in self.models)
+        before = torch.nn.functional.pad(before[:, :-1], (0, 0, 1, 0))
+        return Output(logits=self.decoder(torch.cat([before, both], -1)), forwards=2)
+
+    def _hidden(self, model: Callable[..., Any], tokens: Tensor, request: Request) -> Tensor:
+        answer = model(tokens, request)
+        for name in ("hidden", "last_hidden_state"):
+            answer = getattr(answer, name, answer)
+        if not isinstance(answer, Tensor):
+            raise TypeError(f"model {self.__name__}: expected hidden states [b, L, D], got {type(answer).__name__}")
+        return answer

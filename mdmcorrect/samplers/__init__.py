@@ -1,8 +1,8 @@
 """Samplers: one loop, named parts, and the published methods as combinations of them."""
 
 from .ancestral import Ancestral, Draws, JumpTimes
-from .correct import Correct, FixedPoint
-from .counts import CeilTarget, CountRule, EntropyBound, EvenSplit, Factor, RoundedGrid, Threshold, TimeGrid
+from .correct import Correct, FixedPoint, HideAndAsk
+from .counts import AboveMean, CeilTarget, CountRule, EntropyBound, EvenSplit, Factor, RoundedGrid, Threshold, TimeGrid
 from .edit import Edit, EditRule, Overwrite, RemaskDoubtful, Rewrite
 from .informed import Informed, Resample
 from .loop import Looped
@@ -12,25 +12,31 @@ from .presets import (
     DFM,
     GIDD,
     MDLM,
+    NAVIRA,
     P2,
     PRISM,
+    WINO,
     BlockPRISM,
     BlockProSeCo,
+    CoRe,
     Dream,
     EntropyBounded,
     FastDLLM,
     FirstHitting,
     ForwardBackward,
+    HistoryRemasking,
     InformedCorrector,
     LearnedOrder,
     LLaDA,
     LLaDA2,
     LLaDA21,
     MaskGIT,
+    MDiff4STR,
     P2Plus,
     Preset,
     ProSeCo,
     ReMDM,
+    RemeDi,
     TokenCritic,
 )
 from .remask import Binomial, Centred, Constant, Remask, RemaskCount
@@ -40,16 +46,21 @@ from .sampler import Sampler
 from .scoring import Scores, Scoring
 from .sigma import Cap, Confidence, Detour, During, Moment, Plateau, Rescale, Sigma, Straight
 from .state import State
-from .unmask import Unmask
+from .unmask import BeforeEnd, Unmask
+from .verify import CosineTarget, DraftAndVerify, HistoryRemask, ScoreThenFill
 from .window import Blocks, View
 
 __all__ = [
     "DFM",
     "GIDD",
     "MDLM",
+    "NAVIRA",
     "P2",
     "PRISM",
+    "WINO",
+    "AboveMean",
     "Ancestral",
+    "BeforeEnd",
     "Binomial",
     "BlockPRISM",
     "BlockProSeCo",
@@ -57,12 +68,15 @@ __all__ = [
     "Cap",
     "CeilTarget",
     "Centred",
+    "CoRe",
     "Confidence",
     "Constant",
     "Correct",
+    "CosineTarget",
     "CountRule",
     "Counts",
     "Detour",
+    "DraftAndVerify",
     "Draws",
     "Dream",
     "During",
@@ -77,6 +91,9 @@ __all__ = [
     "FixedOrder",
     "FixedPoint",
     "ForwardBackward",
+    "HideAndAsk",
+    "HistoryRemask",
+    "HistoryRemasking",
     "Informed",
     "InformedCorrector",
     "Intent",
@@ -88,6 +105,7 @@ __all__ = [
     "LLaDA21",
     "LearnedOrder",
     "Looped",
+    "MDiff4STR",
     "MaskGIT",
     "Moment",
     "Noise",
@@ -102,6 +120,7 @@ __all__ = [
     "Remask",
     "RemaskCount",
     "RemaskDoubtful",
+    "RemeDi",
     "Resample",
     "Rescale",
     "Review",
@@ -109,6 +128,7 @@ __all__ = [
     "RoundedGrid",
     "SampleResult",
     "Sampler",
+    "ScoreThenFill",
     "Scores",
     "Scoring",
     "Sigma",

@@ -16,9 +16,14 @@ from .window import View
 
 
 class Rescore(Protocol):
-    """A counted forward: scores ``[B, L]`` of ``tokens`` at ``where``, for some rows, in pass ``correction``."""
+    """A counted forward: scores ``[B, L]`` of ``tokens`` at ``where``, for some rows, in pass ``correction``.
 
-    def __call__(self, tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int) -> Scores: ...
+    ``judged``: tokens whose probability is asked where it is not that of ``tokens``.
+    """
+
+    def __call__(
+        self, tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int, judged: Tensor | None = None
+    ) -> Scores: ...
 
 
 class Correct(Protocol):
@@ -122,3 +127,63 @@ class FixedPoint:
         if self.update == "top_k":
             changed = ops.select_positions(revised["max_logprob"], self.top_k, eligible=changed)
         return torch.where(changed, token, y)
+
+
+@dataclass(frozen=True)
+class HideAndAsk:
+    """Mask the shakiest committed tokens together, and replace those the model then finds far less likely: CoRe.
+
+    CoRe (arXiv 2602.04096): candidates are the committed positions whose two best tokens lie closest in the step's
+    forward. One more forward reads the canvas with all of them masked; the ``revise`` tokens whose log-probability
+    drops most, being held up only by one another, take the argmax of that forward.
+
+    Args:
+        candidates: positions masked together.
+        revise: positions rewritten of these.
+        every: at steps i with ``(i + 1) % every == 0`` of the window.
+        start, stop: and ``start <= i < stop``; None is no end.
+    """
+
+    candidates: int = 8
+    revise: int = 2
+    every: int = 16
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.revise <= self.candidates:
+            raise ValueError(f"revise: expected between 1 and candidates = {self.candidates}, got {self.revise}")
+        if self.every < 1:
+            raise ValueError(f"correct_every: expected at least 1, got {self.every}")
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return frozenset({"argmax", "max_logprob", "margin", "current_logprob"})
+
+    @property
+    def revisits(self) -> bool:
+        return False
+
+    @property
+    def settles(self) -> bool:
+        return True
+
+    def due(self, state: State, view: View) -> Tensor:
+        on = ((view.step + 1) % self.every == 0) & (view.step >= self.start) & ~view.finishing
+        return on if self.stop is None else on & (view.step < self.stop)
+
+    def __call__(
+        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
+    ) -> tuple[Tensor, Scores]:
+        writable = torch.zeros_like(state.done)
+        writable[list(rows)] = True
+        committed = state.committed(view.mask_id) & view.reach & writable[:, None]
+        shaky = ops.select_positions(scores["margin"], self.candidates, eligible=committed, largest=False)
+        hidden = torch.where(shaky, view.mask_id, state.tokens)
+        asked = rescore(hidden, rows, shaky, 1, state.tokens)
+        drop = scores["current_logprob"] - asked["current_logprob"]
+        differs = shaky & (asked["argmax"] >= 0) & (asked["argmax"] != state.tokens) & (drop > 0)
+        revised = ops.select_positions(drop, self.revise, eligible=differs)
+        # The engine keeps max_logprob as the commit score of what was corrected.
+        best = torch.where(revised, asked["max_logprob"], scores["max_logprob"])
+        return torch.where(revised, asked["argmax"], state.tokens), Scores({**scores, "max_logprob": best})

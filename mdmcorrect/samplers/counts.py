@@ -233,3 +233,32 @@ class EntropyBound:
 
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
         return ops.count_positions(scores["entropy"], "entropy_bound", self.gamma, eligible=masked, at_least=1)
+
+
+def after_end(tokens: Tensor, eos_id: int) -> Tensor:
+    """bool ``[B, L]``: positions after the first that holds ``eos_id``."""
+    ends = (tokens == eos_id).long()
+    return ends.cumsum(1) - ends > 0
+
+
+@dataclass(frozen=True)
+class AboveMean:
+    """All positions at least as confident as the mean, up to the first proposed end.
+
+    MDiff4STR's low-confidence decoding.
+
+    Args:
+        eos_id: positions after the first proposed one count for nothing; None counts all.
+    """
+
+    eos_id: int | None = None
+
+    def before(self, state: State, view: View) -> Tensor:
+        return _masks(state, view)
+
+    def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
+        counted = masked if self.eos_id is None else masked & ~after_end(scores["token"], self.eos_id)
+        confidence = scores["confidence"].float()
+        counted = counted & confidence.isfinite()
+        mean = torch.where(counted, confidence, 0.0).sum(1) / counted.sum(1).clamp(min=1)
+        return ops.count_positions(confidence, "threshold", mean, eligible=counted, at_least=1)

@@ -146,8 +146,8 @@ class Edit(UnmaskThenRemask):
             "editing": torch.where(had_masks, self.post_steps > 0, edited & (post < self.post_steps)),
         }
         if isinstance(self.edit, RemaskDoubtful):
-            memory |= self.edit.remembered(state, scores, committed | remasked)
-        return Update(tokens, committed | overwrite, remasked, memory=memory)
+            memory |= self.edit.remembered(state, scores, committed | remasked | overwrite)
+        return Update(tokens, committed, remasked, memory=memory, corrected=overwrite)
 
 
 @dataclass(frozen=True)
@@ -171,4 +171,6 @@ class Rewrite(UnmaskThenRemask):
         else:
             chosen = ops.select_positions(rank, so_far, eligible=proposed)
         chosen = chosen & ~state.done[:, None] & intent.need[:, None]
-        return Update(torch.where(chosen, scores["token"], state.tokens), chosen, torch.zeros_like(chosen))
+        tokens = torch.where(chosen, scores["token"], state.tokens)
+        committed = chosen & (state.tokens == view.mask_id)
+        return Update(tokens, committed, torch.zeros_like(chosen), corrected=chosen & ~committed)

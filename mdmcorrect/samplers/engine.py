@@ -99,8 +99,11 @@ class Engine:
             scores = self.forward(state, state.tokens, ahead.rows, wanted, time, also=also, windows=ahead.windows)
         if self.correct is not None and ahead.correcting:
 
-            def rescore(tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int) -> Scores:
-                return self.forward(before, tokens, rows, where, time, correction, windows=ahead.windows)
+            def rescore(
+                tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int, judged: Tensor | None = None
+            ) -> Scores:
+                windows = ahead.windows
+                return self.forward(before, tokens, rows, where, time, correction, windows=windows, judged=judged)
 
             tokens, scores = self.correct(state, view, ahead.correcting, scores, rescore)
             state, corrected = self._revise(state, tokens, scores)
@@ -109,6 +112,8 @@ class Engine:
         update = self.plan(state, view, intent, scores)
         if ahead.finishing:
             update = self._fill(state, view, update, scores)
+        if update.corrected is not None:
+            corrected = corrected | update.corrected
         state = self._apply(state, view, update, scores, corrected, ahead.correcting)
         if self.tokens_processor is not None:
             state = replace(state, tokens=self._processed(state.tokens, self.tokens_processor))
@@ -184,6 +189,7 @@ class Engine:
             committed=torch.where(last, committed, update.committed),
             remasked=torch.where(last, remasked, update.remasked),
             memory=update.memory,
+            corrected=None if update.corrected is None else update.corrected & ~last,
         )
 
     def _apply(
@@ -196,11 +202,12 @@ class Engine:
             settled[list(correcting)] = True
         settled &= ~(written | corrected.any(1))
         kept = torch.where(update.remasked, torch.nan, state.commit_score)
+        new = update.committed if update.corrected is None else update.committed | update.corrected
         state = replace(
             state,
             tokens=update.tokens,
             settled=settled,
-            commit_score=torch.where(update.committed, scores["confidence"], kept),
+            commit_score=torch.where(new, scores["confidence"], kept),
             commits=state.commits + update.committed,
             done=state.done | view.finishing,
             memory={**state.memory, **update.memory},

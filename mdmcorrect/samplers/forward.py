@@ -64,10 +64,12 @@ class Forward:
         correction: int = 0,
         also: frozenset[str] = frozenset(),
         windows: Sequence[Window] | None = None,
+        judged: Tensor | None = None,
     ) -> Scores:
         """Scores of ``tokens [B, L]`` at the positions ``where`` (bool ``[B, L]``) of the given rows.
 
-        ``also`` names scores that only this forward is to give.
+        ``also`` names scores that only this forward is to give; ``judged`` are the tokens, if not those of the canvas,
+        that ``current_logprob`` is about.
 
         Returns:
             Scores ``[B, L]``, -1 or NaN wherever nothing was scored.
@@ -109,7 +111,7 @@ class Forward:
             self.logits = logits
         scores = self.scoring(
             logits,
-            tokens=shown,
+            tokens=shown if judged is None else take(judged)[:, columns],
             rows=request.wanted[:, columns],
             positions=request.position_ids[:, columns],
             mask_id=self.mask_id,

@@ -41,6 +41,7 @@ class Counts(Intent):
 class Update:
     """What a step did: ``tokens`` int64, ``committed`` and ``remasked`` bool, each ``[B, L]``.
 
+    ``corrected``: bool ``[B, L]``, committed positions that hold another token now; None for none.
     ``memory``: tensors with a leading dimension of B that the plan finds in ``state.memory`` from now on.
     """
 
@@ -48,6 +49,7 @@ class Update:
     committed: Tensor
     remasked: Tensor
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    corrected: Tensor | None = None
 
 
 class Plan(Protocol):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, rng
-from .counts import CountRule, EvenSplit
+from .counts import CountRule, EvenSplit, after_end
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -86,6 +86,21 @@ class Unmask:
         if self.spend_on_masks:
             return {"commit": ops.select_positions(rank, count, eligible=masked)}
         return {"unmask_score": rank, "unmask_count": count}
+
+
+@dataclass(frozen=True)
+class BeforeEnd(Unmask):
+    """Commits nothing after the first end of sequence that stands or is proposed, while a step has a choice.
+
+    Args:
+        eos_id: the end of sequence; None for no such rule.
+    """
+
+    eos_id: int | None = None
+
+    def rank(self, state: State, scores: Scores) -> Tensor:
+        rank = super().rank(state, scores)
+        return rank if self.eos_id is None else rank.masked_fill(after_end(scores["token"], self.eos_id), -torch.inf)
 
 
 def torch_topk(rank: Tensor, count: Tensor, eligible: Tensor, columns: Tensor | None = None) -> Tensor:

@@ -8,9 +8,13 @@ from mdmcorrect.samplers import (
     DFM,
     GIDD,
     MDLM,
+    NAVIRA,
     P2,
     PRISM,
+    WINO,
+    AboveMean,
     Ancestral,
+    BeforeEnd,
     BlockPRISM,
     BlockProSeCo,
     Blocks,
@@ -19,9 +23,13 @@ from mdmcorrect.samplers import (
     Centred,
     Confidence,
     Constant,
+    CoRe,
+    CosineTarget,
     Detour,
+    DraftAndVerify,
     Dream,
     During,
+    Edit,
     EntropyBound,
     EntropyBounded,
     EvenSplit,
@@ -31,25 +39,35 @@ from mdmcorrect.samplers import (
     FixedOrder,
     FixedPoint,
     ForwardBackward,
+    HideAndAsk,
+    HistoryRemask,
+    HistoryRemasking,
     Informed,
     InformedCorrector,
     JumpTimes,
     Kappa,
     LearnedOrder,
     LLaDA,
+    LLaDA2,
+    LLaDA21,
     Looped,
     MaskGIT,
+    MDiff4STR,
     Noise,
+    Overwrite,
     P2Plus,
     Plateau,
     Pool,
     ProSeCo,
     Remask,
+    RemaskDoubtful,
     ReMDM,
+    RemeDi,
     Resample,
     Rescale,
     Review,
     Sampler,
+    ScoreThenFill,
     Scoring,
     Threshold,
     TimeGrid,
@@ -57,6 +75,7 @@ from mdmcorrect.samplers import (
     Unmask,
     UnmaskThenRemask,
 )
+from mdmcorrect.samplers.presets.llada2 import BlockSplit
 
 MASK = 11
 
@@ -83,6 +102,7 @@ DREAM_SCORING = Scoring(
     mask_token="forbid",
     confidence_dtype="logits",
 )
+EDIT_SCORING = replace(DREAM_SCORING, filter_order="top_k_first")
 COMBINATIONS = {
     "mdlm": (
         MDLM(steps=9, top_p=0.9),
@@ -229,6 +249,87 @@ COMBINATIONS = {
             steps=7,
             plan=Ancestral(eps=1e-3, complete=True),
             scoring=replace(DREAM_SCORING, temperature=0.7, top_k=4),
+        ),
+    ),
+    "llada2": (
+        LLaDA2(steps=3, block_length=4, threshold=0.3),
+        Sampler(
+            steps=3,
+            unmask=Unmask("confidence", Threshold(0.3, strict=True, at_least=BlockSplit(4, 3))),
+            window=Blocks(4, steps=3, by="column"),
+            scoring=EDIT_SCORING,
+        ),
+    ),
+    "llada2.1": (
+        LLaDA21(block_length=5, threshold=0.25, editing_threshold=0.2, post_steps=4),
+        Sampler(
+            steps=1,
+            plan=Edit(unmask=Unmask("confidence", Threshold(0.25, strict=True)), edit=Overwrite(0.2), post_steps=4),
+            window=Blocks(5, until_filled=True, extra=4, by="column"),
+            scoring=EDIT_SCORING,
+        ),
+    ),
+    "t2m": (
+        LLaDA21(block_length=8, threshold=0.25, remask="low_prob", remask_threshold=0.1, per_position=2, post_steps=3),
+        Sampler(
+            steps=1,
+            plan=Edit(
+                unmask=Unmask("confidence", Threshold(0.25, strict=True)),
+                edit=RemaskDoubtful("low_prob", 0.1, 2),
+                post_steps=3,
+            ),
+            window=Blocks(8, until_filled=True, extra=19, by="column"),
+            scoring=EDIT_SCORING,
+        ),
+    ),
+    "wino": (
+        WINO(block_length=15, accept=0.2, doubt=0.4),
+        Sampler(
+            steps=1,
+            plan=DraftAndVerify(unmask=Unmask("confidence", Threshold(0.2, strict=True)), doubt=0.4),
+            window=Blocks(15, until_filled=True, extra=30),
+            scoring=Scoring(mask_token="forbid"),
+        ),
+    ),
+    "remedi": (
+        RemeDi(steps=9, block_length=5),
+        Sampler(
+            steps=9,
+            plan=Pool(masked="quality", committed="quality"),
+            window=Blocks(5),
+            scoring=Scoring(mask_token="forbid"),
+        ),
+    ),
+    "core": (
+        CoRe(steps=9, correct_every=2, candidates=3),
+        Sampler(
+            steps=9,
+            correct=HideAndAsk(3, every=2),
+            scoring=replace(LLADA_SCORING, temperature=0.0),
+        ),
+    ),
+    "history": (
+        HistoryRemasking(steps=9, numbers=((0.3, 0), (1.0, 2))),
+        Sampler(
+            steps=9,
+            plan=HistoryRemask(unmask=Unmask("confidence", CosineTarget()), numbers=((0.3, 0), (1.0, 2))),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "navira": (
+        NAVIRA(steps=7, remask_count=2),
+        Sampler(
+            steps=14,
+            plan=ScoreThenFill(unmask=Unmask("random", CeilTarget()), count=Constant(2)),
+            scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "mdiff4str": (
+        MDiff4STR(eos_id=2),
+        Sampler(
+            steps=2,
+            plan=UnmaskThenRemask(BeforeEnd("confidence", AboveMean(2), eos_id=2)),
+            scoring=Scoring(),
         ),
     ),
     "prism": (

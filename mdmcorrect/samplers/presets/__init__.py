@@ -11,29 +11,36 @@ from .planner import P2, P2Plus
 from .preset import Preset
 from .prism import PRISM, BlockPRISM
 from .proseco import BlockProSeCo, ProSeCo
+from .revise import NAVIRA, WINO, CoRe, HistoryRemasking, MDiff4STR, RemeDi
 
 __all__ = [
     "DFM",
     "GIDD",
     "MDLM",
+    "NAVIRA",
     "P2",
     "PRISM",
+    "WINO",
     "BlockPRISM",
     "BlockProSeCo",
+    "CoRe",
     "Dream",
     "EntropyBounded",
     "FastDLLM",
     "FirstHitting",
     "ForwardBackward",
+    "HistoryRemasking",
     "InformedCorrector",
     "LLaDA",
     "LLaDA2",
     "LLaDA21",
     "LearnedOrder",
+    "MDiff4STR",
     "MaskGIT",
     "P2Plus",
     "Preset",
     "ProSeCo",
     "ReMDM",
+    "RemeDi",
     "TokenCritic",
 ]
