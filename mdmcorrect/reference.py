@@ -7,223 +7,34 @@ resolves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .reference_attention import bidirectional_attention as bidirectional_attention
 from .reference_attention import bidirectional_attention_backward as bidirectional_attention_backward
 from .reference_attention import visible_keys as visible_keys
+from .reference_random import exponential as exponential
+from .reference_random import gumbel as gumbel
+from .reference_random import philox4x32 as philox4x32
+from .reference_random import random_bits as random_bits
+from .reference_random import sequence_seeds as sequence_seeds
+from .reference_random import uniform as uniform
+from .reference_scoring import CHUNK as CHUNK
+from .reference_scoring import MASS_UNIT as MASS_UNIT
+from .reference_scoring import Statistics as Statistics
+from .reference_scoring import dense_draw as dense_draw
+from .reference_scoring import draw as draw
+from .reference_scoring import guided as guided
+from .reference_scoring import keep_top_k as keep_top_k
+from .reference_scoring import keep_top_p as keep_top_p
+from .reference_scoring import proposal_logits as proposal_logits
+from .reference_scoring import rounded as rounded
+from .reference_scoring import score_hidden_row as score_hidden_row
+from .reference_scoring import score_row as score_row
+from .reference_scoring import statistics as statistics
 from .rng import Purpose
 
 Array = NDArray[np.float64]
-
-CHUNK = 512  # ids per chunk of the vocabulary
-MASS_UNIT = 2.0**40  # nucleus masses are integers: the most likely token's probability is 2^40
-
-
-# ---------------------------------------------------------------------------------------------------------- randomness
-
-
-def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint64]:
-    """Philox4x32-10: counter words ``[..., 4]`` and key words ``[..., 2]``, each in [0, 2^32), to four words."""
-    word = np.uint64(0xFFFFFFFF)
-    c, k = np.asarray(counter, np.uint64), np.asarray(key, np.uint64)
-    x0, x1, x2, x3 = (c[..., i] for i in range(4))
-    k0, k1 = k[..., 0], k[..., 1]
-    for _ in range(10):
-        p0, p1 = np.uint64(0xD2511F53) * x0, np.uint64(0xCD9E8D57) * x2
-        x0, x1, x2, x3 = (p1 >> np.uint64(32)) ^ x1 ^ k0, p1 & word, (p0 >> np.uint64(32)) ^ x3 ^ k1, p0 & word
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & word, (k1 + np.uint64(0xBB67AE85)) & word
-    return np.stack(np.broadcast_arrays(x0, x1, x2, x3), -1)
-
-
-def random_bits(seed, index, position, step, purpose: int, call=0) -> NDArray[np.uint64]:
-    """64 bits of the draw ``(seed; index, position, step, purpose << 16 | call)``; arguments broadcast."""
-
-    def words(value) -> NDArray[np.uint64]:
-        return np.asarray(value).astype(np.int64).astype(np.uint64)
-
-    low, stream = np.uint64(0xFFFFFFFF), words(int(purpose) << 16) | (words(call) & np.uint64(0xFFFF))
-    seed, *counter = np.broadcast_arrays(words(seed), words(index), words(position), words(step), stream)
-    out = philox4x32(np.stack([word & low for word in counter], -1), np.stack([seed & low, seed >> np.uint64(32)], -1))
-    return out[..., 0] << np.uint64(32) | out[..., 1]
-
-
-def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """``min((r + 1/2) 2^-64, 1 - 2^-24)`` in float32."""
-    return np.minimum(bits.astype(np.float32) * np.float32(2.0**-64) + np.float32(2.0**-65), np.float32(1 - 2.0**-24))
-
-
-def exponential(bits: NDArray[np.uint64]) -> Array:
-    """Standard exponential variates ``-log(1 - u)``."""
-    return -np.log1p(-uniform(bits).astype(np.float64))
-
-
-def gumbel(bits: NDArray[np.uint64]) -> Array:
-    """Standard Gumbel variates ``-log(E)``."""
-    return -np.log(exponential(bits))
-
-
-def sequence_seeds(seed: int, batch: int) -> NDArray[np.int64]:
-    """Seeds of the sequences 0 to ``batch`` - 1 that an int ``seed`` stands for."""
-    b = np.arange(batch, dtype=np.int64)
-    return random_bits(np.int64((seed + 2**63) % 2**64 - 2**63), b, b >> 32, 0, Purpose.SEED).astype(np.int64)
-
-
-# -------------------------------------------------------------------------------------------------------- score_tokens
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Statistics of one categorical distribution given by unnormalised logs."""
-
-    argmax: int
-    max_logprob: float
-    second_logprob: float
-    entropy: float
-    margin: float
-    logsumexp: float
-
-
-def statistics(x: Array) -> Statistics:
-    """Statistics of softmax(x); NaN and +inf give NaN and argmax -1, all -inf gives logsumexp -inf and argmax -1."""
-    nan = float("nan")
-    if np.isnan(x).any() or (x == np.inf).any():
-        return Statistics(-1, nan, nan, nan, nan, nan)
-    if (x == -np.inf).all():
-        return Statistics(-1, nan, nan, nan, nan, -np.inf)
-    top = x.max()
-    lse = top + np.log(np.exp(x - top).sum())
-    logprob = x - lse
-    p = np.exp(logprob)
-    largest = np.sort(np.append(logprob, -np.inf))[::-1]
-    entropy = -(p[p > 0] * logprob[p > 0]).sum()
-    return Statistics(int(x.argmax()), largest[0], largest[1], entropy, np.exp(largest[0]) - np.exp(largest[1]), lse)
-
-
-def keep_top_k(x: Array, k: int) -> NDArray[np.bool_]:
-    """The k largest values and all that equal the k-th; -inf is never kept."""
-    kth = np.sort(x)[::-1][min(max(k, 1), len(x)) - 1]
-    return (x >= kth) & (x > -np.inf)
-
-
-def keep_top_p(x: Array, p: float, rule: str) -> NDArray[np.bool_]:
-    """The nucleus of softmax(x): the shortest prefix, in order of falling value then rising id, that ``rule`` allows.
-
-    inclusive: a token stays if what precedes it has mass at most p (it keeps the token that crosses p);
-    exclusive: a token stays if the mass up to and with it is at most p. The first token always stays.
-    """
-    if p >= 1.0:
-        return x > -np.inf
-    mass = np.trunc(np.exp(x - x.max()) * MASS_UNIT).astype(np.int64)
-    order = np.lexsort((np.arange(len(x)), -x))
-    up_to = np.cumsum(mass[order])
-    before = up_to - mass[order]
-    limit = int(p * float(mass.sum()))
-    prefix = (before if rule == "inclusive" else up_to) <= limit
-    prefix[0] = True
-    kept = np.zeros(len(x), bool)
-    kept[order] = prefix
-    return kept & (x > -np.inf)
-
-
-def proposal_logits(
-    x: Array, temperature: float, top_k: int | None, top_p: float | None, rule: str, filter_order: str
-) -> Array:
-    """Logits after temperature (0 counts as 1) and filters, what is dropped at -inf."""
-    y = x / temperature if temperature > 0 else x.copy()
-    if not np.isfinite(y).any():
-        return y
-    kept_k = keep_top_k(y, top_k) if top_k is not None else np.ones(len(y), bool)
-    if top_p is None:
-        kept = kept_k
-    elif filter_order == "top_k_first":
-        kept = keep_top_p(np.where(kept_k, y, -np.inf), top_p, rule)
-    else:
-        kept = keep_top_p(y, top_p, rule) & kept_k
-    return np.where(kept, y, -np.inf)
-
-
-def draw(y: Array, seed: int, position: int, step: int, call: int) -> int:
-    """One exact draw from softmax(y): a Gumbel race between chunks, then an exponential race inside the winner.
-
-    The largest noisy value of a chunk is one Gumbel at the chunk's log-sum-exp; which id attains it is independent of
-    that value. So one number per chunk picks the chunk, and one per id of the winning chunk picks the token.
-    """
-    chunks = -(-len(y) // CHUNK)
-    padded = np.full(chunks * CHUNK, -np.inf)
-    padded[: len(y)] = y - y.max()
-    grouped = padded.reshape(chunks, CHUNK)
-    with np.errstate(divide="ignore"):
-        log_mass = np.log(np.exp(grouped).sum(1))
-    noise = gumbel(random_bits(seed, np.arange(chunks), position, step, Purpose.CHUNK, call))
-    winner = int((log_mass + noise).argmax())
-    ids = winner * CHUNK + np.arange(CHUNK)
-    noise = gumbel(random_bits(seed, ids, position, step, Purpose.TOKEN, call))
-    return int(ids[(grouped[winner] + noise).argmax()])
-
-
-def score_row(
-    logits: ArrayLike,
-    *,
-    token: int | None = None,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    top_p_rule: str = "inclusive",
-    filter_order: str = "top_k_first",
-    suppress: ArrayLike = (),
-    forbid: ArrayLike = (),
-    law: str = "raw",
-    input: str = "logits",
-    seed: int = 0,
-    position: int = 0,
-    step: int = 0,
-    call: int = 0,
-) -> dict[str, float]:
-    """``ops.score_tokens`` of one row ``[V]``: every output by name. ``seed`` is the sequence's own seed."""
-    x = np.array(logits, np.float64)
-    if input == "probs":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            x = np.log(x)
-    x[np.asarray(suppress, np.int64)] = -np.inf
-    raw = statistics(x)
-    y = x.copy()
-    y[np.asarray(forbid, np.int64)] = -np.inf
-    nan = float("nan")
-    if np.isnan(raw.logsumexp):
-        y = np.full(len(x), nan)
-    else:
-        y = proposal_logits(y, temperature, top_k, top_p, top_p_rule, filter_order)
-    proposal = statistics(y)
-    chosen = proposal.argmax if temperature <= 0 or proposal.argmax < 0 else draw(y, seed, position, step, call)
-    law_x, law_stats = (x, raw) if law == "raw" else (y, proposal)
-
-    def logprob(values: Array, stats: Statistics, index: int | None) -> float:
-        known = index is not None and 0 <= index < len(values) and np.isfinite(stats.logsumexp)
-        return float(values[index] - stats.logsumexp) if known else nan
-
-    return {
-        "token": chosen,
-        "argmax": law_stats.argmax,
-        "logprob": logprob(x, raw, chosen),
-        "proposal_logprob": logprob(y, proposal, chosen),
-        "current_logprob": logprob(law_x, law_stats, token),
-        "max_logprob": law_stats.max_logprob,
-        "second_logprob": law_stats.second_logprob,
-        "entropy": law_stats.entropy,
-        "margin": law_stats.margin,
-        "logsumexp": law_stats.logsumexp,
-        "confidence": float(np.exp(logprob(law_x, law_stats, chosen))),
-    }
-
-
-def score_hidden_row(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike = 0.0, **options) -> dict[str, float]:
-    """``ops.score_hidden`` of one row ``[D]``: :func:`score_row` of its logits, which are not rounded here."""
-    logits = np.asarray(weight, np.float64) @ np.asarray(hidden, np.float64) + np.asarray(bias, np.float64)
-    return score_row(logits, **options)
 
 
 def score_quality(

@@ -18,6 +18,7 @@ struct KeptSet {
 struct RowPlan {
   float scale;        // 1 / temperature; 1 at temperature 0
   bool sampling;      // temperature > 0
+  bool dense;         // sampling with a Gumbel for every id
   bool filtered;      // top_k or top_p is on and something depends on it
   bool raw_sum;       // the raw distribution's normaliser
   bool raw_dot;       // its entropy
@@ -33,10 +34,11 @@ struct RowOutcome {
   bool valid;  // no NaN, no +inf
   OnlineStats raw;
   OnlineStats proposal;
-  int64_t token;         // -1: none
-  float token_value;     // its logit
-  float current_value;   // the logit of `tokens`
-  bool current_outside;  // of what may be proposed
+  int64_t token;          // -1: none
+  float token_value;      // its logit
+  float current_value;    // the logit of `tokens`
+  bool current_outside;   // of what may be proposed
+  double noised_logprob;  // of a dense draw
 };
 
 }  // namespace mdmcorrect
@@ -65,13 +67,14 @@ MDM_INLINE RowPlan plan_row(const ScoreTokensParams& params, int64_t b, int64_t 
 
   RowPlan plan{};
   plan.sampling = temperature > 0.0;
+  plan.dense = plan.sampling && params.dense_noise;
   // Within what float32 sums of scaled differences can take.
   const double scale = plan.sampling ? 1.0 / temperature : 1.0;
   plan.scale = static_cast<float>(scale < 1e-30 ? 1e-30 : scale < 1e30 ? scale : 1e30);
   plan.raw_sum = wanted(params, TokenScore::logprob) || (law_sums && !params.proposal_law);
   plan.raw_dot = dot && !params.proposal_law;
-  plan.proposal_sum =
-      plan.sampling || wanted(params, TokenScore::proposal_logprob) || (law_sums && params.proposal_law);
+  plan.proposal_sum = plan.sampling || wanted(params, TokenScore::proposal_logprob) ||
+                      wanted(params, TokenScore::noised_logprob) || (law_sums && params.proposal_law);
   plan.proposal_dot = dot && params.proposal_law;
   plan.filtered = plan.proposal_sum && (top_k < params.vocab || top_p < 1.0);
   plan.second = wanted(params, TokenScore::second_logprob) || wanted(params, TokenScore::margin);
@@ -103,6 +106,12 @@ MDM_INLINE void put_no_law(const ScoreTokensParams& params, int64_t place) {
   }
 }
 
+// Of a dense draw that of the noisy logits; at temperature 0 there is no noise.
+MDM_INLINE double noised_logprob(const ScoreTokensParams& params, const RowOutcome& row, int64_t b, int64_t l) {
+  const bool dense = params.dense_noise && at(params.temperature, b, l) > 0.0;
+  return dense ? row.noised_logprob : log_probability(row.proposal, row.token_value);
+}
+
 MDM_INLINE void write_row(const ScoreTokensParams& params, const RowOutcome& row, int64_t b, int64_t l) {
   const int64_t place = b * params.length + l;
   const OnlineStats& law = params.proposal_law ? row.proposal : row.raw;
@@ -112,6 +121,7 @@ MDM_INLINE void write_row(const ScoreTokensParams& params, const RowOutcome& row
   const double p = chosen ? exp(log_probability(law, row.token_value)) : nan;
   put_value(params, TokenScore::logprob, place, chosen ? log_probability(row.raw, row.token_value) : nan);
   put_value(params, TokenScore::proposal_logprob, place, chosen ? log_probability(row.proposal, row.token_value) : nan);
+  put_value(params, TokenScore::noised_logprob, place, chosen ? noised_logprob(params, row, b, l) : nan);
   put_value(params, TokenScore::confidence, place, round_probability(static_cast<float>(p), params.confidence_type));
 
   if (!row.valid || law.argmax < 0) {

@@ -7,7 +7,7 @@ namespace mdmcorrect {
 
 constexpr int64_t kVocabularyChunk = 512;  // ids; part of the random numbers' definition, never a tuning knob
 
-// What the outputs are called in `want`, bit i for the i-th; mdmcorrect/ops/score_tokens.py has the same order.
+// What the outputs are called in `want`, bit i for the i-th; mdmcorrect/ops/_scoring.py has the same order.
 enum class TokenScore : int32_t {
   token = 0,
   argmax,
@@ -20,6 +20,7 @@ enum class TokenScore : int32_t {
   margin,
   logsumexp,
   confidence,
+  noised_logprob,
   count
 };
 constexpr int kTokenScores = static_cast<int>(TokenScore::count);
@@ -35,7 +36,14 @@ struct ScoreTokensParams {
   int64_t batch_stride;     // in elements
   int64_t position_stride;  // in elements
   int64_t row_stride;       // not 0: the i-th row of row_index has its logits at i * row_stride instead
+  int64_t shift;            // position l has its logits at max(l - shift, 0)
   bool probabilities;       // logits holds unnormalised probabilities
+
+  // Classifier-free guidance: logits become u + (guidance + 1) (c - u), each operation rounded to their dtype.
+  const void* uncond_logits;  // u, like logits, or null
+  int64_t uncond_batch_stride;
+  int64_t uncond_position_stride;
+  Grid<double> guidance;  // [B, L]; 0: u is not read
 
   Grid<int64_t> tokens;      // [B, L] or null
   Grid<int64_t> positions;   // [B, L] or null: 0, 1, ..., L - 1
@@ -53,6 +61,7 @@ struct ScoreTokensParams {
   bool proposal_law;          // statistics after temperature and filters
   FloatType confidence_type;  // what confidence is rounded to
 
+  bool dense_noise;     // a Gumbel for every id, purpose DENSE, instead of a lazy draw
   RowInts seed;         // [B]; one for all: sequence b's is philox(seed, b), purpose SEED
   RowInts step;         // [B]
   const int64_t* call;  // []

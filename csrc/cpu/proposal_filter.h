@@ -43,7 +43,7 @@ static FloatChunk proposable(const ProposalRow& row, const Chunk& chunk, int64_t
   if (dropped.first == dropped.last && kept == nullptr) return {values, chunk.padded, max_of(values, chunk.padded)};
   const int64_t begin = index * kChunk;
   float* masked = row.reader->masked;
-  __builtin_memcpy(masked, values, sizeof(float) * static_cast<size_t>(chunk.padded));
+  if (values != masked) __builtin_memcpy(masked, values, sizeof(float) * static_cast<size_t>(chunk.padded));
   for (int64_t i = dropped.first; i < dropped.last; ++i) masked[params.forbid[i] - begin] = -__builtin_inff();
   if (kept != nullptr) {
     for (int i = 0; i < chunk.padded; ++i) {

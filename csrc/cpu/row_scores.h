@@ -94,6 +94,32 @@ static int race_in_chunk(const FloatChunk& chunk, const DrawKey& key, int64_t in
   return first_equal(keys, chunk.padded, max_of(keys, chunk.padded));
 }
 
+// The race of all ids, relative to the running maximum.
+struct DenseRace {
+  DrawKey key;
+  double best;     // largest e^(noisy logit) = weight / E so far
+  double sum;      // of all
+  int64_t winner;  // its id, -1 before the first
+};
+
+static void enter_ids(DenseRace* race, const FloatChunk& chunk, int64_t index, float max, float scale) {
+  float keys[kChunk];
+  Floats sum = broadcast(0.0f);
+  for (int i = 0; i < chunk.padded; i += kLanes) {
+    const Floats y = mul(sub(load(chunk.values + i), broadcast(max)), broadcast(scale));
+    const Floats noise = exponential16(race->key, static_cast<uint32_t>(index * kChunk + i));
+    const Floats key = div(exp_nonpositive(y), noise);
+    store(keys + i, key);
+    sum = add(sum, key);
+  }
+  race->sum += static_cast<double>(reduce_add(sum));
+  const float best = max_of(keys, chunk.padded);
+  if (static_cast<double>(best) > race->best) {
+    race->best = static_cast<double>(best);
+    race->winner = index * kChunk + first_equal(keys, chunk.padded, best);
+  }
+}
+
 // ---- collecting ----
 
 // Takes a chunk's maximum into the statistics; returns the factor by which older weights shrink.
@@ -119,6 +145,7 @@ MDM_INLINE void add_sums(OnlineStats* stats, const ChunkSums& sums) {
 struct RowScores : RowOutcome {
   ScanPlan plan;
   ChunkRace race;
+  DenseRace dense;
   KeptSet kept;
 };
 
@@ -130,6 +157,8 @@ static RowScores begin_row(const ScoreTokensParams& params, int64_t b, int64_t l
   scores.proposal = empty_stats(scores.plan.scale);
   scores.race.key = row_draw_key(params, b, l, Purpose::CHUNK);
   scores.race.winner = scores.race.block = -1;
+  scores.dense.key = row_draw_key(params, b, l, Purpose::DENSE);
+  scores.dense.winner = -1;
   scores.kept = {-__builtin_inff(), INT64_MAX};
   scores.token = -1;
   return scores;
@@ -167,17 +196,32 @@ static bool take_chunk(const ProposalRow& row, const Scanner& scanner, const Chu
   return true;
 }
 
+// Takes a chunk of the proposal, whose weights sum to `sum`, into the draw. shrink: see Laws.
+static void draw_from_chunk(const ProposalRow& row, const Chunk& chunk, int64_t index, double shrink, float max,
+                            float sum, RowScores* scores) {
+  const ScanPlan& plan = scores->plan;
+  scores->race.best *= shrink;
+  scores->dense.best *= shrink;
+  scores->dense.sum *= shrink;
+  if (!plan.sampling || max == -__builtin_inff()) return;
+  if (plan.dense) {
+    enter_ids(&scores->dense, proposable(row, chunk, index, nullptr), index, scores->proposal.max, plan.scale);
+  } else {
+    enter_chunk(&scores->race, index, sum);
+  }
+}
+
 // Takes chunks [first, last), the next of the row. chunk_max, where given, gets the largest proposable value of each.
 static void scan_chunks(const ProposalRow& row, int64_t first, int64_t last, float* chunk_max, RowScores* scores) {
   const ScanPlan& plan = scores->plan;
   OnlineStats* raw = &scores->raw;
   OnlineStats* proposal = &scores->proposal;
-  ChunkRace* race = &scores->race;
   for (int64_t index = first; index < last && scores->valid; ++index) {
     const Chunk chunk = read_chunk(row, index);
     const IdRange forbidden = forbidden_in(row, index, chunk.padded);
     ChunkScan scan;
     float sum, max;  // of the proposal
+    double shrink;
     if (forbidden.first == forbidden.last && raw->max == proposal->max) {
       Laws laws{raw, proposal, 1.0};
       scores->valid = take_chunk(row, plan.both, chunk, index, plan.second, &laws, &scan);
@@ -185,8 +229,7 @@ static void scan_chunks(const ProposalRow& row, int64_t first, int64_t last, flo
       const ChunkSums& proposed = plan.both.second == Terms::none ? scan.first : scan.second;
       add_sums(raw, scan.first);
       add_sums(proposal, proposed);
-      race->best *= laws.shrink;
-      sum = proposed.sum, max = scan.max;
+      sum = proposed.sum, max = scan.max, shrink = laws.shrink;
     } else {
       Laws laws{raw, nullptr, 1.0};
       scores->valid = take_chunk(row, plan.alone[0], chunk, index, plan.second, &laws, &scan);
@@ -197,11 +240,10 @@ static void scan_chunks(const ProposalRow& row, int64_t first, int64_t last, flo
       laws = {proposal, nullptr, 1.0};
       take_chunk(row, plan.alone[1], rest, index, plan.second, &laws, &scan);
       add_sums(proposal, scan.first);
-      race->best *= laws.shrink;
-      sum = scan.first.sum, max = scan.max;
+      sum = scan.first.sum, max = scan.max, shrink = laws.shrink;
     }
     if (plan.filtered) chunk_max[index] = max;
-    if (plan.sampling && !plan.filtered && max != -__builtin_inff()) enter_chunk(race, index, sum);
+    if (!plan.filtered) draw_from_chunk(row, chunk, index, shrink, max, sum, scores);
   }
 }
 
@@ -220,6 +262,12 @@ static void choose_token(const ProposalRow& row, int64_t b, int64_t l, RowScores
   scores->token = scores->proposal.argmax;
   scores->token_value = scores->proposal.max;
   if (!plan.sampling) return;
+  if (plan.dense) {
+    scores->token = scores->dense.winner;
+    scores->token_value = read_value(row, scores->token);
+    scores->noised_logprob = log(scores->dense.best / scores->dense.sum);
+    return;
+  }
   const int64_t winner = scores->race.winner;
   const FloatChunk chunk = read_proposal_chunk(row, winner, plan.filtered ? &scores->kept : nullptr);
   const int lane = race_in_chunk(chunk, row_draw_key(*row.params, b, l, Purpose::TOKEN), winner, plan.scale);

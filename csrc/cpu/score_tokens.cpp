@@ -11,7 +11,6 @@ namespace MDM_NAMESPACE {
 static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores* scores) {
   const ScanPlan& plan = scores->plan;
   OnlineStats* proposal = &scores->proposal;
-  ChunkRace* race = &scores->race;
   const Scanner scanner = scanner_of(FloatType::float32, plan.kept, plan.scale, Terms::none, 1.0f);
   *proposal = empty_stats(plan.scale);
   for (int64_t index = 0; index < row.chunks; ++index) {
@@ -22,9 +21,8 @@ static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores*
     Laws laws{proposal, nullptr, 1.0};
     ChunkScan scan;
     take_chunk(row, scanner, chunk, index, plan.second, &laws, &scan);
-    race->best *= laws.shrink;
     add_sums(proposal, scan.first);
-    if (plan.sampling) enter_chunk(race, index, scan.first.sum);
+    draw_from_chunk(row, chunk, index, laws.shrink, scan.max, scan.first.sum, scores);
   }
 }
 
@@ -51,9 +49,17 @@ void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, u
     const int64_t place = params.row_index == nullptr ? i : params.row_index[i];
     const int64_t b = place / params.length, l = place % params.length;
     const bool packed = params.row_stride != 0;
-    const int64_t offset = packed ? i * params.row_stride : b * params.batch_stride + l * params.position_stride;
+    const int64_t source = l > params.shift ? l - params.shift : 0;
+    const int64_t offset = packed ? i * params.row_stride : b * params.batch_stride + source * params.position_stride;
     const uint8_t* data = static_cast<const uint8_t*>(params.logits) + offset * reader.element_size;
-    score_row({&params, &reader, data, chunks}, b, l, scratch);
+    ProposalRow row{&params, &reader, data, chunks};
+    const double guidance = params.uncond_logits == nullptr ? 0.0 : at(params.guidance, b, l);
+    if (guidance != 0.0) {
+      const int64_t beside = b * params.uncond_batch_stride + source * params.uncond_position_stride;
+      row.uncond = static_cast<const uint8_t*>(params.uncond_logits) + beside * reader.element_size;
+      row.strength = static_cast<float>(guidance + 1.0);
+    }
+    score_row(row, b, l, scratch);
   }
 }
 

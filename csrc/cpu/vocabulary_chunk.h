@@ -131,7 +131,49 @@ struct ProposalRow {
   RowReader* reader;
   const uint8_t* data;
   int64_t chunks;
+  const uint8_t* uncond = nullptr;  // unconditional logits to mix in, or null
+  float strength = 0.0f;            // guidance + 1
 };
+
+// ---- guidance ----
+
+template <FloatType type>
+MDM_INLINE void store_rounded(void* to, int i, Floats x) {
+  if constexpr (type == FloatType::bfloat16) store_bfloat16(static_cast<uint16_t*>(to) + i, x);
+  if constexpr (type == FloatType::float16) store_float16(static_cast<uint16_t*>(to) + i, x);
+  if constexpr (type == FloatType::float32) store(static_cast<float*>(to) + i, x);
+}
+
+template <FloatType type>
+MDM_INLINE Floats rounded(Floats x) {
+  if constexpr (type == FloatType::float32) return x;
+  uint16_t halves[kLanes];
+  store_rounded<type>(halves, 0, x);
+  return load_as_float<type>(halves, 0);
+}
+
+// u + strength (c - u), each operation rounded to the dtype as tensor operations would. `to` may be `cond`.
+template <FloatType type>
+static void mix_typed(const void* cond, const void* uncond, float strength, int padded, void* to) {
+  for (int i = 0; i < padded; i += kLanes) {
+    const Floats u = load_as_float<type>(uncond, i);
+    const Floats difference = rounded<type>(sub(load_as_float<type>(cond, i), u));
+    store_rounded<type>(to, i, add(u, rounded<type>(mul(difference, broadcast(strength)))));
+  }
+}
+
+static void mix(FloatType type, const void* cond, const void* uncond, float strength, int padded, void* to) {
+  switch (type) {
+    case FloatType::bfloat16:
+      return mix_typed<FloatType::bfloat16>(cond, uncond, strength, padded, to);
+    case FloatType::float16:
+      return mix_typed<FloatType::float16>(cond, uncond, strength, padded, to);
+    default:
+      return mix_typed<FloatType::float32>(cond, uncond, strength, padded, to);
+  }
+}
+
+// ---- reading a row's ids ----
 
 MDM_INLINE void store_absent(RowReader* reader, int64_t i) {
   __builtin_memcpy(reader->staging + i * reader->element_size, &reader->absent,
@@ -144,8 +186,20 @@ static Chunk read_ids(const ProposalRow& row, int64_t begin, int count) {
   const uint8_t* source = row.data + begin * reader->element_size;
   const IdRange dropped = ids_between(row.params->suppress, row.params->suppress_count, begin, begin + count);
   const int padded = (count + kPair - 1) / kPair * kPair;
-  if (padded != count || dropped.first != dropped.last) {
-    __builtin_memcpy(reader->staging, source, static_cast<size_t>(count) * static_cast<size_t>(reader->element_size));
+  const bool whole = padded == count;
+  if (!whole || dropped.first != dropped.last || row.uncond != nullptr) {
+    const size_t bytes = static_cast<size_t>(count) * static_cast<size_t>(reader->element_size);
+    if (row.uncond == nullptr) {
+      __builtin_memcpy(reader->staging, source, bytes);
+    } else {
+      const uint8_t* uncond = row.uncond + begin * reader->element_size;
+      if (!whole) {
+        __builtin_memcpy(reader->staging, source, bytes);
+        __builtin_memcpy(reader->wide, uncond, bytes);
+        source = reader->staging, uncond = reinterpret_cast<const uint8_t*>(reader->wide);
+      }
+      mix(reader->type, source, uncond, row.strength, padded, reader->staging);
+    }
     for (int i = count; i < padded; ++i) store_absent(reader, i);
     for (int64_t i = dropped.first; i < dropped.last; ++i) store_absent(reader, row.params->suppress[i] - begin);
     source = reader->staging;

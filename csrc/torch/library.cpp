@@ -10,10 +10,10 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
   // ids holds token and argmax, stats the other scores, each [wanted, B, L] in the order of TokenScore; want: a bit
   // each.
   m.def(
-      "score_tokens(Tensor logits, int want, Tensor temperature, Tensor? tokens, Tensor? rows, Tensor? positions, "
-      "Tensor? top_k, Tensor? top_p, bool top_p_inclusive, bool top_p_first, Tensor? suppress, Tensor? forbid, "
-      "bool proposal_law, bool probabilities, ScalarType confidence_dtype, Tensor seed, Tensor step, Tensor call) "
-      "-> (Tensor ids, Tensor stats)");
+      "score_tokens(Tensor logits, Tensor? uncond_logits, Tensor? guidance, int shift, int want, Tensor temperature, "
+      "Tensor? tokens, Tensor? rows, Tensor? positions, Tensor? top_k, Tensor? top_p, bool top_p_inclusive, "
+      "bool top_p_first, Tensor? suppress, Tensor? forbid, bool proposal_law, bool probabilities, bool dense_noise, "
+      "ScalarType confidence_dtype, Tensor seed, Tensor step, Tensor call) -> (Tensor ids, Tensor stats)");
 
   // Likewise for logits = hidden weight^T + bias; hidden is [B, L, D], row_index a list of b * L + l.
   m.def(

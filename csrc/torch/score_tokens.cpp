@@ -23,13 +23,33 @@ std::vector<int64_t> row_list(const Grid<uint8_t>& rows, int64_t batch, int64_t 
   return list;
 }
 
-std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, int64_t want, const Tensor& temperature,
-                                        const std::optional<Tensor>& tokens, const std::optional<Tensor>& rows,
-                                        const std::optional<Tensor>& positions, const std::optional<Tensor>& top_k,
-                                        const std::optional<Tensor>& top_p, bool top_p_inclusive, bool top_p_first,
-                                        const std::optional<Tensor>& suppress, const std::optional<Tensor>& forbid,
-                                        bool proposal_law, bool probabilities, ScalarType confidence_dtype,
-                                        const Tensor& seed, const Tensor& step, const Tensor& call) {
+// The unconditional logits and how much of them to mix in.
+void set_guidance(const Tensor& logits, const std::optional<Tensor>& uncond, const std::optional<Tensor>& guidance,
+                  ScoreTokensParams* params) {
+  check(uncond.has_value() == guidance.has_value(), kOp, "uncond_logits and guidance go together");
+  if (!uncond) return;
+  check(!params->probabilities, kOp, "guidance mixes logits, not probabilities");
+  check(uncond->dim() == 3 && uncond->size(0) == params->batch && uncond->size(1) == params->length &&
+            uncond->size(2) == params->vocab,
+        kOp, "uncond_logits: expected shape ", shape_of(logits), " as logits has it, got ", shape_of(*uncond));
+  check(uncond->scalar_type() == logits.scalar_type(), kOp, "uncond_logits: expected the dtype of logits");
+  check(uncond->device() == logits.device(), kOp, "uncond_logits: expected the device of the other tensors");
+  check(uncond->stride(2) == 1 || params->vocab == 1, kOp, "uncond_logits: expected a contiguous last dimension");
+  params->uncond_logits = uncond->const_data_ptr();
+  params->uncond_batch_stride = uncond->stride(0);
+  params->uncond_position_stride = uncond->stride(1);
+  params->guidance = double_grid(kOp, "guidance", *guidance, params->batch, params->length, logits);
+}
+
+std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optional<Tensor>& uncond_logits,
+                                        const std::optional<Tensor>& guidance, int64_t shift, int64_t want,
+                                        const Tensor& temperature, const std::optional<Tensor>& tokens,
+                                        const std::optional<Tensor>& rows, const std::optional<Tensor>& positions,
+                                        const std::optional<Tensor>& top_k, const std::optional<Tensor>& top_p,
+                                        bool top_p_inclusive, bool top_p_first, const std::optional<Tensor>& suppress,
+                                        const std::optional<Tensor>& forbid, bool proposal_law, bool probabilities,
+                                        bool dense_noise, ScalarType confidence_dtype, const Tensor& seed,
+                                        const Tensor& step, const Tensor& call) {
   check(logits.dim() == 3 && logits.size(2) > 0, kOp, "logits: expected shape [B, L, V] with V >= 1, got ",
         shape_of(logits));
   check(logits.stride(2) == 1 || logits.size(2) == 1, kOp, "logits: expected a contiguous last dimension");
@@ -46,6 +66,10 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, int64_t want, cons
   params.batch_stride = logits.stride(0);
   params.position_stride = logits.stride(1);
   params.probabilities = probabilities;
+  params.dense_noise = dense_noise;
+  check(shift >= 0, kOp, "shift: expected at least 0, got ", shift);
+  params.shift = shift;
+  set_guidance(logits, uncond_logits, guidance, &params);
 
   std::vector<int64_t> list;
   int64_t row_count = batch * length;

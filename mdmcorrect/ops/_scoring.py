@@ -39,6 +39,9 @@ class TokenScores(NamedTuple):
     """Log of the law's normaliser."""
     confidence: Tensor | None = None
     """Probability of ``token`` under the law, rounded to ``confidence_dtype``."""
+    noised_logprob: Tensor | None = None
+    """log-probability of ``token`` under softmax of the proposal's logits with the draw's Gumbel noise added: only with
+    ``noise="dense"``. At temperature 0, where there is no noise, ``proposal_logprob``."""
 
 
 # The order of core/score_tokens_params.h: bit i of the native `want`.
@@ -46,10 +49,11 @@ SCORES = TokenScores._fields
 _ID_SCORES = 2
 
 
-def want_mask(want: Iterable[str] | None, has_tokens: bool) -> int:
+def want_mask(want: Iterable[str] | None, has_tokens: bool, dense_noise: bool = False) -> int:
     """The wanted scores as bits, in the order of TokenScores."""
+    available = {"current_logprob": has_tokens, "noised_logprob": dense_noise}
     if want is None:
-        want = [name for name in SCORES if has_tokens or name != "current_logprob"]
+        want = [name for name in SCORES if available.get(name, True)]
     if isinstance(want, str):
         raise TypeError(f'want: expected several names, such as ("{want}",), got one string')
     mask = 0
@@ -59,6 +63,8 @@ def want_mask(want: Iterable[str] | None, has_tokens: bool) -> int:
         mask |= 1 << SCORES.index(name)
     if mask >> SCORES.index("current_logprob") & 1 and not has_tokens:
         raise ValueError("want: current_logprob is the log-probability of `tokens`, which were not given")
+    if mask >> SCORES.index("noised_logprob") & 1 and not dense_noise:
+        raise ValueError('want: noised_logprob needs noise="dense", one Gumbel per id')
     return mask
 
 
@@ -120,8 +126,8 @@ def per_position(
         expected = "an int" if integer else "a number"
         raise TypeError(f"{name}: expected {expected} or a tensor, got {type(value).__name__}")
     if not low <= value <= high or math.isinf(value):
-        bounds = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
-        raise ValueError(f"{name}: expected a finite number, {bounds}, got {value}")
+        bounds = "" if math.isinf(low) else f", at least {low}" if math.isinf(high) else f", between {low} and {high}"
+        raise ValueError(f"{name}: expected a finite number{bounds}, got {value}")
     return torch.full((), value, dtype=dtype, device=like.device).expand(batch, length)
 
 

@@ -30,7 +30,7 @@ def score_tokens(
     suppress: Ids | None = None,
     forbid: Ids | None = None,
     uncond_logits: Tensor | None = None,
-    guidance: float = 0.0,
+    guidance: float | Tensor = 0.0,
     shift: int = 0,
     law: str = "raw",
     noise: str = "lazy",
@@ -65,10 +65,17 @@ def score_tokens(
             nucleus of everything and keeps what top_k keeps too.
         suppress: ids that have probability 0 in every output, such as the mask token. An int, ints or int64 ``[n]``.
         forbid: ids that are never proposed; raw statistics keep them. As ``suppress``.
-        uncond_logits, guidance, shift: classifier-free guidance and right-shifted logits: not available yet.
+        uncond_logits: logits without the condition, shape and dtype of ``logits``, strides of their own.
+        guidance: classifier-free guidance scale w. Before anything else the logits c become ``u + (w + 1) * (c - u)``,
+            u being ``uncond_logits``, every operation rounded to their dtype as LLaDA's ``cfg_scale`` has it. At 0 u is
+            not read. An id that is -inf in both becomes NaN: ``suppress`` it. A number, or a tensor as ``temperature``.
+        shift: position l is scored by the logits of position max(l - shift, 0): 1 for models that predict the next
+            token (Dream). ``rows``, ``tokens``, ``positions`` and the scores are those of position l.
         law: which distribution the statistics describe: "raw", at temperature 1 with everything but ``suppress``
             (LLaDA), or "proposal", after temperature, filters and ``forbid`` (Dream, LLaDA2).
-        noise: "lazy"; "dense", one Gumbel per id, is not available yet.
+        noise: "lazy" draws as said above. "dense" adds one Gumbel to every proposable logit over temperature and takes
+            the largest: the same law from other random numbers, one per id, for methods that use the noisy logits
+            themselves (P2, arXiv 2502.03540, whose score is ``noised_logprob``).
         input: "logits", or "probs" for unnormalised probabilities; then a negative number counts as NaN.
         confidence_dtype: float32 (default), bfloat16 or float16: what ``confidence`` is rounded to. LLaDA and Dream
             compute it in the model's dtype, and the ties this makes decide which position is committed.
@@ -85,7 +92,6 @@ def score_tokens(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: a shape, device, layout, number or name that does not fit.
-        NotImplementedError: guidance, shift or dense noise.
         RuntimeError: a CUDA tensor, but a library without this kernel for CUDA.
 
     Example:
@@ -94,8 +100,7 @@ def score_tokens(
         >>> scores.token, scores.margin
         (tensor([1]), tensor([0.]))
     """
-    _reject_missing(uncond_logits, guidance, shift, noise)
-    grid = _as_grid(logits)
+    grid = _as_grid("logits", logits)
     arguments.require_kernel("score_tokens", grid)
     lead, (batch, length, vocab) = logits.shape[:-1], grid.shape
     for name, value in (("tokens", tokens), ("rows", rows)):
@@ -113,9 +118,19 @@ def score_tokens(
     if isinstance(call, Tensor) and call.dim() != 0:
         raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
 
-    mask = scoring.want_mask(want, tokens is not None)
+    if isinstance(shift, bool) or not isinstance(shift, int):
+        raise TypeError(f"shift: expected an int, got {type(shift).__name__}")
+    if shift < 0:
+        raise ValueError(f"shift: expected at least 0, got {shift}")
+    uncond, weight = _guidance(uncond_logits, guidance, logits, input)
+
+    dense = scoring.choice("noise", noise, "lazy", "dense") == "dense"
+    mask = scoring.want_mask(want, tokens is not None, dense)
     ids, stats = torch.ops.mdmcorrect.score_tokens(
         grid,
+        uncond,
+        weight,
+        shift,
         mask,
         scoring.per_position("temperature", temperature, lead, logits, torch.float64, 0.0, math.inf),
         tokens,
@@ -129,6 +144,7 @@ def score_tokens(
         scoring.id_list("forbid", forbid, vocab, logits),
         scoring.choice("law", law, "raw", "proposal") == "proposal",
         scoring.choice("input", input, "logits", "probs") == "probs",
+        dense,
         scoring.rounding_dtype(confidence_dtype),
         rng.seed_tensor(seed, batch, device=logits.device).contiguous(),
         arguments.row_integers("step", step, batch, logits),
@@ -137,34 +153,33 @@ def score_tokens(
     return scoring.named_scores(mask, ids, stats, lead)
 
 
-def _reject_missing(uncond_logits: object, guidance: float, shift: int, noise: str) -> None:
-    """Arguments whose names are fixed but whose kernels have not landed."""
-    if uncond_logits is not None or guidance != 0.0:
-        raise NotImplementedError(
-            "uncond_logits, guidance: not available in this version; mix the logits before the call, "
-            "`uncond + (guidance + 1) * (cond - uncond)`"
-        )
-    if shift != 0:
-        raise NotImplementedError(
-            f"shift: got {shift}, but only 0 is available in this version; shift the logits before the call, "
-            "`torch.cat([logits[:, :1], logits[:, :-1]], 1)`"
-        )
-    if noise != "lazy":
-        scoring.choice("noise", noise, "lazy", "dense")
-        raise NotImplementedError(
-            'noise: "dense" is not available in this version; "lazy" draws from the same distribution'
-        )
+def _guidance(
+    uncond_logits: object, guidance: float | Tensor, logits: Tensor, input: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Unconditional logits [B, L, V] and their weight [B, L], or neither."""
+    off = not isinstance(guidance, Tensor) and guidance == 0
+    if uncond_logits is None and not off:
+        raise ValueError("guidance: needs uncond_logits, the logits it moves away from")
+    if uncond_logits is None or off:
+        return None, None
+    arguments.require_like("uncond_logits", uncond_logits, tuple(logits.shape), logits, "logits")
+    uncond = _as_grid("uncond_logits", uncond_logits)
+    arguments.require_dtype("uncond_logits", uncond, logits.dtype)
+    if input == "probs":
+        raise ValueError('guidance: mixes logits, and with input="probs" there are none')
+    lead = logits.shape[:-1]
+    return uncond, scoring.per_position("guidance", guidance, lead, logits, torch.float64, -math.inf, math.inf)
 
 
-def _as_grid(logits: object) -> Tensor:
+def _as_grid(name: str, logits: object) -> Tensor:
     """Logits as a view [B, L, V], without gradient."""
-    tensor = arguments.require_tensor("logits", logits).detach()
+    tensor = arguments.require_tensor(name, logits).detach()
     if tensor.dim() < 2 or tensor.shape[-1] < 1:
-        raise ValueError(f"logits: expected shape [..., L, V] with V >= 1, got {list(tensor.shape)}")
-    arguments.require_dtype("logits", tensor, *arguments.SCORE_DTYPES)
+        raise ValueError(f"{name}: expected shape [..., L, V] with V >= 1, got {list(tensor.shape)}")
+    arguments.require_dtype(name, tensor, *arguments.SCORE_DTYPES)
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(
-            f"logits: expected the last dimension to be contiguous, got strides {tuple(tensor.stride())} "
+            f"{name}: expected the last dimension to be contiguous, got strides {tuple(tensor.stride())} "
             f"for shape {list(tensor.shape)}; call .contiguous() first"
         )
     if tensor.dim() == 2:
@@ -174,7 +189,7 @@ def _as_grid(logits: object) -> Tensor:
     shape, stride = tensor.shape, tensor.stride()
     if any(stride[i] != stride[i + 1] * shape[i + 1] for i in range(tensor.dim() - 3)):
         raise ValueError(
-            f"logits: the dimensions before L must merge into one without a copy, got strides {tuple(stride)} "
+            f"{name}: the dimensions before L must merge into one without a copy, got strides {tuple(stride)} "
             f"for shape {list(shape)}; call .contiguous() first"
         )
     return tensor.flatten(0, -3)
@@ -183,6 +198,9 @@ def _as_grid(logits: object) -> Tensor:
 @torch.library.register_fake("mdmcorrect::score_tokens")
 def _fake(
     logits: Tensor,
+    uncond_logits: Tensor | None,
+    guidance: Tensor | None,
+    shift: int,
     want: int,
     temperature: Tensor,
     tokens: Tensor | None,
@@ -196,6 +214,7 @@ def _fake(
     forbid: Tensor | None,
     proposal_law: bool,
     probabilities: bool,
+    dense_noise: bool,
     confidence_dtype: torch.dtype,
     seed: Tensor,
     step: Tensor,

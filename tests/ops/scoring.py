@@ -9,7 +9,9 @@ from mdmcorrect import reference
 from mdmcorrect.ops import TokenScores
 
 ID_SCORES = ("token", "argmax")
-VALUE_SCORES = tuple(name for name in TokenScores._fields if name not in ID_SCORES)
+VALUE_SCORES = tuple(
+    name for name in TokenScores._fields if name not in (*ID_SCORES, "noised_logprob")
+)  # of lazy draws
 
 
 def peaked_logits(batch: int, length: int, vocab: int, dtype=torch.float32, seed: int = 0) -> torch.Tensor:
@@ -21,11 +23,17 @@ def peaked_logits(batch: int, length: int, vocab: int, dtype=torch.float32, seed
     return logits.to(dtype)
 
 
-def expected(logits: torch.Tensor, *, tokens=None, seed=0, positions=None, **kwargs) -> dict[str, np.ndarray]:
-    """reference.score_row for every row of [B, L, V]; seed is an int or an array [B]."""
+def expected(
+    logits: torch.Tensor, *, tokens=None, seed=0, positions=None, shift=0, uncond_logits=None, guidance=0.0, **kwargs
+) -> dict[str, np.ndarray]:
+    """reference.score_row for every row of [B, L, V]; seed is an int or an array [B], guidance a number."""
     batch, length, _ = logits.shape
     seeds = reference.sequence_seeds(seed, batch) if isinstance(seed, int) else seed
     values = logits.double().numpy()
+    if uncond_logits is not None:
+        dtype = str(logits.dtype).removeprefix("torch.")
+        values = reference.guided(values, uncond_logits.double().numpy(), guidance, dtype).astype(np.float64)
+    values = values[:, np.maximum(np.arange(length) - shift, 0)]
     out = {name: np.empty((batch, length), int if name in ID_SCORES else float) for name in TokenScores._fields}
     for b in range(batch):
         for place in range(length):

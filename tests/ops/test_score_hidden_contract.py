@@ -154,7 +154,7 @@ def test_errors_name_the_argument(change, error, text):
         ({"row_index": torch.zeros(2, 3).long()}, r"row_index: expected shape \[R\]"),
         ({"row_index": torch.zeros(2)}, "row_index: expected dtype int64"),
         ({"tokens": None}, "want: current_logprob needs tokens"),
-        ({"want": 1 << 11}, "want: unknown score"),
+        ({"want": 1 << 12}, "want: unknown score"),
         ({"seed": torch.tensor([4]).expand(2)}, "seed: expected no stride of 0"),
     ],
 )

@@ -14,7 +14,10 @@ OP = torch.ops.mdmcorrect.score_tokens.default
 def native_arguments(**changes) -> dict:
     arguments = {
         "logits": peaked_logits(2, 3, 40),
-        "want": 0b11111111111,
+        "uncond_logits": peaked_logits(2, 3, 40, seed=1),
+        "guidance": torch.full((2, 3), 1.5, dtype=torch.float64),
+        "shift": 1,
+        "want": 0b111111111111,
         "temperature": torch.full((2, 3), 0.7, dtype=torch.float64),
         "tokens": torch.zeros(2, 3, dtype=torch.int64),
         "rows": torch.ones(2, 3, dtype=torch.bool),  # all: opcheck takes NaN for a difference
@@ -27,6 +30,7 @@ def native_arguments(**changes) -> dict:
         "forbid": torch.tensor([2]),
         "proposal_law": False,
         "probabilities": False,
+        "dense_noise": True,
         "confidence_dtype": torch.bfloat16,
         "seed": torch.tensor([4, 5]),
         "step": torch.tensor(1),
@@ -35,14 +39,20 @@ def native_arguments(**changes) -> dict:
     return {**arguments, **changes}
 
 
-OPTIONAL = ("tokens", "rows", "positions", "top_k", "top_p", "suppress", "forbid")
+OPTIONAL = ("uncond_logits", "guidance", "tokens", "rows", "positions", "top_k", "top_p", "suppress", "forbid")
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"want": 0b00000000101, "logits": peaked_logits(2, 3, 40, torch.bfloat16), "seed": torch.tensor(3)},
+        {
+            "want": 0b00000000101,
+            "logits": peaked_logits(2, 3, 40, torch.bfloat16),
+            "uncond_logits": None,
+            "guidance": None,
+            "seed": torch.tensor(3),
+        },
         {**dict.fromkeys(OPTIONAL), "want": 0b11111101111, "step": torch.tensor([0, 3])},
     ],
     ids=["everything", "few", "bare"],
@@ -135,10 +145,36 @@ def logits() -> torch.Tensor:
         ({"forbid": [-1]}, ValueError, r"forbid: expected ids in \[0, 8\), got -1"),
         ({"forbid": torch.tensor([True])}, TypeError, "forbid: expected dtype int64, got bool"),
         ({"forbid": torch.zeros(1, 1).long()}, ValueError, r"forbid: expected ids \[n\], got shape \[1, 1\]"),
-        ({"uncond_logits": torch.zeros(2, 3, 8)}, NotImplementedError, "uncond_logits, guidance: not available"),
-        ({"guidance": 1.0}, NotImplementedError, "uncond_logits, guidance: not available"),
-        ({"shift": 1}, NotImplementedError, "shift: got 1, but only 0 is available"),
-        ({"noise": "dense"}, NotImplementedError, 'noise: "dense" is not available'),
+        ({"guidance": 1.0}, ValueError, "guidance: needs uncond_logits"),
+        ({"uncond_logits": [1.0], "guidance": 1.0}, TypeError, "uncond_logits: expected a torch.Tensor, got list"),
+        (
+            {"uncond_logits": torch.zeros(2, 3, 9), "guidance": 1.0},
+            ValueError,
+            r"uncond_logits: expected shape \[2, 3, 8\] as logits has it, got \[2, 3, 9\]",
+        ),
+        (
+            {"uncond_logits": torch.zeros(2, 3, 8).half(), "guidance": 1.0},
+            TypeError,
+            "uncond_logits: expected dtype float32, got float16",
+        ),
+        (
+            {"uncond_logits": torch.zeros(2, 8, 3).transpose(1, 2), "guidance": 1.0},
+            ValueError,
+            "uncond_logits: expected the last dimension to be contiguous",
+        ),
+        (
+            {"uncond_logits": torch.zeros(2, 3, 8), "guidance": float("nan")},
+            ValueError,
+            "guidance: expected a finite number, got nan",
+        ),
+        (
+            {"uncond_logits": torch.zeros(2, 3, 8), "guidance": 1.0, "input": "probs"},
+            ValueError,
+            'guidance: mixes logits, and with input="probs" there are none',
+        ),
+        ({"shift": -1}, ValueError, "shift: expected at least 0, got -1"),
+        ({"shift": 1.0}, TypeError, "shift: expected an int, got float"),
+        ({"want": ("noised_logprob",)}, ValueError, 'want: noised_logprob needs noise="dense"'),
         ({"noise": "loud"}, ValueError, "noise: expected 'lazy' or 'dense', got 'loud'"),
         ({"law": "murphy"}, ValueError, "law: expected 'raw' or 'proposal', got 'murphy'"),
         ({"input": "logprobs"}, ValueError, "input: expected 'logits' or 'probs', got 'logprobs'"),
@@ -166,7 +202,7 @@ def test_errors_name_the_argument(change, error, text):
         ({"logits": torch.zeros(2, 3, 40).double()}, "logits: expected float32, bfloat16 or float16"),
         ({"temperature": torch.ones(2, 3)}, "temperature: expected dtype float64"),
         ({"tokens": None}, "want: current_logprob needs tokens"),
-        ({"want": 1 << 11}, "want: unknown score"),
+        ({"want": 1 << 12}, "want: unknown score"),
         ({"seed": torch.tensor([4]).expand(2)}, "seed: expected no stride of 0"),
         ({"seed": torch.tensor([4, 5, 6])}, r"seed: expected shape \[\] or \[2\], got \[3\]"),
         ({"suppress": torch.zeros(2, 2).long()}, r"suppress: expected shape \[n\], got \[2, 2\]"),
