@@ -96,6 +96,7 @@ def _methods() -> Iterator[Method]:
         yield Method(f"Dream ({alg})", "confidence", lambda n, t, m, a=alg: s.Dream(steps=n, alg=a, temperature=t))
     yield Method("Fast-dLLM", "confidence", lambda n, t, m: s.FastDLLM(threshold=1 - 10 ** (-n / 8), temperature=t))
     yield Method("entropy-bounded", "confidence", lambda n, t, m: s.EntropyBounded(gamma=10 ** (-n / 8), temperature=t))
+    yield Method("LLaDA2", "confidence", lambda n, t, m: s.LLaDA2(steps=n, block_length=81, temperature=t))
     for order in ("random", "max_probability"):
         label = "random order" if order == "random" else "surest first"
         yield Method(
@@ -108,6 +109,15 @@ def _methods() -> Iterator[Method]:
             f"ProSeCo ({update})",
             "corrector",
             lambda n, t, m, u=update: s.ProSeCo(steps=max(1, n // 2), corrector=u, temperature=t),
+            checkpoint="proseco",
+        )
+    for remask in (None, "low_prob"):
+        yield Method(
+            "LLaDA2.1 (edits)" if remask is None else "T2M (remasks)",
+            "corrector",
+            lambda n, t, m, r=remask: s.LLaDA21(
+                block_length=81, threshold=1 - 10 ** (-n / 8), remask=r, remask_threshold=0.5, temperature=t
+            ),
             checkpoint="proseco",
         )
     yield Method("GIDD's correction", "corrector", lambda n, t, m: s.GIDD(steps=n), checkpoint="proseco")

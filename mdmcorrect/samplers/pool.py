@@ -98,11 +98,14 @@ class Noise:
             drawn = _uniform(state, 1) - 0.5
         else:
             drawn = rng.gumbel(state.seed, state.positions, state.step, rng.Purpose.POSITION)
-        table = torch.tensor(self._scales, device=drawn.device)
-        scale = table[view.step.clamp(max=len(table) - 1)]
+        if isinstance(self.scale, tuple):
+            table = torch.tensor(self.scale, device=drawn.device)
+            drawn = drawn * table[view.step.clamp(max=len(table) - 1)][:, None]
+        else:
+            drawn = drawn * self.scale
         if self.annealed:
-            scale = scale * (1 - (view.step + 1) / view.steps.clamp(min=1)).clamp(min=0)
-        return scale[:, None] * drawn
+            drawn = drawn * (1 - (view.step + 1) / view.steps.clamp(min=1)).clamp(min=0)[:, None]
+        return drawn
 
     @property
     def _scales(self) -> tuple[float, ...]:
