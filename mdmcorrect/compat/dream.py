@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -100,14 +100,14 @@ def diffusion_generate(
         TypeError: a setting that does not exist.
     """
     kept = common.check_quirks(quirks, QUIRKS)
-    config = _config(model, generation_config, settings)
+    config = read_config(DreamGenerationConfig, model, generation_config, settings)
     if inputs is None:
         raise ValueError("inputs: expected token ids [B, P], got None")
     if config.mask_token_id is None:
         raise ValueError("mask_token_id: expected an id, in generation_config or as an argument, got None")
     mask_id, times = config.mask_token_id, config.num_return_sequences
     prompt = inputs.repeat_interleave(times, 0)
-    tokens = common.append_masks(prompt, _new_tokens(config, prompt.shape[1]), mask_id)
+    tokens = common.append_masks(prompt, new_tokens(config, prompt.shape[1]), mask_id)
     if attention_mask is not None:
         attention_mask = attention_mask.repeat_interleave(times, 0)
     hooks = _Hooks(generation_tokens_hook_func, generation_logits_hook_func)
@@ -217,20 +217,24 @@ def _rounded_nucleus(logits: Tensor, *, top_p: float, temperature: float) -> Ten
     return logits.masked_fill(outside, torch.finfo(logits.dtype).min)
 
 
-def _config(model: Any, given: Any, settings: Mapping[str, Any]) -> DreamGenerationConfig:
-    names = {field.name for field in fields(DreamGenerationConfig)}
+_Config = TypeVar("_Config", bound=DreamGenerationConfig)
+
+
+def read_config(kind: type[_Config], model: Any, given: Any, settings: Mapping[str, Any]) -> _Config:
+    """The configuration of a run: ``settings`` over what is given over what the model has."""
+    names = {field.name for field in fields(kind)}
     if unknown := settings.keys() - names:
         raise TypeError(f"diffusion_generate: expected settings among {sorted(names)}, got {sorted(unknown)}")
     values: dict[str, Any] = {}
     for source in (getattr(model, "generation_config", None), given):
         values.update({n: getattr(source, n) for n in names if getattr(source, n, None) is not None})
-    config = DreamGenerationConfig(**{**values, **settings})
+    config = kind(**{**values, **settings})
     if config.mask_token_id is None:
         config.mask_token_id = getattr(getattr(model, "config", None), "mask_token_id", None)
     return config
 
 
-def _new_tokens(config: DreamGenerationConfig, prompt_length: int) -> int:
+def new_tokens(config: DreamGenerationConfig, prompt_length: int) -> int:
     """As many as asked for; 20 where nothing is."""
     if config.max_new_tokens is not None:
         return config.max_new_tokens
