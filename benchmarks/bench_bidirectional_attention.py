@@ -1,13 +1,12 @@
 """bidirectional_attention against torch's scaled_dot_product_attention, and against itself with less to do.
 
-Floor: as many multiplications as the two products of attention take, on every thread at once, with all operands in the
-first-level cache: vdpbf16ps for bfloat16 where the machine has it, else float32 FMA.
+Floor: one thread's share of the multiplications that the products of attention take, all operands in the first-level
+cache: vdpbf16ps for bfloat16 where the machine has it, else float32 FMA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -29,22 +28,13 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, 
 
 
 def products(flops: float, dtype: torch.dtype) -> Callable[[], object]:
-    """A call that does that many multiplications and additions, spread over torch's threads."""
+    """A call that does one thread's share of that many multiplications and additions."""
     host = pytest.importorskip("mdmcorrect._host", reason="built without pybind11")
     isa = _native.build_info()["isa"]
     pairs = dtype == torch.bfloat16 and host.multiply_probe(isa, True, 1) > 0
     threads = torch.get_num_threads()
     repeats = max(1, round(flops / threads / host.multiply_probe(isa, pairs, 1)))
-    others = ThreadPoolExecutor(max(1, threads - 1))
-
-    def run() -> None:
-        # This thread takes a share too: a pool of its own size is often woken on one core.
-        shares = [others.submit(host.multiply_probe, isa, pairs, repeats) for _ in range(threads - 1)]
-        host.multiply_probe(isa, pairs, repeats)
-        for share in shares:
-            share.result()
-
-    return run
+    return lambda: host.multiply_probe(isa, pairs, repeats)
 
 
 def forward_flops(shape: tuple[int, ...]) -> float:

@@ -57,6 +57,8 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
   start(&state, vectors);
   for (int64_t i = 0; i < width * lanes; i += kLanes) store(work.output + i, broadcast(0.0f));
   if (mask.end > 0) {
+    prefetch_rows(row_address(params.k, params.type, tile.batch, kv_head, mask.begin), k_bytes,
+                  least(mask.end, kBlockKeys), width * element);
     const char* q = row_address(params.q, params.type, tile.batch, tile.head, tile.first);
     const Operand queries =
         rows_operand<Arithmetic>(q, params.q.row_stride * element, params.type, tile.count, width, work.wide);

@@ -15,6 +15,7 @@ from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops.bidirectional_attention import WIDTHS, bidirectional_attention
 
 logger = logging.getLogger(__name__)
+CUDA_WIDTHS = (32, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class AttentionBackend:
 
 
 def attention_backend(q: Tensor, k: Tensor) -> AttentionBackend:
-    """Choose how to attend from ``q [B, Hq, Sq, D]`` to ``k [B, Hkv, Sk, D]``, by shape, dtype and device only.
+    """Choose how to attend from ``q [B, Hq, Sq, D]`` to ``k [B, Hkv, Sk, D]``, without looking at their values.
 
-    Our operator wherever it has a kernel for them; it was faster than torch's in every such shape measured that has
-    more than one query (docs/performance.md). Otherwise torch's, and then the reason is logged, once, as a warning of
-    the logger ``mdmcorrect.ops.attention_backend``.
+    Our operator wherever it has a kernel for their width, dtype and device, and for gradients if they are needed;
+    docs/attention.md has the measurements on the CPU. Otherwise torch's, and then the reason is logged, once, as a
+    warning of the logger ``mdmcorrect.ops.attention_backend``.
 
     Example:
         >>> attend = attention_backend(torch.ones(1, 2, 5, 64), torch.ones(1, 2, 5, 64))
@@ -64,10 +65,13 @@ def attention_backend(q: Tensor, k: Tensor) -> AttentionBackend:
     dtype = str(q.dtype).removeprefix("torch.")
     if kind != "cpu" and "bidirectional_attention" not in arguments.CUDA_OPS:
         return _fallback(f"this build has no kernel for {kind} tensors")
-    if q.dtype not in arguments.SCORE_DTYPES:
-        return _fallback(f"there is no kernel for {dtype}")
-    if width not in WIDTHS:
-        return _fallback(f"heads are {width} wide, and the kernels take multiples of 32 up to {WIDTHS[-1]}")
+    if q.dtype not in (arguments.SCORE_DTYPES if kind == "cpu" else (torch.bfloat16, torch.float16)):
+        return _fallback(f"there is no kernel for {dtype} on {kind}")
+    if width not in (WIDTHS if kind == "cpu" else CUDA_WIDTHS):
+        return _fallback(f"there is no kernel for heads {width} wide on {kind}")
+    needs_gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+    if kind != "cpu" and needs_gradients and "bidirectional_attention_backward" not in arguments.CUDA_OPS:
+        return _fallback(f"there is no backward kernel on {kind}")
     return AttentionBackend("mdmcorrect", f"there is a kernel for {dtype} heads of {width} on {kind}")
 
 

@@ -47,9 +47,9 @@ def test_ours_where_there_is_a_kernel():
 @pytest.mark.parametrize(
     ("q", "reason"),
     [
-        (torch.zeros(1, 2, 5, 41), "heads are 41 wide, and the kernels take multiples of 32 up to 256"),
-        (torch.zeros(1, 2, 5, 288), "heads are 288 wide"),
-        (torch.zeros(1, 2, 5, 64, dtype=torch.float64), "there is no kernel for float64"),
+        (torch.zeros(1, 2, 5, 41), "there is no kernel for heads 41 wide on cpu"),
+        (torch.zeros(1, 2, 5, 288), "heads 288 wide on cpu"),
+        (torch.zeros(1, 2, 5, 64, dtype=torch.float64), "there is no kernel for float64 on cpu"),
     ],
 )
 def test_falls_back_aloud(q, reason, caplog):
@@ -63,6 +63,13 @@ def test_falls_back_aloud(q, reason, caplog):
     assert reason in chosen.reason
     assert reason in caplog.text
     torch.testing.assert_close(chosen(q, q, q, lengths=3)[:, :, 3:], torch.zeros_like(q)[:, :, 3:])
+
+
+def test_a_device_without_kernels():
+    q = torch.zeros(1, 2, 5, 64, device="meta")
+    chosen = attention_backend(q, q)
+    assert chosen.name == "sdpa"
+    assert "meta" in chosen.reason
 
 
 def test_no_log_sum_exp_from_a_choice():
