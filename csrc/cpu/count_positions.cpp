@@ -55,15 +55,19 @@ void count_positions(const CountPositionsParams& params, int64_t begin, int64_t 
     const double bound = params.bound[row * params.bound_stride];
     int64_t taking_part = 0, count = 0;
     if (is_sorted_rule(params.rule)) {
-      const bool ascending = params.rule != CountRule::factor;
+      const bool factor = params.rule == CountRule::factor;
+      // What the factor admits is at least its first, lowest limit: nothing below needs an order.
+      const double least = factor && bound >= 0.0 ? 1.0 - bound / 2.0 : -__builtin_inf();
       uint32_t* keys = room.take<uint32_t>(length);
+      int64_t kept = 0;
       for (int64_t col = 0; col < length; ++col) {
-        const uint32_t key = eligible[col] != 0 ? score_key(scores[col], ascending) : kLeftOut;
-        keys[taking_part] = key;  // the write never overtakes the read
+        const uint32_t key = eligible[col] != 0 ? score_key(scores[col], !factor) : kLeftOut;
         taking_part += key != kLeftOut;
+        keys[kept] = key;  // the write never overtakes the read
+        kept += (key != kLeftOut) & (static_cast<double>(scores[col]) >= least);
       }
-      const uint32_t* sorted = radix_sort(keys, room.take<uint32_t>(length), taking_part);
-      count = admitted(params.rule, sorted, taking_part, bound);
+      const uint32_t* sorted = radix_sort(keys, room.take<uint32_t>(length), kept);
+      count = admitted(params.rule, sorted, kept, bound);
     } else {
       const bool strict = params.rule == CountRule::strict_threshold;
       for (int64_t col = 0; col < length; ++col) {

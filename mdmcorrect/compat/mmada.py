@@ -69,7 +69,7 @@ def mmu_generate_fast(
     ties: str = "lowest",
     seed: int | Tensor | torch.Generator | None = None,
 ) -> Tensor:
-    """:func:`mmu_generate`, ending after a block whose last token is ``eot_token`` in every row; later ones are masks."""
+    """:func:`mmu_generate`, ending after a block whose last token is ``eot_token`` in every row; masks follow."""
     return _generate(
         model, idx, max_new_tokens, steps, block_length, temperature, cfg_scale, remasking, mask_id, attention_mask,
         ties, seed, eot_token,

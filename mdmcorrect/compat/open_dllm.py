@@ -96,7 +96,7 @@ def sample_tokens(
     *,
     seed: int | Tensor | torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Confidence float32 and proposal int64, ``[...]`` each, for logits ``[..., V]``, as :func:`dream.sample_tokens`."""
+    """Confidence float32 and proposal int64, ``[...]`` each, for logits ``[..., V]``; see Dream's."""
     flags = {"topk_margin": {"margin_confidence": True}, "entropy": {"neg_entropy": True}}.get(alg, {})
     if alg not in ("origin", "maskgit_plus", "topk_margin", "entropy", "p2"):
         raise ValueError(f"alg: expected Dream's or 'p2', got {alg!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
@@ -69,23 +71,24 @@ def count_positions(
         raise ValueError(f"at_least: expected at least 0, got {at_least}")
     if eligible is not None:
         arguments.require_mask("eligible", eligible, shape, scores, "scores")
-    limit = _bound(bound, shape[0], scores)
-    if rule in ("threshold", "strict_threshold"):
-        limit = limit.to(scores.dtype).double()
+    limit = _bound(bound, shape[0], scores, rounded=rule in ("threshold", "strict_threshold"))
     return torch.ops.mdmcorrect.count_positions(scores, RULES.index(rule), limit, eligible, at_least)
 
 
-def _bound(bound: object, batch: int, scores: Tensor) -> Tensor:
-    """float64 ``[]`` or ``[B]``."""
+def _bound(bound: object, batch: int, scores: Tensor, *, rounded: bool) -> Tensor:
+    """float64 ``[]`` or ``[B]``, of values that the scores' dtype holds where it is ``rounded``."""
     if isinstance(bound, (int, float)) and not isinstance(bound, bool):
-        return torch.full((), float(bound), dtype=torch.float64, device=scores.device)
+        if rounded and scores.dtype == torch.float32:
+            bound, rounded = ctypes.c_float(bound).value, False  # without an operator
+        limit = torch.full((), float(bound), dtype=torch.float64, device=scores.device)
+        return limit.to(scores.dtype).double() if rounded else limit
     if not isinstance(bound, Tensor) or not bound.is_floating_point():
         got = bound.dtype if isinstance(bound, Tensor) else type(bound).__name__
         raise TypeError(f"bound: expected a number or a floating-point tensor, got {got}")
     if bound.dim() != 0 and tuple(bound.shape) != (batch,):
         raise ValueError(f"bound: expected shape [] or [{batch}], one per row, got {list(bound.shape)}")
     arguments.require_device("bound", bound, scores, "scores")
-    return bound.double()
+    return bound.to(scores.dtype).double() if rounded else bound.double()
 
 
 @torch.library.register_fake("mdmcorrect::count_positions")
