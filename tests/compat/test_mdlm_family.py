@@ -1,12 +1,14 @@
 """compat.mdlm, remdm, bd3lms, sedd: the law of one draw and of one step against closed forms."""
 
-from types import SimpleNamespace
+import importlib
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from mdmcorrect import compat
 from mdmcorrect.compat import bd3lms, mdlm, remdm, sedd
 
 MASK = 4
@@ -241,3 +243,23 @@ def test_bad_arguments_are_named():
     for step in (mdlm._ddpm_caching_update, remdm._ddpm_caching_update):
         with pytest.raises(ValueError, match=r"noise\.type: expected 'loglinear', got 'cosine'"):
             step(model, torch.zeros(1, 2, dtype=torch.int64), torch.ones(1), 0.1)
+
+
+@pytest.mark.parametrize("name", ["mdlm", "remdm", "bd3lms", "sedd", "p2", "smdm", "maskgit", "diffusion_vs_ar"])
+def test_every_drop_in_can_be_put_into_its_original(name):
+    drop_in = importlib.import_module(f"mdmcorrect.compat.{name}")
+    original = ModuleType(drop_in.MODULES[0])
+    for path in drop_in.REPLACES:
+        *owners, attribute = path.split(".")
+        if owners and not hasattr(original, owners[0]):
+            setattr(original, owners[0], type(owners[0], (), {}))
+        setattr(getattr(original, owners[0]) if owners else original, attribute, lambda: "theirs")
+    with compat.patch(name, original) as done:
+        assert len(done.replaced) == len(drop_in.REPLACES)
+        for path, ours in drop_in.REPLACES.items():
+            *owners, attribute = path.split(".")
+            assert vars(getattr(original, owners[0]) if owners else original)[attribute] is ours
+    assert all(
+        vars(getattr(original, path.split(".")[0]) if "." in path else original)[path.split(".")[-1]]() == "theirs"
+        for path in drop_in.REPLACES
+    )
