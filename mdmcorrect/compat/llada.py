@@ -113,6 +113,12 @@ def generate(
     ).tokens
 
 
+def get_num_transfer_tokens(mask_index: Tensor, steps: int) -> Tensor:
+    """An even split of each row's masks over the steps, the remainder first: int64 ``[B, steps]``."""
+    masks = mask_index.sum(1, keepdim=True)
+    return masks // steps + (torch.arange(steps, device=masks.device) < masks % steps)
+
+
 def _with_unfilled_masks(sampler: Sampler, block_length: int, remasking: str, ties: str) -> Sampler:
     """The sampler that spends its quota on masks the model predicts and on those of the prompt, and leaves the rest."""
     return replace(
@@ -124,4 +130,4 @@ def _with_unfilled_masks(sampler: Sampler, block_length: int, remasking: str, ti
     )
 
 
-REPLACES = {"generate": generate}
+REPLACES = {"generate": generate, "get_num_transfer_tokens": get_num_transfer_tokens}

@@ -23,6 +23,11 @@ def test_generate_equals_the_recorded_run(case):
     check(case, run)
 
 
+@recorded("llada", where=lambda case: "mask_index" in case.get("inputs", ()))
+def test_the_schedule_equals_the_recorded_one(case):
+    assert llada.get_num_transfer_tokens(**inputs_of(case), steps=case["kwargs"]["steps"]).tolist() == case["output"]
+
+
 @recorded("llada", where=lambda case: case.get("model", {}).get("V") == 97)
 def test_the_quirks_change_nothing_where_nothing_is_wrong(case):
     dtype = None if case["name"].startswith("4fc3cd2") else "logits"
