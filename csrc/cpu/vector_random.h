@@ -43,6 +43,63 @@ MDM_INLINE void philox_bits16(const DrawKey& key, uint32_t first_index, Words* h
            key.key1, high, low);
 }
 
+// The draws of index 0 that differ in their position only. Of Philox's first rounds most words are then the same for all
+// positions and are computed here, once for a row: in round 1 nothing but an addition is left, in rounds 2 and 3 one
+// product of two.
+struct PositionDraws {
+  uint32_t key0, key1;
+  uint32_t first;           // round 1: x0 is the position xor this
+  uint32_t x0, x1, second;  // round 2: x0, x1 and what x2's product is combined with
+  uint32_t third, x3;       // round 3
+};
+
+MDM_INLINE PositionDraws position_draws(int64_t seed, int64_t step, Purpose purpose, int64_t call) {
+  PositionDraws draws{};
+  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
+  draws.key0 = key0;
+  draws.key1 = key1;
+  const uint64_t of_step = static_cast<uint64_t>(kPhiloxMultiplier1) * static_cast<uint32_t>(step);
+  draws.first = static_cast<uint32_t>(of_step >> 32) ^ key0;
+  const uint32_t x1 = static_cast<uint32_t>(of_step), x2 = philox_stream(purpose, call) ^ key1;
+  key0 += kPhiloxWeyl0;
+  key1 += kPhiloxWeyl1;
+  const uint64_t of_x2 = static_cast<uint64_t>(kPhiloxMultiplier1) * x2;
+  draws.x0 = static_cast<uint32_t>(of_x2 >> 32) ^ x1 ^ key0;
+  draws.x1 = static_cast<uint32_t>(of_x2);
+  draws.second = key1;
+  key0 += kPhiloxWeyl0;
+  key1 += kPhiloxWeyl1;
+  const uint64_t of_x0 = static_cast<uint64_t>(kPhiloxMultiplier0) * draws.x0;
+  draws.x1 ^= key0;
+  draws.third = static_cast<uint32_t>(of_x0 >> 32) ^ key1;
+  draws.x3 = static_cast<uint32_t>(of_x0);
+  return draws;
+}
+
+// The 64 bits of sixteen positions.
+MDM_INLINE void position_bits16(const PositionDraws& draws, Words positions, Words* high, Words* low) {
+  Words x0, x1, x2, x3, high0, low0, high1, low1;
+  multiply_wide(xor_words(positions, words_from(draws.first)), kPhiloxMultiplier0, &high0, &x3);  // round 2
+  x2 = xor_words(high0, words_from(draws.second));
+  multiply_wide(x2, kPhiloxMultiplier1, &high1, &x1);  // round 3
+  x0 = xor_words(high1, words_from(draws.x1));
+  x2 = xor_words(x3, words_from(draws.third));
+  x3 = words_from(draws.x3);
+  uint32_t key0 = draws.key0 + 3 * kPhiloxWeyl0, key1 = draws.key1 + 3 * kPhiloxWeyl1;
+  for (int round = 4; round < kPhiloxRounds; ++round) {
+    multiply_wide(x0, kPhiloxMultiplier0, &high0, &low0);
+    multiply_wide(x2, kPhiloxMultiplier1, &high1, &low1);
+    x0 = xor_words(xor_words(high1, x1), words_from(key0));
+    x1 = low1;
+    x2 = xor_words(xor_words(high0, x3), words_from(key1));
+    x3 = low0;
+    key0 += kPhiloxWeyl0;
+    key1 += kPhiloxWeyl1;
+  }
+  multiply_wide(x2, kPhiloxMultiplier1, &high1, low);  // of the last round two words are asked for
+  *high = xor_words(xor_words(high1, x1), words_from(key0));
+}
+
 MDM_INLINE Floats uniform_from_bits16(Words high, Words low) {
   const Floats u = add(mul(float_from_u64(high, low), broadcast(0x1p-64f)), broadcast(0x1p-65f));
   return select(at_least(u, broadcast(0x1.fffffep-1f)), broadcast(0x1.fffffep-1f), u);

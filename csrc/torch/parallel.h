@@ -15,27 +15,30 @@ namespace mdmcorrect {
 // Work that repays waking a thread, in elements of about a nanosecond each.
 constexpr int64_t kElementsPerTask = 16384;
 
-// Splits [0, rows) into even contiguous ranges, at most one per thread, and calls
+// Splits [0, rows) into contiguous ranges and calls
 //   kernel(begin, end, scratch)
-// for each, scratch being words_per_task words of its own. row_cost: about how many elements a row takes. The scratch
-// is allocated here, in the caller's thread, because a worker must not throw: its message would be lost across the ABI.
+// for each, scratch being words_per_task words of its thread's own. row_cost: about how many elements a row takes. There
+// are several ranges for each thread, which takes the next when it is done with one: a thread that sleeps may take longer
+// to wake than a small call takes, and then finds its share done. The scratch is allocated here, in the caller's thread,
+// because a worker must not throw: its message would be lost across the ABI.
 template <class Kernel>
 void parallel_rows(int64_t rows, int64_t row_cost, int64_t words_per_task, const Kernel& kernel) {
   if (rows <= 0) return;
+  constexpr int64_t kRangesPerTask = 8;
   const int64_t worthwhile = std::max<int64_t>(1, rows * std::max<int64_t>(1, row_cost) / kElementsPerTask);
   const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t tasks = std::min({rows, worthwhile, threads});
-  std::vector<uint64_t> scratch(static_cast<size_t>(tasks * words_per_task));
-  const auto run = [&](int64_t first, int64_t last) {
+  const std::unique_ptr<uint64_t[]> scratch(new uint64_t[static_cast<size_t>(tasks * words_per_task)]);
+  if (tasks == 1) return kernel(0, rows, scratch.get());
+  const int64_t ranges = std::min(rows, kRangesPerTask * tasks);
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
-      kernel(rows * task / tasks, rows * (task + 1) / tasks, scratch.data() + task * words_per_task);
+      for (int64_t range = next++; range < ranges; range = next++) {
+        kernel(rows * range / ranges, rows * (range + 1) / ranges, scratch.get() + task * words_per_task);
+      }
     }
-  };
-  if (tasks == 1) {
-    run(0, 1);
-  } else {
-    torch::stable::parallel_for(0, tasks, 1, run);
-  }
+  });
 }
 
 // The same for items of uneven cost, cost in all: each thread takes the next item when it is done with its last, so the
