@@ -69,27 +69,49 @@ def test_no_local_memory(op, arch):
 
 
 # Registers per thread of the attention kernels, at most: with 128 threads, 168 let three blocks share an SM, 255 two.
-ATTENTION_REGISTERS = {32: 176, 64: 232, 96: 224, 128: 255, 192: 176, 256: 232}
+ATTENTION_REGISTERS = {
+    "bidirectional_attention": {32: 176, 64: 232, 96: 224, 128: 255, 192: 176, 256: 232},
+    "attention_backward_queries": {32: 136, 64: 176, 96: 136, 128: 176},
+    "attention_backward_keys": {32: 168, 64: 192, 96: 176, 128: 255},
+}
+ATTENTION_OPS = ["bidirectional_attention", "bidirectional_attention_backward"]
+
+
+def kind_and_width(kernel: str) -> tuple[str, int]:
+    """Of attention_backward_keys_float16_64: attention_backward_keys, 64."""
+    kind, _, width = kernel.rsplit("_", 2)
+    return kind, int(width)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_attention_stays_within_its_registers(arch):
-    _, usage = compiled("bidirectional_attention", arch)
-    assert len(usage) == 2 * len(ATTENTION_REGISTERS)
-    for name, used in usage.items():
-        assert used.registers <= ATTENTION_REGISTERS[int(name.rsplit("_", 1)[1])], (name, used)
+@pytest.mark.parametrize("op", ATTENTION_OPS)
+def test_attention_stays_within_its_registers(op, arch):
+    kernels = {name: used for name, used in compiled(op, arch)[1].items() if "float16" in name}
+    assert len(kernels) == (12 if op == "bidirectional_attention" else 16)
+    for name, used in kernels.items():
+        kind, width = kind_and_width(name)
+        assert used.registers <= ATTENTION_REGISTERS[kind][width], (name, used)
+
+
+def products_of_an_iteration(kind: str, width: int) -> int:
+    """m16n8k16 products that a warp multiplies for one tile of the other side, each of which the code has once."""
+    tile = 64 if width <= 64 else 32
+    row_tiles = 2 if kind == "bidirectional_attention" and width <= 128 else 1
+    matrices = {"bidirectional_attention": 2, "attention_backward_queries": 3, "attention_backward_keys": 4}[kind]
+    return matrices * row_tiles * (width // 16) * (tile // 8)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_attention_multiplies_on_tensor_cores(arch):
-    for name, code in disassembly(compiled("bidirectional_attention", arch)[0]).items():
+@pytest.mark.parametrize("op", ATTENTION_OPS)
+def test_attention_multiplies_on_tensor_cores(op, arch):
+    for name, code in disassembly(compiled(op, arch)[0]).items():
+        assert not re.search(r"\b(LDL|STL)\b", code)
+        if "float16" not in name:  # the kernel of single rows multiplies no matrices
+            continue
         products = re.findall(r"HMMA\.16816\.F32(\.BF16)?", code)
-        width, row_tiles = int(name.rsplit("_", 1)[1]), 2 if int(name.rsplit("_", 1)[1]) <= 128 else 1
-        keys = 64 if width <= 64 else 32
-        assert len(products) == 2 * row_tiles * (width // 16) * (keys // 8), name  # Q K^T and P V, unrolled, once
+        assert len(products) == products_of_an_iteration(*kind_and_width(name)), name
         assert (".BF16" in products) == ("bfloat16" in name)
         assert re.search(r"LDSM\.16\.M88\.4", code)
-        assert re.search(r"LDSM\.16\.MT88\.4", code)  # transposed, for V
+        assert re.search(r"LDSM\.16\.MT88\.4", code)  # transposed, where rows are summed over
         assert re.search(r"LDGSTS\.E\.BYPASS\.128", code)  # cp.async past L1
         assert re.search(r"STG\.E\.128", code)
-        assert not re.search(r"\b(LDL|STL)\b", code)

@@ -43,4 +43,36 @@ struct ForwardShape {
   static constexpr int kBytes = kWarpKeys + kAttentionWarps * static_cast<int>(sizeof(TileKeys));
 };
 
+// What the backward kernels need of a query row besides q and grad_out.
+struct RowStatistics {
+  float lse_log2;  // log2 of the sum of exponentials; +inf where nothing is visible, so that probabilities are 0
+  float delta;     // grad_out . out - grad_lse
+};
+
+// A tile of queries as the key kernel meets it.
+struct QueryTile {
+  TileKeys keys;
+  uint64_t live;  // bit r: row r sees something
+};
+
+// Backward: a block owns 64 rows, 16 per warp, and takes the other side's rows in tiles, two stages of them in shared
+// memory. grad_q's kernel owns queries and takes keys; that of grad_k and grad_v owns keys and takes queries.
+template <int kWidth>
+struct BackwardShape {
+  static_assert(kWidth <= 128, "two gradients of wider rows do not fit the registers");
+  static constexpr int kRows = 16 * kAttentionWarps;
+  static constexpr int kTile = kWidth <= 64 ? 64 : 32;
+  static constexpr int kRowBytes = 2 * kWidth;
+  // Offsets in shared memory: the block's own two matrices, then stages of two tiles, then what belongs to query rows.
+  static constexpr int kOwnSecond = kRows * kRowBytes;
+  static constexpr int kStages = 2 * kOwnSecond;
+  static constexpr int kStageSecond = kTile * kRowBytes;  // within a stage
+  static constexpr int kStageStatistics = 2 * kStageSecond;
+  static constexpr int kStageKeys = kStageStatistics + kTile * static_cast<int>(sizeof(RowStatistics));
+  static constexpr int kStageBytes = kStageKeys + kTile * static_cast<int>(sizeof(QueryKeys));
+  static constexpr int kQueryKeys = kStages + 2 * kStageBytes;
+  static constexpr int kWarpKeys = kQueryKeys + kRows * static_cast<int>(sizeof(QueryKeys));
+  static constexpr int kBytes = kWarpKeys + kAttentionWarps * static_cast<int>(sizeof(TileKeys));
+};
+
 }  // namespace mdmcorrect::cuda

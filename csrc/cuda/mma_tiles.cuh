@@ -92,20 +92,26 @@ struct TileCopy {
   __device__ __forceinline__ TileCopy(const uint16_t* matrix, int64_t row_stride)
       : source(matrix + threadIdx.x / kGroup * row_stride + threadIdx.x % kGroup * 8) {}
 
-  // Starts the copy of the next tile to the address `tile`. What is outside its rows [0, rows) or columns [0, width)
-  // becomes 0 without being read.
-  __device__ __forceinline__ void start(uint32_t tile, int64_t row_stride, int rows, int width) {
+  // Starts the copy of the next tile to the address `tile`. A row for which keep(row) is false, and columns from `width`
+  // on, become 0 without being read.
+  template <class Keep>
+  __device__ __forceinline__ void start_where(uint32_t tile, int64_t row_stride, int width, const Keep& keep) {
     const int first_row = threadIdx.x / kGroup, first_chunk = threadIdx.x % kGroup;
     const uint32_t place = tile + Layout::offset(first_row, first_chunk);
 #pragma unroll
     for (int row = 0; row < kRows; row += kStep) {
 #pragma unroll
       for (int chunk = 0; chunk < Layout::kChunks; chunk += kGroup) {
-        const bool inside = first_row + row < rows && (first_chunk + chunk) * 8 < width;
+        const bool inside = keep(first_row + row) && (first_chunk + chunk) * 8 < width;
         ptx::cp_async_16(place + row * Layout::kRowBytes + chunk * 16, source + chunk * 8, inside ? 16 : 0);
       }
       source += kStep * row_stride;
     }
+  }
+
+  // The same with rows [0, rows).
+  __device__ __forceinline__ void start(uint32_t tile, int64_t row_stride, int rows, int width) {
+    start_where(tile, row_stride, width, [=](int row) { return row < rows; });
   }
 };
 

@@ -3,7 +3,10 @@
 
 #include <tuple>
 
+#include "cuda/bidirectional_attention_backward.h"
 #include "torch/attention.h"
+#include "torch/cuda_attention.h"
+#include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 
 namespace mdmcorrect {
@@ -26,7 +29,6 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention_backward(
     const Tensor& out, const Tensor& lse, const std::optional<Tensor>& starts, const std::optional<Tensor>& lengths,
     const std::optional<Tensor>& q_positions, int64_t mask, bool hide_self, int64_t block_size,
     const std::optional<Tensor>& shadow_of, double scale) {
-  if (q.is_cuda()) throw_no_cuda_kernel(kOp);
   BidirectionalAttentionBackwardParams params{};
   params.forward =
       attention_params(kOp, q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale);
@@ -46,6 +48,24 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention_backward(
   params.grad_k = mutable_heads_of(grad_k);
   params.grad_v = mutable_heads_of(grad_v);
 
+  if (q.is_cuda()) {
+    check_cuda_attention(kOp, forward);
+    check(forward.width <= cuda::kWidestBackward, kOp, "q: expected D of at most ", cuda::kWidestBackward,
+          " for a gradient on CUDA, got ", forward.width);
+    check(forward.batch * forward.kv_heads * forward.keys <= std::numeric_limits<int32_t>::max(), kOp,
+          "k: expected fewer than 2^31 rows on CUDA");
+    const Tensor aligned[] = {aligned_heads(q), aligned_heads(k), aligned_heads(v), aligned_heads(out),
+                              aligned_heads(grad_out)};
+    forward.q = heads_of(aligned[0]);
+    forward.k = heads_of(aligned[1]);
+    forward.v = heads_of(aligned[2]);
+    params.out = heads_of(aligned[3]);
+    params.grad_out = heads_of(aligned[4]);
+    CudaLauncher launcher(kOp, q);
+    const Tensor workspace = byte_tensor(cuda::bidirectional_attention_backward_workspace(params), q);
+    cuda::bidirectional_attention_backward(params, workspace.mutable_data_ptr(), launcher);
+    return {grad_q, grad_k, grad_v};
+  }
   std::vector<AttentionTile> tiles;
   std::vector<AttentionHead> heads;
   int64_t cost = 0;

@@ -42,13 +42,19 @@ def expected(q, k, v, **masking):
     return reference.bidirectional_attention(widen(q), widen(k), widen(v), **masking)
 
 
-def plain(q, k, v, *, scale=None, **masking) -> torch.Tensor:
-    """The expression a user writes without a fused kernel, in the tensors' own dtype."""
-    groups = q.shape[1] // k.shape[1]
-    wide_q, wide_k, wide_v = tensor(q), *(tensor(x).repeat_interleave(groups, 1) for x in (k, v))
+def plain_probabilities(q: torch.Tensor, k: torch.Tensor, *, scale=None, **masking):
+    """Masked scores and their softmax, zeros where nothing is visible, as a user writes them without a fused kernel."""
+    wide_k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     seen = torch.from_numpy(reference.visible_keys(len(q), q.shape[2], k.shape[2], **masking))[:, None]
-    scores = (wide_q @ wide_k.mT * (q.shape[3] ** -0.5 if scale is None else scale)).masked_fill(~seen, -torch.inf)
-    return scores.softmax(-1).nan_to_num(0.0) @ wide_v
+    scores = (q @ wide_k.mT * (q.shape[3] ** -0.5 if scale is None else scale)).masked_fill(~seen, -torch.inf)
+    probabilities = scores.masked_fill(~seen.any(-1, keepdim=True), 0.0).softmax(-1).masked_fill(~seen, 0.0)
+    return scores, probabilities
+
+
+def plain(q, k, v, **masking) -> torch.Tensor:
+    """Plain attention in the arrays' own dtype."""
+    _, probabilities = plain_probabilities(tensor(q), tensor(k), **masking)
+    return probabilities @ tensor(v).repeat_interleave(q.shape[1] // k.shape[1], 1)
 
 
 def rounding(values: np.ndarray, exact: np.ndarray) -> float:

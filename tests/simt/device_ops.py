@@ -122,3 +122,20 @@ def bidirectional_attention(simt: Simt, q, k, v, **masking) -> tuple[np.ndarray,
     lse = np.empty(q.shape[:3], np.float32)
     traffic = simt.launch("bidirectional_attention", **_attention_fields(q, k, v, **masking), out=out, lse=lse)
     return out, lse, traffic
+
+
+def bidirectional_attention_backward(
+    simt: Simt, grad_out, grad_lse, q, k, v, out, lse, **masking
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, Traffic]]:
+    """Gradients to q, k and v from what bidirectional_attention returned."""
+    grads = tuple(empty_heads(x, x.shape[1], x.shape[2]) for x in (q, k, v))
+    traffic = simt.launch(
+        "bidirectional_attention_backward",
+        forward=_attention_fields(q, k, v, **masking),
+        out=out,
+        lse=lse,
+        grad_out=grad_out,
+        grad_lse=grad_lse,
+        **dict(zip(("grad_q", "grad_k", "grad_v"), grads, strict=True)),
+    )
+    return grads, traffic

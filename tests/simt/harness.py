@@ -162,6 +162,9 @@ class Simt:
                 for i, one in enumerate(value)
             ]
             return kind(*entries)
+        if isinstance(value, dict):  # parameters within parameters
+            kinds = dict(kind._fields_)
+            return kind(**{n: self._convert(n, kinds[n], v, False) for n, v in value.items() if v is not None})
         if not isinstance(value, np.ndarray):
             return value
         if kind is MutableHeads:  # [B, H, S, D] in the memory order of [B, S, H, D], written in pieces of 16 bytes

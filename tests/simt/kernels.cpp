@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cuda/bidirectional_attention.h"
+#include "cuda/bidirectional_attention_backward.h"
 #include "cuda/remask_step.h"
 #include "cuda/select_positions.h"
 #include "simt/launch.h"
@@ -51,21 +52,29 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
   SIMT_VISIBLE size_t simt_sizeof_##op() { return sizeof(mdmcorrect::Params); }
 
 SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)
+SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)
 SIMT_OP(remask_step, RemaskStepParams)
 SIMT_OP(select_positions, SelectPositionsParams)
 
-#define ATTENTION_KERNELS(of)                                                                                       \
-  of(bfloat16_32) of(bfloat16_64) of(bfloat16_96) of(bfloat16_128) of(bfloat16_192) of(bfloat16_256) of(float16_32) \
-      of(float16_64) of(float16_96) of(float16_128) of(float16_192) of(float16_256)
+#define ATTENTION_WIDTHS(of, prefix) of(prefix##_32) of(prefix##_64) of(prefix##_96) of(prefix##_128)
+#define ATTENTION_KERNELS(of)    \
+  ATTENTION_WIDTHS(of, bfloat16) \
+  of(bfloat16_192) of(bfloat16_256) ATTENTION_WIDTHS(of, float16) of(float16_192) of(float16_256)
+#define ATTENTION_BACKWARD_KERNELS(of)                                                                 \
+  of(rows_32) of(rows_64) ATTENTION_WIDTHS(of, queries_bfloat16) ATTENTION_WIDTHS(of, queries_float16) \
+      ATTENTION_WIDTHS(of, keys_bfloat16) ATTENTION_WIDTHS(of, keys_float16)
 #define DECLARE_ATTENTION(kernel) void bidirectional_attention_##kernel(BidirectionalAttentionParams);
+#define DECLARE_ATTENTION_BACKWARD(kernel) void attention_backward_##kernel(AttentionBackward);
 
 using mdmcorrect::BidirectionalAttentionParams;
 using mdmcorrect::RemaskStepParams;
 using mdmcorrect::SelectPositionsParams;
+using mdmcorrect::cuda::AttentionBackward;
 using mdmcorrect::cuda::RowKernel;
 
 extern "C" {
 ATTENTION_KERNELS(DECLARE_ATTENTION)
+ATTENTION_BACKWARD_KERNELS(DECLARE_ATTENTION_BACKWARD)
 void remask_step_rows(RowKernel<RemaskStepParams>);
 void select_positions_rows(RowKernel<SelectPositionsParams>);
 }
@@ -73,11 +82,13 @@ void select_positions_rows(RowKernel<SelectPositionsParams>);
 #define SIMT_KERNEL(kernel, ...) {#kernel, run_kernel<__VA_ARGS__, kernel>}
 
 #define ATTENTION_ENTRY(kernel) SIMT_KERNEL(bidirectional_attention_##kernel, BidirectionalAttentionParams),
+#define ATTENTION_BACKWARD_ENTRY(kernel) SIMT_KERNEL(attention_backward_##kernel, AttentionBackward),
 
 namespace {
 
 const Entry entries[] = {
-    ATTENTION_KERNELS(ATTENTION_ENTRY) SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
+    ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY)
+        SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
     SIMT_KERNEL(select_positions_rows, RowKernel<SelectPositionsParams>),
     {nullptr, nullptr},
 };

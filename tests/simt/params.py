@@ -70,7 +70,7 @@ def _field(declaration: str, constants: dict[str, int]) -> list[tuple[str, type,
     assert match is not None, f"a declaration that tests/simt/params.py cannot read: {declaration}"
     const, base, star, names = match.groups()
     written = base == "MutableHeads" or bool(star and not const)
-    kind = ctypes.c_void_p if star else Grid if base.startswith("Grid<") else SCALARS[base]
+    kind = ctypes.c_void_p if star else Grid if base.startswith("Grid<") else SCALARS.get(base) or _structure(base)[0]
     fields = []
     for name in names.split(", "):
         array = re.match(r"(\w+)\[(\w+)\]$", name)
@@ -85,12 +85,17 @@ def _field(declaration: str, constants: dict[str, int]) -> list[tuple[str, type,
 @functools.cache
 def params_of(op: str) -> tuple[type[ctypes.Structure], frozenset[str]]:
     """The operator's parameters as a ctypes structure, and the names of those that are outputs."""
-    text = (ROOT / "csrc" / "core" / f"{op}_params.h").read_text()
-    text = re.sub(r"//[^\n]*", "", text)
-    body = re.search(r"struct \w+Params \{(.*?)\n\};", text, re.S)
-    assert body is not None, f"no struct <Op>Params in core/{op}_params.h"
+    return _structure("".join(part.title() for part in op.split("_")) + "Params")
+
+
+@functools.cache
+def _structure(name: str) -> tuple[type[ctypes.Structure], frozenset[str]]:
+    headers = (re.sub(r"//[^\n]*", "", path.read_text()) for path in (ROOT / "csrc" / "core").glob("*_params.h"))
+    found = [(text, body) for text in headers if (body := re.search(rf"struct {name} \{{(.*?)\n\}};", text, re.S))]
+    assert len(found) == 1, f"{len(found)} headers of csrc/core have a struct {name}"
+    text, body = found[0]
     constants = _constants(text)
     declarations = [" ".join(part.split()) for part in body[1].split(";")]
     fields = [field for part in declarations if part for field in _field(part, constants)]
-    structure = type(f"{op}_params", (ctypes.Structure,), {"_fields_": [(name, kind) for name, kind, _ in fields]})
+    structure = type(name, (ctypes.Structure,), {"_fields_": [(name, kind) for name, kind, _ in fields]})
     return structure, frozenset(name for name, _, written in fields if written)

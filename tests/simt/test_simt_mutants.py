@@ -47,11 +47,18 @@ def run_attention(simt: Simt) -> None:
     device_ops.bidirectional_attention(simt, *attention_cases.heads(1, 150, 64, q_heads=1))
 
 
+def run_attention_backward(simt: Simt) -> None:
+    q, k, v = attention_cases.heads(1, 150, 64, q_heads=1)
+    out, lse, _ = device_ops.bidirectional_attention(simt, q, k, v)
+    device_ops.bidirectional_attention_backward(simt, q, None, q, k, v, out, lse)
+
+
 # Device source -> the kernel and the run that reach all of it.
 REACHED_BY = {
     "radix_select.cuh": ("remask_step", run_remask),
     "attention_keys.cuh": ("bidirectional_attention", run_attention),
     "bidirectional_attention.cuh": ("bidirectional_attention", run_attention),
+    "bidirectional_attention_backward.cuh": ("bidirectional_attention_backward", run_attention_backward),
     "mma_tiles.cuh": ("bidirectional_attention", run_attention),
 }
 
