@@ -1,7 +1,9 @@
 """``mdmcorrect bench``: runs the benchmarks of the source tree and prints one line per case.
 
-Columns: time of one call, the bytes it must move over that time, that time as a multiple of the floor's, and how many
-times as fast as each peer it is (1 is even, below 1 is slower). All from the same run; see benchmarks/conftest.py.
+Columns: time of one call, the bytes it must move or the operations it must do over that time, that time as a multiple
+of the floor's, how many times as fast as each peer it is (1 is even, below 1 is slower) and, where a benchmark measures
+memory, the peak beyond what is returned as a multiple of each peer's. All from the same run; see
+benchmarks/conftest.py.
 """
 
 from __future__ import annotations
@@ -54,17 +56,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per case out of pytest-benchmark's JSON."""
+    """One row per case out of pytest-benchmark's JSON; a measurement that the case does not make is None or empty."""
     rows = []
     for case in measured["benchmarks"]:
         extra = case["extra_info"]
+        peaks = dict(extra.get("peak_bytes", {}))
+        ours = peaks.pop("ours", None)
         rows.append(
             {
                 "case": case["name"].removeprefix("test_"),
                 "seconds": extra["seconds"]["ours"],
-                "gigabytes_per_second": extra.get("gigabytes_per_second", 0),
+                "gigabytes_per_second": extra.get("gigabytes_per_second"),
+                "gigaflops_per_second": extra.get("gigaflops_per_second"),
                 "times_the_floor": extra["times_the_floor"],
                 "speedup_over": extra["speedup_over"],
+                "peak_bytes": ours,
+                "peak_of": {name: ours / peak for name, peak in peaks.items() if ours is not None and peak},
             }
         )
     return rows
@@ -75,13 +82,23 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         print("no case matched")
         return
     width = max(len(row["case"]) for row in rows)
-    print(f"\n{'case':<{width}}  {'time':>10}  {'GB/s':>7}  {'x floor':>8}  as fast as ... times over")
+    print(f"\n{'case':<{width}}  {'time':>13}  {'rate':>13}  {'x floor':>7}  as fast as ... times over")
     for row in rows:
-        peers = ", ".join(f"{name} {ratio:.1f}" for name, ratio in row["speedup_over"].items())
-        print(
-            f"{row['case']:<{width}}  {row['seconds'] * 1e6:>7.1f} us  {row['gigabytes_per_second']:>7.2f}"
-            f"  {row['times_the_floor']:>8.1f}  {peers}"
+        line = f"{row['case']:<{width}}  {row['seconds'] * 1e6:>10.1f} us  {_rate(row):>13}"
+        line += f"  {row['times_the_floor']:>7.2f}  " + ", ".join(
+            f"{name} {ratio:.2f}" for name, ratio in row["speedup_over"].items()
         )
+        if row["peak_of"]:
+            shares = ", ".join(f"{ratio:.2f} of {name}" for name, ratio in row["peak_of"].items())
+            line += f"; peak memory {row['peak_bytes'] / 1e6:.1f} MB, {shares}"
+        print(line)
+
+
+def _rate(row: dict[str, Any]) -> str:
+    for name, unit in (("gigabytes_per_second", "GB/s"), ("gigaflops_per_second", "GFLOP/s")):
+        if row[name] is not None:
+            return f"{row[name]:.1f} {unit}"
+    return ""
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
