@@ -1,9 +1,11 @@
 """score_tokens: every statistic and one draw per row, on logits of the size of LLaDA's vocabulary.
 
-Floor: one plain read of the logits' bytes. Peers: LLaDA's step outside the model (low-confidence remasking: argmax of
-the float64 Gumbel-noised logits at temperature above 0, softmax in the logits' dtype, the token's confidence, topk),
-eager and compiled, which computes one statistic where ours computes nine; and for top_p the sort, cumulative sum and
-multinomial of Hugging Face's filter.
+Floor: one plain read of the logits' bytes. Peers: ours at temperature 0; LLaDA's step outside the model (low-confidence
+remasking: argmax of the float64 Gumbel-noised logits at temperature above 0, softmax in the logits' dtype, the token's
+confidence, topk), eager and compiled, which computes one statistic where ours computes nine; and for top_p the sort,
+cumulative sum and multinomial of Hugging Face's filter.
+
+Logits are peaked, like a model's, or flat: noise alone, where a nucleus takes most of the vocabulary.
 """
 
 from __future__ import annotations
@@ -17,18 +19,23 @@ from torch import Tensor
 from mdmcorrect.ops import score_tokens
 
 VOCAB = 126464
-ROWS = 256  # 65 MB in bfloat16, beyond every cache
-LLADA_ROWS = 64  # LLaDA's float64 temporaries take twenty times the logits
+ROWS = 1024  # 259 MB in bfloat16, beyond every cache
+PEER_ROWS = 64  # LLaDA's float64 temporaries take twenty times the logits
 COMMITTED = 8
+SHAPES = ["peaked", "flat"]
 
 
-def peaked_logits(rows: int, dtype: torch.dtype) -> Tensor:
-    """Like a model's: a wide body of unlikely ids and a few likely ones, from nearly sure rows to doubtful ones."""
+def make_logits(shape: str, rows: int, dtype: torch.dtype) -> Tensor:
+    """[1, rows, VOCAB]. Peaked: a wide body of unlikely ids and a few likely ones, from nearly sure rows to doubtful."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(1, rows, VOCAB, generator=generator) * 2
-    head = torch.randint(0, VOCAB, (1, rows, 8), generator=generator)
-    logits.scatter_(-1, head, 8 + 10 * torch.rand(1, rows, 8, generator=generator))
-    return logits.to(dtype)
+    logits = torch.empty(1, rows, VOCAB, dtype=dtype)
+    for row in logits[0].split(64):
+        values = torch.randn(row.shape, generator=generator)
+        if shape == "peaked":
+            head = torch.randint(0, VOCAB, (len(row), 8), generator=generator)
+            values.mul_(2).scatter_(-1, head, 8 + 10 * torch.rand(len(row), 8, generator=generator))
+        row.copy_(values)
+    return logits
 
 
 def plain_read(logits: Tensor) -> Callable[[], Tensor]:
@@ -57,22 +64,46 @@ def nucleus_step(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     return index.gather(-1, drawn)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
-def test_score_tokens(versus, dtype, temperature):
+def test_score_tokens(versus, dtype, temperature, shape):
     """Every statistic against a plain read, and against temperature 0."""
-    logits = peaked_logits(ROWS, dtype)
+    logits = make_logits(shape, ROWS, dtype)
     versus(
         lambda: score_tokens(logits, temperature=temperature, seed=1),
+        floor=plain_read(logits),
+        peers={"ours at temperature 0": lambda: score_tokens(logits)} if temperature > 0 else {},
+        bytes_moved=logits.nbytes,
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rule", ["inclusive", "exclusive"])
+def test_score_tokens_top_p(versus, rule, shape):
+    """A nucleus of 0.9 at temperature 1 against temperature 0 without one."""
+    logits = make_logits(shape, ROWS // 2, torch.bfloat16)
+    versus(
+        lambda: score_tokens(logits, temperature=1.0, top_p=0.9, top_p_rule=rule, seed=1),
         floor=plain_read(logits),
         peers={"ours at temperature 0": lambda: score_tokens(logits)},
         bytes_moved=logits.nbytes,
     )
 
 
+def test_score_tokens_nucleus_of_hugging_face(versus):
+    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16)
+    versus(
+        lambda: score_tokens(logits, temperature=1.0, top_p=0.9, seed=1),
+        floor=plain_read(logits),
+        peers={"sort, multinomial": lambda: nucleus_step(logits, 1.0, 0.9)},
+        bytes_moved=logits.nbytes,
+    )
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_score_tokens_llada(versus, temperature):
-    logits = peaked_logits(LLADA_ROWS, torch.bfloat16)
+    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16)
     compiled = torch.compile(llada_step)
     versus(
         lambda: score_tokens(logits, temperature=temperature, seed=1),
@@ -88,7 +119,7 @@ def test_score_tokens_llada(versus, temperature):
 @pytest.mark.parametrize("want", [("token",), ("token", "confidence")], ids=["token", "token, confidence"])
 def test_score_tokens_greedy(versus, want):
     """What a greedy sampler needs: unwanted statistics cost nothing."""
-    logits = peaked_logits(ROWS, torch.bfloat16)
+    logits = make_logits("peaked", ROWS // 4, torch.bfloat16)
     versus(
         lambda: score_tokens(logits, want=want),
         floor=plain_read(logits),
@@ -97,24 +128,32 @@ def test_score_tokens_greedy(versus, want):
     )
 
 
-@pytest.mark.parametrize("rule", ["inclusive", "exclusive"])
-def test_score_tokens_top_p(versus, rule):
-    logits = peaked_logits(64, torch.bfloat16)
+def test_score_tokens_guidance(versus):
+    """Two tensors of logits, mixed while they are read, against mixing them first."""
+    cond, uncond = make_logits("peaked", ROWS // 2, torch.bfloat16).chunk(2, 1)
     versus(
-        lambda: score_tokens(logits, temperature=1.0, top_p=0.9, top_p_rule=rule, seed=1),
+        lambda: score_tokens(cond, uncond_logits=uncond, guidance=1.5),
+        floor=plain_read(make_logits("peaked", ROWS // 2, torch.bfloat16)),
+        peers={"mixed first": lambda: score_tokens(uncond + 2.5 * (cond - uncond))},
+        bytes_moved=2 * cond.nbytes,
+    )
+
+
+def test_score_tokens_dense_noise(versus):
+    """One Gumbel per id against one per 512."""
+    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16)
+    versus(
+        lambda: score_tokens(logits, temperature=1.0, noise="dense", seed=1),
         floor=plain_read(logits),
-        peers={
-            "sort, multinomial": lambda: nucleus_step(logits, 1.0, 0.9),
-            "ours without top_p": lambda: score_tokens(logits, temperature=1.0, seed=1),
-        },
+        peers={"lazy noise": lambda: score_tokens(logits, temperature=1.0, seed=1)},
         bytes_moved=logits.nbytes,
     )
 
 
 def test_score_tokens_some_rows(versus):
     """A block of 32 positions out of 1024: rows that are not asked for are not read."""
-    logits = peaked_logits(1024, torch.bfloat16)
-    rows = torch.zeros(1, 1024, dtype=torch.bool)
+    logits = make_logits("peaked", ROWS, torch.bfloat16)
+    rows = torch.zeros(1, ROWS, dtype=torch.bool)
     rows[:, 512:544] = True
     block = logits[:, 512:544]
     versus(
@@ -122,4 +161,15 @@ def test_score_tokens_some_rows(versus):
         floor=plain_read(block),
         peers={"ours, every row": lambda: score_tokens(logits, temperature=1.0, seed=1)},
         bytes_moved=block.nbytes,
+    )
+
+
+def test_score_tokens_small(versus):
+    """What a call costs beside its logits: four rows of a small vocabulary."""
+    logits = torch.randn(1, 4, 1000, generator=torch.Generator().manual_seed(0))
+    versus(
+        lambda: score_tokens(logits, temperature=1.0, seed=1),
+        floor=lambda: logits.sum(),
+        peers={"softmax, multinomial": lambda: torch.multinomial(logits[0].softmax(-1), 1)},
+        bytes_moved=logits.nbytes,
     )

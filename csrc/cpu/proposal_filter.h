@@ -71,22 +71,6 @@ MDM_INLINE void mass_digits(Floats y, Words* high, Words* low) {
 
 MDM_INLINE uint64_t mass_from_digits(uint32_t high, uint32_t low) { return (static_cast<uint64_t>(high) << 20) + low; }
 
-static uint64_t chunk_mass(const FloatChunk& chunk, float max, float scale) {
-  Words high_sum = words_from(0), low_sum = high_sum;  // at most 32 terms of 2^20 per lane
-  for (int i = 0; i < chunk.padded; i += kLanes) {
-    Words high, low;
-    mass_digits(mul(sub(load(chunk.values + i), broadcast(max)), broadcast(scale)), &high, &low);
-    high_sum = add_words(high_sum, high);
-    low_sum = add_words(low_sum, low);
-  }
-  uint32_t highs[kLanes], lows[kLanes];
-  store(highs, high_sum);
-  store(lows, low_sum);
-  uint64_t total = 0;
-  for (int i = 0; i < kLanes; ++i) total += mass_from_digits(highs[i], lows[i]);
-  return total;
-}
-
 // Masses of candidates, 0 below `smallest`; returns their sum. values is padded with -inf.
 static uint64_t candidate_masses(const FilterScratch& scratch, int64_t count, float max, float scale, float smallest) {
   uint64_t total = 0;
@@ -196,10 +180,10 @@ static KeptSet nucleus(const FilterScratch& scratch, int64_t count, uint64_t lim
 // How far below the maximum, in nats, the nucleus is looked for.
 constexpr double kReaches[] = {4.0, 9.0, __builtin_inf()};
 
-// The kept set of a row whose largest proposable value is `max`. top_k is at least 1; top_p not below 1 means no
-// nucleus.
-static inline KeptSet find_kept(const ProposalRow& row, const FilterScratch& scratch, float max, float scale,
-                                int64_t top_k, double top_p) {
+// The kept set of a row whose largest proposable value is `max`; `sum` is that of its weights relative to it, which a
+// nucleus of everything needs. top_k is at least 1; top_p not below 1 means no nucleus.
+static inline KeptSet find_kept(const ProposalRow& row, const FilterScratch& scratch, float max, double sum,
+                                float scale, int64_t top_k, double top_p) {
   const bool by_count = top_k < row.params->vocab, by_mass = top_p < 1.0;
   const double p = top_p > 0.0 ? top_p : 0.0;
   const float everything = -__builtin_inff();
@@ -212,11 +196,7 @@ static inline KeptSet find_kept(const ProposalRow& row, const FilterScratch& scr
     const uint64_t limit = static_cast<uint64_t>(p * static_cast<double>(total));
     return nucleus(scratch, count, limit, row.params->top_p_inclusive, kth);
   }
-  uint64_t total = 0;
-  for (int64_t index = 0; index < row.chunks; ++index) {
-    if (scratch.chunk_max[index] == everything) continue;
-    total += chunk_mass(read_proposal_chunk(row, index, nullptr), max, scale);
-  }
+  const uint64_t total = static_cast<uint64_t>(sum * static_cast<double>(kMassUnit));
   const uint64_t limit = static_cast<uint64_t>(p * static_cast<double>(total));
   // Values below `bound` hold less than total - limit together, whatever their number, so the crossing lies above it. It
   // nearly always lies far above, so closer reaches are tried first; candidates that hold more than the limit suffice.

@@ -23,7 +23,7 @@ namespace MDM_NAMESPACE {
 // What one row collects, and by which loops.
 struct ScanPlan : RowPlan {
   Terms raw;         // what to sum of the raw distribution
-  Terms proposal;    // of what is proposable; none where filtered
+  Terms proposal;    // of what is proposable; where filtered, only what top_p needs
   Terms kept;        // of what the filters keep
   Scanner both;      // chunks that are proposable as they are
   Scanner alone[2];  // chunks with forbidden ids: as they are, and without those, as float32
@@ -52,7 +52,7 @@ static ScanPlan plan_scan(const ScoreTokensParams& params, int64_t b, int64_t l)
   static_cast<RowPlan&>(plan) = plan_row(params, b, l);
   plan.raw = terms_of(plan.raw_sum, plan.raw_dot);
   plan.kept = terms_of(plan.proposal_sum, plan.proposal_dot);
-  plan.proposal = plan.filtered ? Terms::none : plan.kept;
+  plan.proposal = !plan.filtered ? plan.kept : plan.top_p < 1.0 ? Terms::sum : Terms::none;
   plan_scans(params, &plan);
   return plan;
 }

@@ -33,7 +33,7 @@ static void score_row(const ProposalRow& row, int64_t b, int64_t l, uint64_t* sc
   if (plan.filtered) filter = carve_filter_scratch(scratch, row.params->vocab);
   scan_chunks(row, 0, row.chunks, filter.chunk_max, &scores);
   if (plan.filtered && scores.valid && scores.proposal.argmax >= 0) {
-    scores.kept = find_kept(row, filter, scores.proposal.max, plan.scale, plan.top_k, plan.top_p);
+    scores.kept = find_kept(row, filter, scores.proposal.max, scores.proposal.sum, plan.scale, plan.top_k, plan.top_p);
     scan_kept(row, filter.chunk_max, &scores);
   }
   choose_token(row, b, l, &scores);
