@@ -26,7 +26,7 @@ SHAPES = ["peaked", "flat"]
 
 
 def make_logits(shape: str, rows: int, dtype: torch.dtype) -> Tensor:
-    """[1, rows, VOCAB]. Peaked: a wide body of unlikely ids and a few likely ones, from nearly sure rows to doubtful."""
+    """[1, rows, VOCAB]. Peaked: a wide body of unlikely ids, a few likely ones; rows from nearly sure to doubtful."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.empty(1, rows, VOCAB, dtype=dtype)
     for row in logits[0].split(64):
