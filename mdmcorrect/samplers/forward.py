@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -103,14 +104,15 @@ class Forward:
         columns = slice(None) if output.start is None else slice(output.start, output.start + output.logits.shape[1])
         shown = asked[:, columns]
         self._check(output, shown)
-        logits = combine(output)
+        if self.logits_processor is not None or self.keep_logits:  # somebody reads them before the operator does
+            output = replace(output, logits=combine(output), uncond_logits=None, shift=0)
         if self.logits_processor is not None:
-            logits = self.logits_processor(shown, logits)
-            check_logits(logits, shown, self.mask_id, "logits_processor")
+            output = replace(output, logits=self.logits_processor(shown, output.logits))
+            check_logits(output.logits, shown, self.mask_id, "logits_processor")
         if self.keep_logits:
-            self.logits = logits
+            self.logits = output.logits
         scores = self.scoring(
-            logits,
+            output.logits,
             tokens=shown if judged is None else take(judged)[:, columns],
             rows=request.wanted[:, columns],
             positions=request.position_ids[:, columns],
@@ -119,12 +121,15 @@ class Forward:
             seed=take(state.seed),
             step=request.step,
             call=correction,
+            uncond_logits=output.uncond_logits,
+            guidance=output.guidance,
+            shift=output.shift,
         )
         if output.quality is not None:
             scores["quality"] = output.quality.float()
         self._count(index, batch, asked, output.forwards)
         if output.start is not None:
-            after = asked.shape[1] - output.start - logits.shape[1]
+            after = asked.shape[1] - output.start - shown.shape[1]
             scores = Scores({name: _pad(value, output.start, after) for name, value in scores.items()})
         if len(rows) == batch:
             return scores

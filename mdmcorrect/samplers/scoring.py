@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,15 +82,18 @@ class Scoring:
         seed: Tensor,
         step: Tensor,
         call: int,
+        uncond_logits: Tensor | None = None,
+        guidance: float = 0.0,
+        shift: int = 0,
     ) -> Scores:
-        """Scores of ``logits [b, L, V]`` at the positions ``rows`` (bool ``[b, L]``).
+        """Scores of ``logits [b, L, V]`` at the positions ``rows`` (bool ``[b, L]``), guided and shifted if asked.
 
         ``argmax`` is the most probable token that is not the mask. float64 logits are scored in float32.
         """
-        if logits.dtype == torch.float64:
-            logits = logits.float()
-        if logits.shape[-1] > 1 and logits.stride(-1) != 1:
-            logits = logits.contiguous()
+        logits = _scorable(logits)
+        mixed: dict[str, Any] = {"shift": shift}
+        if uncond_logits is not None:
+            mixed.update(uncond_logits=_scorable(uncond_logits), guidance=guidance)
         names = set(want) - {"quality"}
         dtype = logits.dtype if self.confidence_dtype == "logits" else self.confidence_dtype
         suppress = [*self.suppress, *([mask_id] if self.mask_token == "suppress" else [])]
@@ -116,6 +120,7 @@ class Scoring:
             seed=seed,
             step=step,
             call=call,
+            **mixed,
         )
         scores = Scores({name: getattr(result, name) for name in names})
         if half and dtype is not None:
@@ -123,7 +128,7 @@ class Scoring:
         if self.confidence_forbid and "confidence" in names:
             without = [*suppress, *self.confidence_forbid]
             again = ops.score_tokens(
-                logits, tokens=scores["token"], rows=rows, suppress=without, want=["current_logprob"]
+                logits, tokens=scores["token"], rows=rows, suppress=without, want=["current_logprob"], **mixed
             )
             assert again.current_logprob is not None
             scores["confidence"] = again.current_logprob.exp().to(dtype or torch.float32)
@@ -132,7 +137,7 @@ class Scoring:
             if self.temperature == 0:
                 scores["argmax"] = scores["token"]
             else:
-                best = ops.score_tokens(logits, rows=rows, suppress=[*suppress, *forbid], want=["argmax"])
+                best = ops.score_tokens(logits, rows=rows, suppress=[*suppress, *forbid], want=["argmax"], **mixed)
                 scores["argmax"] = best.argmax
         return scores
 
@@ -152,3 +157,10 @@ class Scoring:
     @property
     def _argmax_apart(self) -> bool:
         return self.mask_token == "forbid" or bool(self.forbid)
+
+
+def _scorable(logits: Tensor) -> Tensor:
+    """Logits in a dtype and layout that the operator takes."""
+    if logits.dtype == torch.float64:
+        logits = logits.float()
+    return logits.contiguous() if logits.shape[-1] > 1 and logits.stride(-1) != 1 else logits
