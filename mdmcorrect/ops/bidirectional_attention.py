@@ -243,6 +243,7 @@ def _backward(ctx, grad_out: Tensor | None, grad_lse: Tensor | None):
         grad_out = torch.zeros_like(out)
     elif grad_out.stride(-1) != 1:
         grad_out = grad_out.contiguous()
+    arguments.require_kernel("bidirectional_attention_backward", q)
     grads = torch.ops.mdmcorrect.bidirectional_attention_backward(
         grad_out,
         None if grad_lse is None else grad_lse.contiguous(),
