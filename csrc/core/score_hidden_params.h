@@ -15,4 +15,24 @@ struct ScoreHiddenParams {
   uint8_t* winners;          // kVocabularyChunk logits for each row: of the chunk that leads the race
 };
 
+constexpr int64_t kHiddenPanel = 32;       // rows of hidden states packed side by side
+constexpr int64_t kHiddenProductIds = 48;  // ids of one unit of work
+
+// logits[row][id - first_id] = hidden[row] . weight[id] + bias[id] for ids [first_id, last_id), all of it bfloat16, sums
+// in float32.
+struct HiddenProductParams {
+  const uint16_t* weight;  // [V, D], last stride 1; D and weight_stride even
+  int64_t weight_stride;
+  const uint16_t* bias;  // [V] or null
+  int64_t bias_stride;
+  int64_t vocab;           // V
+  int64_t size;            // D
+  const uint32_t* panels;  // [rows / 32, rounded up][D / 2][32]: values 2 k and 2 k + 1 of a row in one word
+  int64_t rows;
+  int64_t first_id;
+  int64_t last_id;
+  uint16_t* logits;
+  int64_t logits_stride;
+};
+
 }  // namespace mdmcorrect

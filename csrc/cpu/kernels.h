@@ -29,6 +29,8 @@ struct CpuKernels {
   // Rows as score_tokens, without filters.
   void (*score_hidden)(const ScoreHiddenParams&, int64_t begin, int64_t end);
   int64_t (*score_hidden_state_words)();  // what a row's state takes
+  // Units of 48 ids [begin, end), with bfloat16_pairs only. scratch: 1152 + 3 * size words.
+  void (*hidden_product)(const HiddenProductParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Rows are params.row_index[begin, end). scratch: 2 * size + 32 words.
   void (*score_quality)(const ScoreQualityParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Tiles params.tiles[begin, end). scratch: 192 * width + 4112 words.
@@ -39,7 +41,7 @@ struct CpuKernels {
   // scratch, where a phase takes it: a slice of 32 values, then one of D words, each of at most 8 bytes.
   void (*linear_cross_entropy)(const LinearCrossEntropyParams&, LinearCrossEntropyPhase, int64_t begin, int64_t end,
                                uint64_t* scratch);
-  bool bfloat16_pairs;  // linear_cross_entropy multiplies bfloat16 in pairs
+  bool bfloat16_pairs;  // bfloat16 is multiplied in pairs
   // For tests: the vector functions on arrays, count a multiple of 16.
   void (*exp_nonpositive_array)(const float* x, float* y, int64_t count);
   void (*log_array)(const float* x, float* y, int64_t count);
@@ -72,6 +74,7 @@ void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uin
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_hidden(const ScoreHiddenParams& params, int64_t begin, int64_t end);
 int64_t score_hidden_state_words();
+void hidden_product(const HiddenProductParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_quality(const ScoreQualityParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void bidirectional_attention(const BidirectionalAttentionParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void linear_cross_entropy(const LinearCrossEntropyParams& params, LinearCrossEntropyPhase phase, int64_t begin,

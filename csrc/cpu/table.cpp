@@ -18,6 +18,7 @@ const CpuKernels kernel_table = {
     score_tokens,
     score_hidden,
     score_hidden_state_words,
+    hidden_product,
     score_quality,
     bidirectional_attention,
     bidirectional_attention_backward,

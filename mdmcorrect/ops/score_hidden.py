@@ -40,14 +40,15 @@ def score_hidden(
 ) -> TokenScores:
     """:func:`score_tokens` of ``hidden @ weight.T + bias`` without those logits.
 
-    Up to 1024 rows are multiplied by some 1024 rows of ``weight`` at a time; the product, a million logits at most, is
-    scored while it is in cache and then overwritten. Rows that ``row_index`` leaves out are not multiplied. With
-    ``top_k`` or ``top_p`` a row is needed whole, so only as many rows as make 12 MB of logits (at least one) are done
-    at a time, and ``weight`` is read once for each such group.
+    Up to 512 rows are multiplied by 2048 rows of ``weight`` at a time; the product, a million logits at most, is scored
+    while it is in cache and then overwritten. Rows that ``row_index`` leaves out are not multiplied. With ``top_k`` or
+    ``top_p`` a row is needed whole, so only as many rows as make 16 MB of logits (at least one) are done at a time, and
+    ``weight`` is read once for each such group.
 
     The logits are what ``torch.nn.functional.linear`` gives: sums in float32, rounded once to the dtype of ``hidden``.
-    Given the same logits scores and draws are those of score_tokens to the last bit; torch may sum in another order for
-    another number of rows, which can move a logit by one rounding.
+    Given the same logits scores and draws are those of score_tokens to the last bit; sums may run in another order than
+    torch's, which can move a logit by one rounding. (Where the machine multiplies pairs of bfloat16, AVX512_BF16, it
+    takes subnormal numbers as 0.)
 
     Args:
         hidden: ``[..., L, D]`` float32, bfloat16 or float16, the last dimension contiguous, other strides free. L is

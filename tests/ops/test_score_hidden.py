@@ -57,6 +57,25 @@ def test_equals_score_tokens_on_the_same_logits(vocab, dtype, options):
     assert_same_bits(score_hidden(hidden, weight, bias, **options), score_tokens(logits, **options))
 
 
+@pytest.mark.parametrize("rows", [1, 31, 33, 65])
+@pytest.mark.parametrize(("size", "vocab"), [(1, 50), (2, 1), (23, 47), (24, 49), (1030, 60)])
+def test_odd_sizes(size, vocab, rows):
+    """Around the tiles of the product of bfloat16 pairs: 2 values, 12 and 48 ids, 32 rows."""
+    hidden, weight, bias = integer_layer((1, rows), vocab, torch.bfloat16, size=size)
+    logits = F.linear(hidden, weight, bias)
+    assert_same_bits(score_hidden(hidden, weight, bias, seed=1), score_tokens(logits, seed=1))
+    wide = torch.full((vocab, size + 3), torch.nan, dtype=torch.bfloat16)
+    wide[:, 2 : size + 2] = weight
+    assert_same_bits(score_hidden(hidden, wide[:, 2 : size + 2], bias), score_tokens(logits))
+
+
+def test_no_width():
+    hidden, weight, bias = torch.zeros(1, 2, 0), torch.zeros(40, 0), torch.randn(40)
+    for dtype in DTYPES:
+        layer = (hidden.to(dtype), weight.to(dtype), bias.to(dtype))
+        assert_same_bits(score_hidden(*layer), score_tokens(F.linear(*layer)))
+
+
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_many_rows(options):
     """More rows than are multiplied at once, with a different temperature and seed for each sequence."""
