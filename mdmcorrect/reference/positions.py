@@ -1,66 +1,14 @@
-"""The truth: every operator in plain NumPy and float64, one short function each.
-
-Nothing here is fast. Tests compare each kernel with these functions; read them to learn what an operator does. The
-random bits are the kernels' own, so sampled tokens agree except where two noisy values differ by less than float32
-resolves.
-"""
+"""Which positions: select_positions, count_positions, remask_step."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .reference_attention import bidirectional_attention as bidirectional_attention
-from .reference_attention import bidirectional_attention_backward as bidirectional_attention_backward
-from .reference_attention import visible_keys as visible_keys
-from .reference_random import exponential as exponential
-from .reference_random import gumbel as gumbel
-from .reference_random import philox4x32 as philox4x32
-from .reference_random import random_bits as random_bits
-from .reference_random import sequence_seeds as sequence_seeds
-from .reference_random import uniform as uniform
-from .reference_scoring import CHUNK as CHUNK
-from .reference_scoring import MASS_UNIT as MASS_UNIT
-from .reference_scoring import Statistics as Statistics
-from .reference_scoring import dense_draw as dense_draw
-from .reference_scoring import draw as draw
-from .reference_scoring import guided as guided
-from .reference_scoring import keep_top_k as keep_top_k
-from .reference_scoring import keep_top_p as keep_top_p
-from .reference_scoring import proposal_logits as proposal_logits
-from .reference_scoring import rounded as rounded
-from .reference_scoring import score_hidden_row as score_hidden_row
-from .reference_scoring import score_row as score_row
-from .reference_scoring import statistics as statistics
-from .rng import Purpose
+from ..rng import Purpose
+from .random import gumbel, random_bits
 
 Array = NDArray[np.float64]
-
-
-def score_quality(
-    hidden: ArrayLike,
-    weight: ArrayLike,
-    bias: float = 0.0,
-    *,
-    norm: str | None = "layer",
-    norm_weight: ArrayLike = 1.0,
-    norm_bias: ArrayLike = 0.0,
-    shift: ArrayLike = 0.0,
-    scale: ArrayLike = 0.0,
-    eps: float = 1e-5,
-) -> Array:
-    """``ops.score_quality`` of hidden states ``[..., D]``; shift and scale are of a shape that broadcasts to theirs."""
-    x = np.asarray(hidden, np.float64)
-    if norm == "layer":
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
-    elif norm == "rms":
-        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
-    x = x * np.asarray(norm_weight, np.float64) + np.asarray(norm_bias, np.float64)
-    x = x * (1 + np.asarray(scale, np.float64)) + np.asarray(shift, np.float64)
-    return 1 / (1 + np.exp(-(x @ np.asarray(weight, np.float64) + bias)))
-
-
-# ---------------------------------------------------------------------------------------- select_positions, remask_step
 
 
 def best(key: Array, k: int, taking_part: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -189,42 +137,3 @@ def remask_step(
 
 
 # ------------------------------------------------------------------------------------------------ linear_cross_entropy
-
-
-def counted_rows(targets: ArrayLike, ignore_index: int, row_index: ArrayLike | None) -> NDArray[np.bool_]:
-    """Rows ``[N]`` whose target is not ``ignore_index`` and, if it is given, that ``row_index`` names."""
-    counted = np.asarray(targets) != ignore_index
-    if row_index is not None:
-        counted &= np.isin(np.arange(len(counted)), np.asarray(row_index))
-    return counted
-
-
-def linear_cross_entropy(
-    hidden: ArrayLike,
-    weight: ArrayLike,
-    targets: ArrayLike,
-    *,
-    bias: ArrayLike | None = None,
-    suppress: ArrayLike = (),
-    ignore_index: int = -100,
-    row_index: ArrayLike | None = None,
-    grad_losses: ArrayLike | None = None,
-) -> tuple[Array, Array, Array, Array]:
-    """Losses ``[N]`` of ``ops.linear_cross_entropy`` and, for the upstream gradient ``grad_losses [N]`` (default ones),
-    the gradients of hidden ``[N, D]``, weight ``[V, D]`` and bias ``[V]``."""
-    h, w = np.asarray(hidden, np.float64), np.asarray(weight, np.float64)
-    counted = counted_rows(targets, ignore_index, row_index)
-    upstream = np.ones(len(h)) if grad_losses is None else np.asarray(grad_losses, np.float64)
-    target = np.asarray(targets)[counted]
-    logits = h[counted] @ w.T + (0.0 if bias is None else np.asarray(bias, np.float64))
-    logits[:, np.asarray(suppress, np.int64)] = -np.inf
-    logprob = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    losses = np.zeros(len(h))
-    losses[counted] = -logprob[np.arange(len(target)), target]
-    gradient = np.exp(logprob)
-    gradient[np.arange(len(target)), target] -= 1.0
-    gradient *= upstream[counted, None]
-    gradient[:, np.asarray(suppress, np.int64)] = 0.0
-    grad_hidden = np.zeros_like(h)
-    grad_hidden[counted] = gradient @ w
-    return losses, grad_hidden, gradient.T @ h[counted], gradient.sum(0)

@@ -1,4 +1,4 @@
-"""The truth about attention, in plain NumPy and float64; part of :mod:`mdmcorrect.reference`."""
+"""bidirectional_attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""score_tokens and score_hidden in NumPy and float64, a row at a time."""
+"""score_tokens, score_hidden, score_quality: a row at a time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .reference_random import gumbel, random_bits
-from .rng import Purpose
+from ..rng import Purpose
+from .random import gumbel, random_bits
 
 Array = NDArray[np.float64]
 
@@ -200,3 +200,29 @@ def score_hidden_row(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike = 0.0
     """``ops.score_hidden`` of one row ``[D]``: :func:`score_row` of its logits, which are not rounded here."""
     logits = np.asarray(weight, np.float64) @ np.asarray(hidden, np.float64) + np.asarray(bias, np.float64)
     return score_row(logits, **options)
+
+
+def score_quality(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: float = 0.0,
+    *,
+    norm: str | None = "layer",
+    norm_weight: ArrayLike = 1.0,
+    norm_bias: ArrayLike = 0.0,
+    shift: ArrayLike = 0.0,
+    scale: ArrayLike = 0.0,
+    eps: float = 1e-5,
+) -> Array:
+    """``ops.score_quality`` of hidden states ``[..., D]``; shift and scale are of a shape that broadcasts to theirs."""
+    x = np.asarray(hidden, np.float64)
+    if norm == "layer":
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
+    elif norm == "rms":
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    x = x * np.asarray(norm_weight, np.float64) + np.asarray(norm_bias, np.float64)
+    x = x * (1 + np.asarray(scale, np.float64)) + np.asarray(shift, np.float64)
+    return 1 / (1 + np.exp(-(x @ np.asarray(weight, np.float64) + bias)))
+
+
+# ---------------------------------------------------------------------------------------- select_positions, remask_step

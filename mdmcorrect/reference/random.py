@@ -1,11 +1,11 @@
-"""The random numbers in NumPy (see :mod:`mdmcorrect.rng`): the kernels' own bits."""
+"""The kernels' random numbers (see :mod:`mdmcorrect.rng`)."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .rng import Purpose
+from ..rng import Purpose
 
 Array = NDArray[np.float64]
 
