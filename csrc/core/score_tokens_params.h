@@ -46,6 +46,7 @@ struct ScoreTokensParams {
   Grid<double> guidance;  // [B, L]; 0: u is not read
 
   Grid<int64_t> tokens;      // [B, L] or null
+  Grid<uint8_t> rows;        // [B, L] bool or null: all; on a device, whose values no row_index can be made of
   Grid<int64_t> positions;   // [B, L] or null: 0, 1, ..., L - 1
   Grid<double> temperature;  // [B, L]; not above 0: argmax
   Grid<int64_t> top_k;       // [B, L] or null

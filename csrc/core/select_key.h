@@ -28,6 +28,11 @@ MDM_INLINE uint32_t ordered_bits(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+// The inverse; a NaN for the key of one.
+MDM_INLINE float value_of_key(uint32_t key) {
+  return float_from_bits((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+}
+
 MDM_INLINE uint64_t ordered_bits(double value) {
   const double canonical = value + 0.0;
   uint64_t bits;

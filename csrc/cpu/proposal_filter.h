@@ -101,11 +101,6 @@ static uint64_t candidate_masses(const FilterScratch& scratch, int64_t count, fl
 
 // ---- finding the place ----
 
-// The inverse of ordered_bits (core/select_key.h).
-MDM_INLINE float value_of_key(uint32_t key) {
-  return float_from_bits((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
-}
-
 struct Crossing {
   bool found;
   float value;      // the value at which the running weight, largest value first, exceeds the limit

@@ -7,7 +7,7 @@
 //   d  16 x 8   d[0], d[1] row group, columns 2 pair + {0, 1}; d[2], d[3] row group + 8
 #pragma once
 
-#include "core/config.h"
+#include "core/bytes16.h"
 
 #if defined(MDM_SIMT)
 #include "simt/ptx.h"
@@ -78,6 +78,22 @@ __device__ __forceinline__ void cp_async_wait() {
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 16 bytes of read-only memory that will not be read again soon; the address is a multiple of 16.
+__device__ __forceinline__ Bytes16 load_streaming(const void* address) {
+  Bytes16 out;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(out.word[0]), "=r"(out.word[1]), "=r"(out.word[2]), "=r"(out.word[3])
+      : "l"(address));
+  return out;
+}
+
+// The larger; the positive quiet NaN 0x7fffffff if either is a NaN.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
   return y;
 }
 

@@ -126,14 +126,19 @@ inline Tensor byte_tensor(int64_t bytes, const Tensor& like) {
   return torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, like.device());
 }
 
+// ids: int64 [n].
+inline void check_ids(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
+  check(tensor.dim() == 1, op, name, ": expected shape [n], got ", shape_of(tensor));
+  check(tensor.scalar_type() == ScalarType::Long, op, name, ": expected dtype int64");
+  check(tensor.device() == like.device(), op, name, ": expected the device of the other tensors");
+}
+
 // A list of ids, sorted; ids outside the vocabulary name nothing and are dropped.
 inline std::vector<int64_t> sorted_ids(const char* op, const char* name, const std::optional<Tensor>& tensor,
                                        int64_t vocab, const Tensor& like) {
   std::vector<int64_t> ids;
   if (!tensor) return ids;
-  check(tensor->dim() == 1, op, name, ": expected shape [n], got ", shape_of(*tensor));
-  check(tensor->scalar_type() == ScalarType::Long, op, name, ": expected dtype int64");
-  check(tensor->device() == like.device(), op, name, ": expected the device of the other tensors");
+  check_ids(op, name, *tensor, like);
   const int64_t* data = static_cast<const int64_t*>(tensor->const_data_ptr());
   for (int64_t i = 0; i < tensor->size(0); ++i) {
     const int64_t id = data[i * tensor->stride(0)];

@@ -4,6 +4,8 @@
 #include <tuple>
 #include <vector>
 
+#include "cuda/score_tokens.h"
+#include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 #include "torch/scoring.h"
 
@@ -53,7 +55,6 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
   check(logits.dim() == 3 && logits.size(2) > 0, kOp, "logits: expected shape [B, L, V] with V >= 1, got ",
         shape_of(logits));
   check(logits.stride(2) == 1 || logits.size(2) == 1, kOp, "logits: expected a contiguous last dimension");
-  if (logits.is_cuda()) throw_no_cuda_kernel(kOp);
   const int64_t batch = logits.size(0), length = logits.size(1), vocab = logits.size(2);
   ScoreCall scores;
   prepare_scores(kOp,
@@ -71,6 +72,15 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
   params.shift = shift;
   set_guidance(logits, uncond_logits, guidance, &params);
 
+  if (logits.is_cuda()) {
+    check(params.uncond_logits == nullptr && !dense_noise, kOp,
+          "guidance and dense noise have no CUDA kernel yet; mix the logits before the call, or use lazy noise");
+    if (rows) params.rows = bool_grid(kOp, "rows", rows, batch, length, logits);
+    CudaLauncher launcher(kOp, logits);
+    const Tensor workspace = byte_tensor(cuda::score_tokens_workspace(params), logits);
+    cuda::score_tokens(params, workspace.mutable_data_ptr(), launcher);
+    return {scores.ids, scores.stats};
+  }
   std::vector<int64_t> list;
   int64_t row_count = batch * length;
   if (rows) {

@@ -70,6 +70,16 @@ inline Grid<double> double_grid(const char* op, const char* name, const Tensor& 
   return {static_cast<const double*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1)};
 }
 
+// A list of ids that stays on the device, where its values cannot be looked at: the kernels take any order and any id.
+inline void device_ids(const char* op, const char* name, const std::optional<Tensor>& tensor, const Tensor& like,
+                       const int64_t** ids, int64_t* count) {
+  if (!tensor) return;
+  check_ids(op, name, *tensor, like);
+  check(tensor->is_contiguous(), op, name, ": expected contiguous ids");
+  *ids = static_cast<const int64_t*>(tensor->const_data_ptr());
+  *count = tensor->size(0);
+}
+
 // Checks the options and allocates the outputs. `like` is the op's first tensor.
 inline void prepare_scores(const char* op, const ScoreOptions& options, int64_t batch, int64_t length, int64_t vocab,
                            const Tensor& like, ScoreCall* call) {
@@ -89,12 +99,17 @@ inline void prepare_scores(const char* op, const ScoreOptions& options, int64_t 
   if (options.top_p) params.top_p = double_grid(op, "top_p", *options.top_p, batch, length, like);
   params.top_p_inclusive = options.top_p_inclusive;
   params.top_p_first = options.top_p_first;
-  call->suppressed = sorted_ids(op, "suppress", options.suppress, vocab, like);
-  call->forbidden = sorted_ids(op, "forbid", options.forbid, vocab, like);
-  params.suppress = call->suppressed.data();
-  params.suppress_count = static_cast<int64_t>(call->suppressed.size());
-  params.forbid = call->forbidden.data();
-  params.forbid_count = static_cast<int64_t>(call->forbidden.size());
+  if (like.is_cuda()) {
+    device_ids(op, "suppress", options.suppress, like, &params.suppress, &params.suppress_count);
+    device_ids(op, "forbid", options.forbid, like, &params.forbid, &params.forbid_count);
+  } else {
+    call->suppressed = sorted_ids(op, "suppress", options.suppress, vocab, like);
+    call->forbidden = sorted_ids(op, "forbid", options.forbid, vocab, like);
+    params.suppress = call->suppressed.data();
+    params.suppress_count = static_cast<int64_t>(call->suppressed.size());
+    params.forbid = call->forbidden.data();
+    params.forbid_count = static_cast<int64_t>(call->forbidden.size());
+  }
   params.proposal_law = options.proposal_law;
   params.confidence_type = score_dtype(op, "confidence_dtype", options.confidence_dtype);
   params.seed = row_seeds(op, options.seed, batch, like);

@@ -91,7 +91,7 @@ def id_list(name: str, value: Ids | None, vocab: int, like: Tensor) -> Tensor | 
         if value.dim() > 1:
             raise ValueError(f"{name}: expected ids [n], got shape {list(value.shape)}")
         arguments.require_device(name, value, like, "logits")
-        return value.reshape(-1)
+        return value.reshape(-1).contiguous()
     ids = [value] if isinstance(value, int) else list(value)
     for index in ids:
         if isinstance(index, bool) or not isinstance(index, int):

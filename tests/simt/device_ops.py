@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from harness import BFloat16, Simt, Traffic, float_type
+from params import FLOAT_TYPES
 
 
 def _counts(value, dtype=np.int64) -> np.ndarray | None:
@@ -139,3 +140,88 @@ def bidirectional_attention_backward(
         **dict(zip(("grad_q", "grad_k", "grad_v"), grads, strict=True)),
     )
     return grads, traffic
+
+
+ID_SCORES = ("token", "argmax")
+VALUE_SCORES = (
+    "logprob",
+    "proposal_logprob",
+    "current_logprob",
+    "max_logprob",
+    "second_logprob",
+    "entropy",
+    "margin",
+    "logsumexp",
+    "confidence",
+    "noised_logprob",
+)
+
+
+def score_tokens(
+    simt: Simt,
+    logits,
+    *,
+    tokens=None,
+    rows=None,
+    positions=None,
+    temperature=0.0,
+    top_k=None,
+    top_p=None,
+    top_p_rule="inclusive",
+    filter_order="top_k_first",
+    suppress=(),
+    forbid=(),
+    law="raw",
+    input="logits",
+    confidence="float32",
+    shift=0,
+    want=None,
+    seed=0,
+    step=0,
+    call=0,
+) -> tuple[dict[str, np.ndarray], dict[str, Traffic]]:
+    """logits [B, L, V]; temperature, top_k and top_p: numbers or [B, L]; seed as in select_positions."""
+    batch, length, vocab = logits.shape
+    names = [name for name in (*ID_SCORES, *VALUE_SCORES) if want is None or name in want]
+    out = {
+        name: np.empty((batch, length), np.int64 if name in ID_SCORES else np.float32)
+        for name in names
+        if (name != "current_logprob" or tokens is not None) and name != "noised_logprob"
+    }
+
+    def grid(value, dtype):
+        return None if value is None else np.broadcast_to(np.asarray(value, dtype), (batch, length))
+
+    strides = [stride // logits.itemsize for stride in logits.strides]
+    traffic = simt.launch(
+        "score_tokens",
+        batch=batch,
+        length=length,
+        vocab=vocab,
+        logits=logits,
+        type=float_type(logits),
+        batch_stride=strides[0],
+        position_stride=strides[1],
+        shift=shift,
+        probabilities=input == "probs",
+        tokens=tokens,
+        rows=rows,
+        positions=grid(positions, np.int64),
+        temperature=grid(temperature, np.float64),
+        top_k=grid(top_k, np.int64),
+        top_p=grid(top_p, np.float64),
+        top_p_inclusive=top_p_rule == "inclusive",
+        top_p_first=filter_order == "top_p_first",
+        suppress=np.array(suppress, np.int64),
+        suppress_count=len(suppress),
+        forbid=np.array(forbid, np.int64),
+        forbid_count=len(forbid),
+        proposal_law=law == "proposal",
+        confidence_type=FLOAT_TYPES[confidence],
+        seed=_counts(seed),
+        step=_counts(step),
+        call=_counts(call),
+        ids=[out.get(name) for name in ID_SCORES],
+        values=[None, None, *(out.get(name) for name in VALUE_SCORES)],
+    )
+    return out, traffic

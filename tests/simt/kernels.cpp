@@ -5,6 +5,7 @@
 #include "cuda/bidirectional_attention.h"
 #include "cuda/bidirectional_attention_backward.h"
 #include "cuda/remask_step.h"
+#include "cuda/score_tokens.h"
 #include "cuda/select_positions.h"
 #include "simt/launch.h"
 
@@ -54,6 +55,7 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
 SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)
 SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)
 SIMT_OP(remask_step, RemaskStepParams)
+SIMT_OP(score_tokens, ScoreTokensParams)
 SIMT_OP(select_positions, SelectPositionsParams)
 
 #define ATTENTION_WIDTHS(of, prefix) of(prefix##_32) of(prefix##_64) of(prefix##_96) of(prefix##_128)
@@ -71,11 +73,19 @@ using mdmcorrect::RemaskStepParams;
 using mdmcorrect::SelectPositionsParams;
 using mdmcorrect::cuda::AttentionBackward;
 using mdmcorrect::cuda::RowKernel;
+using mdmcorrect::cuda::ScoreTokensKernel;
 
 extern "C" {
 ATTENTION_KERNELS(DECLARE_ATTENTION)
 ATTENTION_BACKWARD_KERNELS(DECLARE_ATTENTION_BACKWARD)
 void remask_step_rows(RowKernel<RemaskStepParams>);
+void score_tokens_rows_float32(ScoreTokensKernel);
+void score_tokens_rows_bfloat16(ScoreTokensKernel);
+void score_tokens_rows_float16(ScoreTokensKernel);
+void score_tokens_scan_float32(ScoreTokensKernel);
+void score_tokens_scan_bfloat16(ScoreTokensKernel);
+void score_tokens_scan_float16(ScoreTokensKernel);
+void score_tokens_conclude(ScoreTokensKernel);
 void select_positions_rows(RowKernel<SelectPositionsParams>);
 }
 
@@ -89,6 +99,13 @@ namespace {
 const Entry entries[] = {
     ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY)
         SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
+    SIMT_KERNEL(score_tokens_rows_float32, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_rows_bfloat16, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_rows_float16, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_scan_float32, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_scan_bfloat16, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_scan_float16, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_conclude, ScoreTokensKernel),
     SIMT_KERNEL(select_positions_rows, RowKernel<SelectPositionsParams>),
     {nullptr, nullptr},
 };

@@ -13,6 +13,7 @@ import harness
 import numpy as np
 import pytest
 import test_simt_remask_step as remask
+import test_simt_score_tokens as score
 from harness import Fault, Simt
 from mutants import CUDA, compile_mutant
 
@@ -53,9 +54,20 @@ def run_attention_backward(simt: Simt) -> None:
     device_ops.bidirectional_attention_backward(simt, q, None, q, k, v, out, lse)
 
 
+def run_score(simt: Simt) -> None:
+    """Rows one after another in a block; cuts among ties, counted over several turns; whole rows and pieces."""
+    score.check(simt, score.peaked(1, 1030, 3), temperature=1.0)
+    flat = np.tile(np.float32([0.0, 1.0, 0.5, 0.25]), 1500)[None, None]
+    options = {"temperature": 1.0, "law": "proposal", "top_k": 2000}
+    score.check(simt, flat, top_p=0.9, filter_order="top_p_first", **options)
+    score.check(simt, flat[..., :3000], top_p=0.7, **options)
+
+
 # Device source -> the kernel and the run that reach all of it.
 REACHED_BY = {
     "radix_select.cuh": ("remask_step", run_remask),
+    "proposal_filter.cuh": ("score_tokens", run_score),
+    "score_tokens.cuh": ("score_tokens", run_score),
     "attention_keys.cuh": ("bidirectional_attention", run_attention),
     "bidirectional_attention.cuh": ("bidirectional_attention", run_attention),
     "bidirectional_attention_backward.cuh": ("bidirectional_attention_backward", run_attention_backward),

@@ -182,6 +182,10 @@ void load_or_store(void* pointer, unsigned bytes, Access kind, const void* pc) {
   access(pointer, bytes, kind, pc);
 }
 
+void read_bytes(const void* address, unsigned bytes) {
+  access(const_cast<void*>(address), bytes, Access::read, __builtin_return_address(0));
+}
+
 void atomic_access(void* address, unsigned bytes) {
   access(address, bytes, Access::atomic, __builtin_return_address(0));
 }

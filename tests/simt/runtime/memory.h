@@ -33,6 +33,7 @@ extern std::vector<std::unique_ptr<Buffer>> buffers;
 void access(void* address, unsigned bytes, Access kind, const void* pc);
 // The same for a plain load or store, which also meets the banks of shared memory.
 void load_or_store(void* address, unsigned bytes, Access kind, const void* pc);
+void read_bytes(const void* address, unsigned bytes);
 // A cp.async's destination; `landed` says which end.
 void copy_in_flight(unsigned char* shared, unsigned bytes, bool landed, const void* pc);
 

@@ -2,6 +2,7 @@
 // collective of all its lanes, and what cp.async copies arrives at its wait.
 #pragma once
 
+#include "core/bytes16.h"
 #include "core/round_to.h"
 
 namespace simt {
@@ -9,6 +10,7 @@ namespace simt {
 enum class Operand { bfloat16, float16 };
 
 uint32_t shared_address(const void* pointer);
+void read_bytes(const void* address, unsigned bytes);  // a load wider than the compiler would make
 void ldmatrix_x4(uint32_t* d, uint32_t address, bool transposed);
 void mma_m16n8k16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1, Operand type);
 void cp_async(uint32_t address, const void* global, uint32_t bytes, uint32_t bytes_read);
@@ -36,6 +38,15 @@ inline void cp_async_commit() { simt::cp_async_commit(); }
 template <int kPending>
 void cp_async_wait() {
   simt::cp_async_wait(kPending);
+}
+
+__attribute__((noinline, no_sanitize("thread"))) inline Bytes16 load_streaming(const void* address) {
+  simt::read_bytes(address, 16);
+  return *static_cast<const Bytes16*>(address);
+}
+inline float max_or_nan(float a, float b) {
+  if (a != a || b != b) return __uint_as_float(0x7fffffffu);
+  return a > b ? a : b;
 }
 
 inline float exp2_approx(float x) { return exp2f(x); }

@@ -1,0 +1,27 @@
+// What a scored row's chunks leave behind, and the arguments of score_tokens' kernels; for host and device.
+#pragma once
+
+#include "core/score_tokens_params.h"
+
+namespace mdmcorrect::cuda {
+
+constexpr int kScoreThreads = 256;
+constexpr int64_t kScoreSharedBytes = 2560;  // shared memory of a row beside its partials
+constexpr int64_t kSharedChunks = 512;       // rows of more chunks keep their partials in the workspace
+
+// Of one law (raw or proposal) in one chunk, relative to the chunk's own maximum.
+struct ChunkPartial {
+  float max;     // NaN or +inf: the row is invalid; -inf: nothing there
+  float second;  // as argmax
+  float sum;     // of e^y, y = scale (x - max)
+  float dot;     // of y e^y
+  int argmax;    // id within the chunk; -1 where an earlier chunk of the warp has as large a value
+};
+
+struct ScoreTokensKernel {
+  ScoreTokensParams params;
+  ChunkPartial* partials;  // [B * L, 2, chunks], or null: in shared memory
+  int64_t pieces;          // of a row
+};
+
+}  // namespace mdmcorrect::cuda

@@ -1,0 +1,177 @@
+// score_tokens on CUDA, in two forms that give the same bits.
+//
+//   many rows: a block scores a row, its chunks' partials in shared memory
+//   few rows:  blocks scan pieces of rows, their partials in the workspace; then a block concludes each row
+//
+// A row's chunks are summarised by warps (score_chunks.cuh), merged by one warp; filters (proposal_filter.cuh) find the
+// kept set and summarise what it holds again; a draw reads one chunk more.
+#pragma once
+
+#include "cuda/proposal_filter.cuh"
+
+namespace MDM_NAMESPACE {
+
+using cuda::ScoreTokensKernel;
+
+// What the block shares about one row.
+struct ScoreShared {
+  RowOutcome outcome;
+  FilterState filter;
+};
+
+__device__ __forceinline__ ScoredRow scored_row(const ScoreTokensKernel& kernel, int64_t place) {
+  const ScoreTokensParams& params = kernel.params;
+  ScoredRow row;
+  row.params = &params;
+  row.b = place / params.length;
+  row.l = place % params.length;
+  row.chunks = (params.vocab + kChunkIds - 1) / kChunkIds;
+  const int64_t source = row.l > params.shift ? row.l - params.shift : 0;
+  const int64_t offset = row.b * params.batch_stride + source * params.position_stride;
+  row.data = static_cast<const uint8_t*>(params.logits) + offset * (params.type == FloatType::float32 ? 4 : 2);
+  row.raw = kernel.partials == nullptr ? shared_at<ChunkPartial>(cuda::kScoreSharedBytes)
+                                       : kernel.partials + place * 2 * row.chunks;
+  row.proposal = row.raw + row.chunks;
+  return row;
+}
+
+__device__ __forceinline__ bool is_asked(const ScoredRow& row) {
+  return at_or<uint8_t>(row.params->rows, row.b, row.l, 1) != 0;
+}
+
+// A row that is not asked for: -1 and NaN, by one thread.
+__device__ inline void write_left_out(const ScoredRow& row) {
+  const int64_t place = row.b * row.params->length + row.l;
+  for (int i = 0; i < kTokenScores; ++i) {
+    if (i < kTokenIdScores) {
+      put_id(*row.params, static_cast<TokenScore>(i), place, -1);
+    } else {
+      put_value(*row.params, static_cast<TokenScore>(i), place, __builtin_nan(""));
+    }
+  }
+}
+
+// The proposal's partials from the kept set alone.
+__device__ inline void scan_kept(const ScoredRow& row, const RowPlan& plan, const KeptSet& kept) {
+  const Terms terms{plan.proposal_sum, plan.proposal_dot, plan.second, plan.scale};
+  float best = -__builtin_inff();
+#pragma unroll 1
+  for (int64_t index = warp_id(); index < row.chunks; index += warp_count()) {
+    ChunkPartial partial{-__builtin_inff(), -__builtin_inff(), 0.0f, 0.0f, -1};
+    if (row.proposal[index].max >= kept.threshold) {
+      const ChunkReader reader = read_proposal(row, index);
+      PlainChunk chunk;
+#pragma unroll
+      for (int slot = 0; slot < PlainChunk::kSlots; ++slot) {
+        const float x = reader.value(slot);
+        chunk.value[slot] = is_kept(kept, x, index * kChunkIds + chunk.id(slot)) ? x : -__builtin_inff();
+      }
+      partial = summarise(chunk, terms, &best);
+    }
+    __syncwarp();  // all lanes have read the maximum that one of them replaces
+    if (lane_id() == 0) row.proposal[index] = partial;
+  }
+}
+
+__device__ inline bool is_listed(const int64_t* ids, int64_t count, int64_t id) {
+#pragma unroll 1
+  for (int64_t i = 0; i < count; ++i) {
+    if (ids[i] == id) return true;
+  }
+  return false;
+}
+
+// The logit of `tokens`, by one thread.
+__device__ inline void see_current(const ScoredRow& row, const KeptSet& kept, RowOutcome* outcome) {
+  const ScoreTokensParams& params = *row.params;
+  if (!wanted(params, TokenScore::current_logprob)) return;
+  const int64_t id = at(params.tokens, row.b, row.l);
+  if (id < 0 || id >= params.vocab) return;
+  float x = read_logit(row.data, params.type, id);
+  if (params.probabilities) x = logf(x);
+  if (is_listed(params.suppress, params.suppress_count, id)) x = -__builtin_inff();
+  outcome->current_value = x;
+  outcome->current_outside = is_listed(params.forbid, params.forbid_count, id) || !is_kept(kept, x, id);
+}
+
+// Merges, filters, draws and writes, from the partials of the whole row; every thread of the block calls it. One piece of
+// code for all kernels.
+__device__ __attribute__((noinline)) void conclude_row(const ScoreTokensKernel& kernel, int64_t place) {
+  const ScoredRow row = scored_row(kernel, place);
+  const RowPlan plan = plan_row(kernel.params, row.b, row.l);
+  ScoreShared& shared = *shared_at<ScoreShared>(0);
+  static_assert(sizeof(ScoreShared) <= cuda::kScoreSharedBytes, "the partials come after it");
+  RowOutcome& outcome = shared.outcome;  // written by one thread, read after a barrier
+  if (warp_id() == 0) {
+    const MergedLaw raw = merge_chunks(row.raw, row.chunks, 1.0f);
+    const MergedLaw proposal = merge_chunks(row.proposal, row.chunks, plan.scale);
+    if (lane_id() == 0) outcome = {raw.valid, raw.stats, proposal.stats, -1, 0.0f, 0.0f, false, 0.0};
+  }
+  __syncthreads();
+  KeptSet kept{-__builtin_inff(), kEveryTie};
+  const bool proposable = outcome.valid && outcome.proposal.argmax >= 0;
+  if (plan.filtered && proposable) {
+    kept = find_kept(row, shared.filter, outcome.proposal.max, plan);
+    scan_kept(row, plan, kept);
+    __syncthreads();
+    if (warp_id() == 0) {
+      const MergedLaw proposal = merge_chunks(row.proposal, row.chunks, plan.scale);
+      if (lane_id() == 0) outcome.proposal = proposal.stats;
+    }
+  }
+  if (warp_id() != 0) return;
+  __syncwarp();
+  const float max = outcome.proposal.max;
+  RaceEntry chosen{0.0f, outcome.proposal.argmax, max};  // -1: none
+  if (plan.sampling && proposable) {
+    const RowDraws draws = row_draws(row);
+    const int64_t winner = draw_chunk(row, draws, plan.scale, max);
+    chosen = draw_in_chunk(row, draws, plan.scale, winner, kept);
+  }
+  if (lane_id() != 0) return;
+  outcome.token = chosen.index;
+  outcome.token_value = chosen.value;
+  see_current(row, kept, &outcome);
+  write_row(*row.params, outcome, row.b, row.l);
+}
+
+// Many rows: block i scores rows i, i + gridDim.x, ...
+template <FloatType type>
+__device__ void score_rows(const ScoreTokensKernel& kernel) {
+  const int64_t rows = kernel.params.batch * kernel.params.length;
+#pragma unroll 1
+  for (int64_t place = blockIdx.x; place < rows; place += gridDim.x) {
+    const ScoredRow row = scored_row(kernel, place);
+    if (!is_asked(row)) {
+      if (threadIdx.x == 0) write_left_out(row);
+      continue;
+    }
+    const RowPlan plan = plan_row(kernel.params, row.b, row.l);
+    scan_chunks<type>(row, plan, warp_id(), row.chunks, warp_count());
+    __syncthreads();
+    conclude_row(kernel, place);
+    __syncthreads();  // warp 0 has read the partials before the next row's are written
+  }
+}
+
+// Few rows: block i takes piece i % pieces of row i / pieces.
+template <FloatType type>
+__device__ void scan_piece(const ScoreTokensKernel& kernel) {
+  const ScoredRow row = scored_row(kernel, blockIdx.x / kernel.pieces);
+  if (!is_asked(row)) return;
+  const int64_t piece = blockIdx.x % kernel.pieces;
+  const int64_t first = row.chunks * piece / kernel.pieces, last = row.chunks * (piece + 1) / kernel.pieces;
+  scan_chunks<type>(row, plan_row(kernel.params, row.b, row.l), first + warp_id(), last, warp_count());
+}
+
+// Block i concludes row i.
+__device__ inline void conclude_piecewise_row(const ScoreTokensKernel& kernel) {
+  const ScoredRow row = scored_row(kernel, blockIdx.x);
+  if (is_asked(row)) {
+    conclude_row(kernel, blockIdx.x);
+  } else if (threadIdx.x == 0) {
+    write_left_out(row);
+  }
+}
+
+}  // namespace MDM_NAMESPACE
