@@ -14,8 +14,9 @@ from typing import Any
 
 from mdmcorrect.samplers import PRISM, Sampler
 from mdmcorrect.samplers.correct import FixedPoint
+from mdmcorrect.samplers.counts import CeilTarget
 from mdmcorrect.samplers.scoring import Scoring
-from mdmcorrect.samplers.unmask import CeilTarget, Unmask
+from mdmcorrect.samplers.unmask import Unmask
 
 __all__ = ["ARMS", "SETTINGS", "AllSettings", "Arm", "Settings", "load_settings", "settings_of"]
 
