@@ -44,6 +44,7 @@ struct CpuKernels {
   bool bfloat16_pairs;  // bfloat16 is multiplied in pairs
   // For tests: the vector functions on arrays, count a multiple of 16.
   void (*exp_nonpositive_array)(const float* x, float* y, int64_t count);
+  void (*scaled_exp_array)(const float* x, float* y, int64_t count);  // of scale 1
   void (*log_array)(const float* x, float* y, int64_t count);
   void (*exponential_array)(const float* u, float* y, int64_t count);
   // For benchmarks: products of words from the first-level cache; returns how many multiplications and additions that
@@ -82,6 +83,7 @@ void linear_cross_entropy(const LinearCrossEntropyParams& params, LinearCrossEnt
 void bidirectional_attention_backward(const BidirectionalAttentionBackwardParams& params, int64_t begin, int64_t end,
                                       uint64_t* scratch);
 void exp_nonpositive_array(const float* x, float* y, int64_t count);
+void scaled_exp_array(const float* x, float* y, int64_t count);
 void log_array(const float* x, float* y, int64_t count);
 void exponential_array(const float* u, float* y, int64_t count);
 int64_t multiply_probe(bool bfloat16_pairs, int64_t repeats);

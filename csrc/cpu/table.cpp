@@ -24,7 +24,7 @@ const CpuKernels kernel_table = {
     bidirectional_attention_backward,
     linear_cross_entropy,
     kBfloat16Pairs,
-    exp_nonpositive_array,
+    exp_nonpositive_array, scaled_exp_array,
     log_array,
     exponential_array,
     multiply_probe,

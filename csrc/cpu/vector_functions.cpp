@@ -10,6 +10,11 @@ void exp_nonpositive_array(const float* x, float* y, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) store(y + i, exp_nonpositive(load(x + i)));
 }
 
+void scaled_exp_array(const float* x, float* y, int64_t count) {
+  const ScaledExp exp = scaled_exp(1.0f);
+  for (int64_t i = 0; i < count; i += kLanes) store(y + i, evaluate(exp, bounded(exp, load(x + i))));
+}
+
 void log_array(const float* x, float* y, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) store(y + i, log_any(load(x + i)));
 }

@@ -54,14 +54,15 @@ struct WorstError {
 };
 
 // Largest error, in units of the last place of the exact result, over the floats whose bits are first, first + stride,
-// ..., last. function: "exp", "log" or "exponential", against libm in double.
+// ..., last. function: "exp", "scaled exp", "log" or "exponential", against libm in double.
 WorstError worst_error(const std::string& isa, const std::string& function, uint32_t first, uint32_t last,
                        uint32_t stride) {
   const CpuKernels* kernels = cpu_kernels_of(isa.c_str());
   if (kernels == nullptr) throw std::invalid_argument("no such instruction set here: " + isa);
-  const auto approximate = function == "exp"   ? kernels->exp_nonpositive_array
-                           : function == "log" ? kernels->log_array
-                                               : kernels->exponential_array;
+  const auto approximate = function == "exp"          ? kernels->exp_nonpositive_array
+                           : function == "scaled exp" ? kernels->scaled_exp_array
+                           : function == "log"        ? kernels->log_array
+                                                      : kernels->exponential_array;
   constexpr uint64_t kBlock = 4096;
   std::vector<float> x(kBlock), y(kBlock);
   WorstError worst{0.0, 0.0f};
@@ -72,9 +73,9 @@ WorstError worst_error(const std::string& isa, const std::string& function, uint
     approximate(x.data(), y.data(), kBlock);
     for (uint64_t i = 0; i < kBlock; ++i) {
       const double value = x[i];
-      const double exact = function == "exp"   ? std::exp(value)
-                           : function == "log" ? std::log(value)
-                                               : -std::log1p(-value);
+      const double exact = function == "exp" || function == "scaled exp" ? std::exp(value)
+                           : function == "log"                           ? std::log(value)
+                                                                         : -std::log1p(-value);
       int exponent;
       std::frexp(static_cast<float>(exact), &exponent);
       const double ulps = std::fabs(y[i] - exact) / std::ldexp(1.0, std::max(exponent - 24, -149));
