@@ -24,7 +24,7 @@ class TinyModel(nn.Module):
 
 def test_readme_code_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     torch.manual_seed(0)
     names = {
         "model": TinyModel(20, 8),
@@ -41,6 +41,8 @@ def test_readme_code_runs() -> None:
     assert [len(answer) for answer in names["answers"]] == [64, 64]
     assert names["judged"].quality_head.out.weight.grad.abs().sum() > 0
     assert (names["result"].tokens != 19).all()
+    assert names["answer"].shape == (1, 16)
+    assert (names["answer"] != 19).all()
 
 
 def test_readme_names_both_commands_and_existing_files() -> None:
