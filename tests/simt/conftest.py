@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import harness
 import pytest
 
@@ -10,7 +12,7 @@ import pytest
 def library():
     if not harness.available():
         pytest.skip("needs cmake and g++")
-    return harness.build()
+    return harness.build(os.environ.get("SIMT_VARIANT", "checked"))  # tools/device_coverage.py asks for another
 
 
 @pytest.fixture

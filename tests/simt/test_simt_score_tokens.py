@@ -111,6 +111,8 @@ def test_rows_left_out_are_not_read(simt):
     rows[1, 4] = rows[0, 29] = True
     _, traffic = check(simt, logits, rows=rows, temperature=0.0)
     assert traffic["logits"].bytes_read == 2 * 700 * 2
+    _, traffic = check(simt, peaked(1, 3, 9001), rows=np.array([[False, True, False]]))  # rows in pieces
+    assert traffic["logits"].bytes_read == 9001 * 4
 
 
 def test_what_is_not_wanted_costs_nothing(simt):
