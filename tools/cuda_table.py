@@ -1,4 +1,4 @@
-"""What ptxas made of the CUDA kernels, as a table: `python tools/cuda_table.py [--archs 80 90 ...] [op ...]`. Needs nvcc."""
+"""What ptxas made of the CUDA kernels, as a table: `python tools/cuda_table.py [--archs 80 90 ...] [op ...]`."""
 
 from __future__ import annotations
 
