@@ -15,6 +15,10 @@ using uint16_t = unsigned short;
 using uint32_t = unsigned int;
 using int64_t = long long;
 using uint64_t = unsigned long long;
+// Builtins that NVRTC lacks.
+#define __builtin_inff() __int_as_float(0x7f800000)
+#define __builtin_inf() __longlong_as_double(0x7ff0000000000000)
+#define __builtin_nan(text) __longlong_as_double(0x7ff8000000000000)
 #else
 #include <stdint.h>
 #endif

@@ -78,7 +78,7 @@ __device__ __forceinline__ RawChunk<type> load_chunk(const uint8_t* row, int64_t
   using Traits = ChunkTraits<type>;
   const int64_t begin = index * kChunkIds, left = vocab - begin;
   const uint8_t* source = row + begin * Traits::kBytes;
-  const int past = static_cast<int>(reinterpret_cast<uintptr_t>(source) % 16) / Traits::kBytes;
+  const int past = static_cast<int>(reinterpret_cast<uint64_t>(source) % 16) / Traits::kBytes;
   RawChunk<type> raw;
   raw.shape.count = left < kChunkIds ? static_cast<int>(left) : kChunkIds;
   const int head = past == 0 ? 0 : Traits::kPerVector - past;
