@@ -169,6 +169,11 @@ bool run(const char* kernel, dim3 blocks, dim3 threads, size_t shared_bytes, voi
                     std::to_string(shared_bytes) + " bytes of shared memory is no launch";
     return false;
   }
+  const Stacks stacks(count);
+  if (!stacks.mapped()) {
+    machine.fault = std::string(kernel) + ": launch: there is no memory for " + std::to_string(count) + " stacks";
+    return false;
+  }
   ++machine.launch;
   machine.entry = entry;
   machine.closure = closure;
