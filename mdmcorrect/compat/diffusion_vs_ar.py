@@ -105,6 +105,8 @@ def generate_samples(self: Any, inputs: dict[str, Tensor], *, seed: int | Tensor
 class _Rounded(Scoring):
     """Half-precision logits are scored by torch's own log-softmax, whose rounding decides by ties what is masked."""
 
+    reads_logits = True
+
     def __call__(self, logits: Tensor, *, want: Iterable[str], mask_id: int, **options: Any) -> Scores:
         scores = super().__call__(logits, want=want, mask_id=mask_id, **options)
         if logits.dtype in (torch.bfloat16, torch.float16) and "max_logprob" in scores:

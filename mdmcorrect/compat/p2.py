@@ -147,6 +147,8 @@ greedy_ancestral_sampling = functools.partial(p2_sampling, planner=None, score_f
 class _ScoredBy(Scoring):
     """Scores that a function of the logits gives, under the name "custom"."""
 
+    reads_logits = True
+
     score_fn: Callable[[Tensor, Tensor], Tensor]
 
     def __call__(self, logits: Tensor, *, want: Iterable[str], **options: Any) -> Scores:

@@ -104,7 +104,7 @@ class Forward:
         columns = slice(None) if output.start is None else slice(output.start, output.start + output.logits.shape[1])
         shown = asked[:, columns]
         self._check(output, shown)
-        if self.logits_processor is not None or self.keep_logits:  # somebody reads them before the operator does
+        if self.logits_processor is not None or self.keep_logits or self.scoring.reads_logits:
             output = replace(output, logits=combine(output), uncond_logits=None, shift=0)
         if self.logits_processor is not None:
             output = replace(output, logits=self.logits_processor(shown, output.logits))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +47,9 @@ class Scoring:
             "logits" for that of the logits, which is behaviour where bf16 confidences tie (LLaDA, Dream); None for
             float32.
     """
+
+    # Whether a subclass looks at logits itself: what is guided or shifted is then made for it before the call.
+    reads_logits: ClassVar[bool] = False
 
     temperature: float = 0.0
     top_k: int | None = None
