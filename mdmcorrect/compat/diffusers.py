@@ -9,6 +9,7 @@ at diffusers' cost; without one they are exact draws of one read of the logits. 
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -17,31 +18,32 @@ from torch import Tensor
 
 from .. import ops
 
-try:
-    from diffusers import AmusedScheduler as _Amused
-    from diffusers.schedulers.scheduling_amused import AmusedSchedulerOutput
-    from diffusers.schedulers.scheduling_block_refinement import (
-        BlockRefinementScheduler as _BlockRefinement,
-    )
-    from diffusers.schedulers.scheduling_block_refinement import (
-        BlockRefinementSchedulerOutput,
-    )
-except ImportError as _error:
-    _missing: ImportError | None = _error
+__all__ = ["AmusedScheduler", "BlockRefinementScheduler", "EntropyBoundScheduler"]
 
-    class _Missing:
-        """Stands for a class of diffusers where that is not installed."""
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise ImportError("this scheduler is a subclass of one of diffusers: pip install diffusers") from _missing
+class _Missing:
+    """Stands for a class that the installed diffusers, if any, does not have."""
 
-        @classmethod
-        def from_config(cls, *args: Any, **kwargs: Any) -> _Missing:
-            return cls(*args, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise ImportError("a subclass of a scheduler of diffusers that is not there: pip install diffusers")
 
-    _Amused = _BlockRefinement = AmusedSchedulerOutput = BlockRefinementSchedulerOutput = _Missing
+    @classmethod
+    def from_config(cls, *args: Any, **kwargs: Any) -> _Missing:
+        return cls(*args, **kwargs)
 
-__all__ = ["AmusedScheduler", "BlockRefinementScheduler"]
+
+def _theirs(module: str, name: str) -> tuple[Any, Any]:
+    """A scheduler of diffusers and its output class."""
+    try:
+        found = importlib.import_module(f"diffusers.schedulers.{module}")
+    except ImportError:
+        return _Missing, _Missing
+    return getattr(found, name), getattr(found, f"{name}Output")
+
+
+_Amused, AmusedSchedulerOutput = _theirs("scheduling_amused", "AmusedScheduler")
+_BlockRefinement, BlockRefinementSchedulerOutput = _theirs("scheduling_block_refinement", "BlockRefinementScheduler")
+_EntropyBound, EntropyBoundSchedulerOutput = _theirs("scheduling_entropy_bound", "EntropyBoundScheduler")
 
 
 class BlockRefinementScheduler(_BlockRefinement):  # type: ignore[misc]
@@ -212,6 +214,48 @@ class AmusedScheduler(_Amused):  # type: ignore[misc]
         return noisy < noisy.sort(dim=1).values.gather(1, masks[:, None])
 
 
+class EntropyBoundScheduler(_EntropyBound):  # type: ignore[misc]
+    """Accepts the positions of least entropy within a bound; the others become random tokens (arXiv 2505.24857)."""
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        *,
+        entropy_bound: float | None = None,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """One step over a block; arguments and result as in diffusers.
+
+        Args:
+            model_output: logits ``[B, block, V]``.
+            timestep: step within the block, from 0; it sets the temperature, from ``t_max`` to ``t_min``.
+            sample: int64 ``[B, block]``.
+        """
+        left = (self.num_inference_steps - int(timestep)) / self.num_inference_steps
+        temperature = self.config.t_min + (self.config.t_max - self.config.t_min) * left
+        logits = model_output / temperature  # what a pipeline conditions its next step on
+        token, probability = _propose(logits, 1.0, None, None, generator)
+        entropy = ops.score_tokens(logits, want=["entropy"]).entropy
+        assert entropy is not None
+        bound = float(self.config.entropy_bound if entropy_bound is None else entropy_bound)
+        count = ops.count_positions(entropy, "entropy_bound", bound)
+        accepted = ops.select_positions(entropy, count, largest=False)
+        renoised = torch.randint(0, logits.shape[-1], sample.shape, device=sample.device, generator=generator)
+        previous = torch.where(accepted, token, renoised)
+        if not return_dict:
+            return previous, accepted, token, probability, logits
+        return EntropyBoundSchedulerOutput(
+            prev_sample=previous,
+            accepted_index=accepted,
+            sampled_tokens=token,
+            sampled_probs=probability,
+            pred_logits=logits,
+        )
+
+
 def _propose(
     logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
@@ -274,4 +318,8 @@ def _image_proposal(logits: Tensor, unknown: Tensor, generator: torch.Generator 
 
 
 MODULES = ("diffusers",)
-REPLACES = {"AmusedScheduler": AmusedScheduler, "BlockRefinementScheduler": BlockRefinementScheduler}
+REPLACES = {
+    "AmusedScheduler": AmusedScheduler,
+    "BlockRefinementScheduler": BlockRefinementScheduler,
+    "EntropyBoundScheduler": EntropyBoundScheduler,
+}

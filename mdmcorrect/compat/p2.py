@@ -3,9 +3,10 @@
     from mdmcorrect.compat.p2 import p2_sampling
 
 The same arguments, and ``xt`` filled in place and returned. Where that is deterministic (``tau=0``) tokens and model
-calls are the original's. With ``tau > 0`` the law is that of Gumbel noise with its whole tail: the original adds 1e-8
-under both logarithms, which cuts the noise at 18.4; ``noise="truncated"`` does so too. Random numbers come from torch's
-default generator unless ``seed`` is given.
+calls are the original's. With ``tau > 0`` one read of the logits draws the tokens and gives the score, which is that of
+the noisy logits, of Gumbel noise with its whole tail: the original adds 1e-8 under both logarithms, which cuts the
+noise at 18.4; ``noise="truncated"`` does so too, at the original's cost. Random numbers come from torch's default
+generator unless ``seed`` is given.
 
 A predicted mask token is overruled here; the original writes it, and returns masks.
 """
@@ -74,7 +75,14 @@ def p2_sampling(
     Raises:
         ValueError: another ``noise``, a ``score_fn`` of your own with a planner, or arguments that no sampler takes.
     """
+    if noise not in ("exact", "truncated"):
+        raise ValueError(f"noise: expected 'exact' or 'truncated', got {noise!r}")
     score = _SCORES.get(getattr(score_fn, "__name__", ""), "custom")
+    drawn = tau != 0 and score != "random"
+    materialised = drawn and (noise == "truncated" or score == "custom")
+    dense = drawn and not materialised
+    if dense:
+        score = "noised_logprob"
     committed, review = score, None
     if planner is not None and score != "random":
         if score_fn.__name__ not in _REVIEWS:
@@ -83,21 +91,25 @@ def p2_sampling(
         reads = _REVIEWS[score_fn.__name__]
         review = Review(planner, reads=reads, draft="all", scoring=Scoring(mask_token="forbid"))
     kappa = tuple(float(kappa_fn(i * (1 / num_steps))) for i in range(1, num_steps + 1))
-    noised = tau != 0 and score != "random"
     generator = torch.Generator(xt.device).manual_seed(seed) if isinstance(seed, int) else seed
     result = Sampler(
         name="p2_sampling",
         steps=num_steps,
         plan=Pool(Kappa(kappa), masked=score, committed=committed, eta=eta, cut="strict"),
         review=review,
-        # The score is that of the noisy logits: they are made once and read as if they were the model's.
-        scoring=_ScoredBy(score_fn=score_fn, temperature=0.0 if noised else tau, mask_token="forbid"),
+        # Noisy logits that the operator does not draw itself are made once and read as if they were the model's.
+        scoring=_ScoredBy(
+            score_fn=score_fn,
+            temperature=0.0 if materialised else tau,
+            noise="dense" if dense else "lazy",
+            mask_token="forbid",
+        ),
         cache=False,
     )(
         model,
         xt,
         mask_id=mask_id,
-        logits_processor=_noisy(tau, noise, generator) if noised else None,
+        logits_processor=_noisy(tau, noise, generator) if materialised else None,
         seed=torch.default_generator if generator is None else generator,
         history=False,
     )
@@ -160,8 +172,6 @@ class _ScoredBy(Scoring):
 
 def _noisy(tau: float, noise: str, generator: torch.Generator | None) -> Callable[[Tensor, Tensor], Tensor]:
     """``(tokens, logits) -> logits / tau + Gumbel``, in float64."""
-    if noise not in ("exact", "truncated"):
-        raise ValueError(f"noise: expected 'exact' or 'truncated', got {noise!r}")
 
     def add(tokens: Tensor, logits: Tensor) -> Tensor:
         drawn = torch.empty_like(logits, dtype=torch.float64)

@@ -71,6 +71,7 @@ def patch(repository: str, module: ModuleType | str | None = None) -> Patch:
         owner: Any = original
         for name in owners:
             owner = getattr(owner, name, None)
+        getattr(owner, attribute, None)  # some packages load what they hold when it is first asked for
         theirs = getattr(owner, "__dict__", {}).get(attribute)
         if theirs is None:
             continue

@@ -35,6 +35,8 @@ class Scoring:
         temperature: 0 proposes the most probable token, else one exact draw per position.
         top_k, top_p, top_p_rule, filter_order: filters of the draw. "exclusive" drops the token that crosses ``top_p``,
             as MDLM, ReMDM, PRISM and ProSeCo do; "inclusive" keeps it.
+        noise: "lazy" draws by a few random numbers per position; "dense" by one Gumbel per token, the same law, for
+            methods that rank by ``noised_logprob``, the token's log-probability with the noise in its logits (P2).
         law: statistics of the distribution before ("raw") or after ("proposal") temperature and filters.
         mask_token: "suppress" gives the mask token probability zero everywhere (SUBS, MDLM); "forbid" never proposes it
             but leaves its mass in the confidences (LLaDA): either way a model that predicts the mask is overruled.
@@ -56,6 +58,7 @@ class Scoring:
     top_p: float | None = None
     top_p_rule: str = "exclusive"
     filter_order: str = "top_k_first"
+    noise: str = "lazy"
     law: str = "raw"
     mask_token: str = "suppress"
     suppress: tuple[int, ...] = ()
@@ -115,6 +118,7 @@ class Scoring:
             top_p=self.top_p,
             top_p_rule=self.top_p_rule,
             filter_order=self.filter_order,
+            noise=self.noise,
             law=self.law,
             confidence_dtype=dtype,
             suppress=suppress or None,

@@ -51,17 +51,23 @@ class AmusedScheduler(Configured):
         self.temperatures = torch.linspace(*ends, steps)
 
 
+class EntropyBoundScheduler(Configured):
+    defaults = MappingProxyType({"entropy_bound": 0.1, "t_max": 0.8, "t_min": 0.4, "num_inference_steps": 32})
+
+    def set_timesteps(self, steps, device=None):
+        self.num_inference_steps, self.timesteps = steps, torch.arange(steps)
+
+
 def install(monkeypatch):
     """Put the modules where an import finds them."""
-    top = ModuleType("diffusers")
-    top.AmusedScheduler, top.BlockRefinementScheduler = AmusedScheduler, BlockRefinementScheduler
-    amused, block = ModuleType("scheduling_amused"), ModuleType("scheduling_block_refinement")
-    amused.AmusedSchedulerOutput = block.BlockRefinementSchedulerOutput = Output
-    block.BlockRefinementScheduler = BlockRefinementScheduler
-    for name, module in (
-        ("diffusers", top),
-        ("diffusers.schedulers", ModuleType("schedulers")),
-        ("diffusers.schedulers.scheduling_amused", amused),
-        ("diffusers.schedulers.scheduling_block_refinement", block),
+    modules = {"diffusers": ModuleType("diffusers"), "diffusers.schedulers": ModuleType("schedulers")}
+    for name, scheduler in (
+        ("scheduling_amused", AmusedScheduler),
+        ("scheduling_block_refinement", BlockRefinementScheduler),
+        ("scheduling_entropy_bound", EntropyBoundScheduler),
     ):
+        module = modules[f"diffusers.schedulers.{name}"] = ModuleType(name)
+        setattr(module, scheduler.__name__, scheduler)
+        setattr(module, f"{scheduler.__name__}Output", Output)
+    for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)

@@ -109,6 +109,18 @@ def test_amused_equals_the_recorded_run(case, schedulers):
     assert x.tolist() == case["output"]
 
 
+@pytest.mark.parametrize("case", [case for case in cases("diffusers") if case.values[0]["name"].startswith("Entropy")])
+def test_entropy_bound_equals_the_recorded_run(case, schedulers):
+    kwargs, model = case["kwargs"], HashModel(case["model"])
+    scheduler = schedulers.EntropyBoundScheduler(entropy_bound=kwargs["entropy_bound"])
+    scheduler.set_timesteps(kwargs["steps"])
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randint(0, case["model"]["V"], torch.tensor(case["output"]).shape, generator=generator)
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(model(x), timestep, x, generator=generator).prev_sample
+    assert x.tolist() == case["output"]
+
+
 LOGITS = torch.tensor([[1.0, 0.4, -0.6, 0.0, -20.0], [0.0, 0.9, 0.3, -1.0, -20.0]])
 
 
@@ -139,6 +151,26 @@ def test_refinement_draws_from_the_filtered_softmax(schedulers, generator):
     assert joint[law == 0].sum() == 0
     expected = torch.tensor([filtered(LOGITS[0], 0.8, 3)[token] for token in result.sampled_tokens[:50, 0]])
     torch.testing.assert_close(result.sampled_probs[:50, 0], expected.float())
+
+
+def test_entropy_bound_keeps_what_is_sure_and_draws_the_rest_anew(schedulers):
+    torch.manual_seed(2)
+    scheduler = schedulers.EntropyBoundScheduler(t_max=0.8, t_min=0.4)
+    scheduler.set_timesteps(2)
+    rows = 20_000
+    logits = torch.cat([LOGITS, LOGITS[:1] * 9]).expand(rows, 3, 5)  # the last position is nearly certain
+    for step, temperature in ((0, 0.8), (1, 0.6)):
+        p = torch.softmax(logits[0].double() / temperature, -1).numpy()
+        entropy = -(p * np.log(p)).sum(-1)
+        tokens, accepted, drawn, sure, scaled = scheduler.step(
+            logits, step, torch.zeros(rows, 3, dtype=torch.int64), entropy_bound=entropy[2] + 1e-3, return_dict=False
+        )
+        assert accepted[0].tolist() == [entropy[0] < entropy[1], entropy[1] < entropy[0], True]
+        torch.testing.assert_close(scaled, logits / temperature)
+        torch.testing.assert_close(sure, scaled.softmax(-1).gather(-1, drawn[..., None])[..., 0])
+        kept = 0 if entropy[0] < entropy[1] else 1
+        assert stats.chisquare(np.bincount(tokens[:, kept], minlength=5)[:4], p[kept, :4] * rows).pvalue > 1e-4
+        assert stats.chisquare(np.bincount(tokens[:, 1 - kept], minlength=5)).pvalue > 1e-4
 
 
 def test_amused_masks_by_noisy_confidence_and_keeps_two_dimensions(schedulers):
@@ -174,7 +206,7 @@ def test_without_diffusers_the_module_imports_and_says_what_is_missing(monkeypat
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     importlib.reload(module)
-    for make in (module.AmusedScheduler, module.BlockRefinementScheduler, module.AmusedScheduler.from_config):
+    for make in (module.AmusedScheduler, module.BlockRefinementScheduler, module.EntropyBoundScheduler.from_config):
         with pytest.raises(ImportError, match="pip install diffusers"):
             make()
     monkeypatch.undo()

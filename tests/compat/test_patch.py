@@ -68,3 +68,18 @@ def test_what_cannot_be_patched_is_said():
         compat.patch("dream")
     with pytest.raises(ValueError, match="module: json has none of"):
         compat.patch("dream", "json")
+
+
+def test_what_a_package_loads_when_asked_is_replaced_too():
+    class Lazy(ModuleType):
+        def __getattr__(self, name):
+            if name != "sample_tokens":
+                raise AttributeError(name)
+            self.sample_tokens = lambda *_: "theirs"
+            return self.sample_tokens
+
+    original = Lazy("generation_utils")
+    with compat.patch("dream", original) as done:
+        assert done.replaced == ("generation_utils.sample_tokens",)
+        assert original.sample_tokens is dream.sample_tokens
+    assert original.sample_tokens() == "theirs"
