@@ -1,7 +1,7 @@
 """bidirectional_attention against torch's scaled_dot_product_attention, and against itself with less to do.
 
 Floor: one thread's share of the multiplications that the products of attention take, all operands in the first-level
-cache: vdpbf16ps for bfloat16 where the machine has it, else float32 FMA.
+cache: vdpbf16ps for bfloat16 where the machine has it, else float32 FMA. On CUDA a GEMM of as many multiplications.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ SHAPES = [(1, 32, 1024, 128), (8, 12, 1024, 64)]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Queries that resemble some keys more than others, so that softmax is neither flat nor one-hot."""
-    generator = torch.Generator().manual_seed(0)
-    k, v, q = (torch.randn(shape, generator=generator) for _ in range(3))
+    generator = torch.Generator(device).manual_seed(0)
+    k, v, q = (torch.randn(shape, generator=generator, device=device) for _ in range(3))
     return (q + k.roll(1, 2)).to(dtype), k.to(dtype), v.to(dtype)
 
 
-def products(flops: float, dtype: torch.dtype) -> Callable[[], object]:
-    """A call that does one thread's share of that many multiplications and additions."""
+def products(flops: float, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """A call that does that many multiplications and additions: a GEMM, or on the CPU one thread's share of them."""
+    if device.type == "cuda":
+        side = max(128, round((flops / 2) ** (1 / 3) / 128) * 128)
+        depth = max(8, round(flops / 2 / side**2 / 8) * 8)
+        left, right = torch.randn(2, side, depth, device=device).to(dtype)
+        return lambda: left @ right.mT
     host = pytest.importorskip("mdmcorrect._host", reason="built without pybind11")
     isa = _native.build_info()["isa"]
     pairs = dtype == torch.bfloat16 and host.multiply_probe(isa, True, 1) > 0
@@ -48,24 +53,26 @@ def moved(*tensors: Tensor) -> int:
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_bidirectional_attention(versus, shape, dtype):
-    q, k, v = inputs(shape, dtype)
+def test_bidirectional_attention(versus, device, shape, dtype):
+    if device.type == "cuda" and dtype == torch.float32:
+        pytest.skip("the CUDA kernels take 16-bit inputs")
+    q, k, v = inputs(shape, dtype, device)
     versus(
         lambda: bidirectional_attention(q, k, v),
-        floor=products(forward_flops(shape), dtype),
+        floor=products(forward_flops(shape), dtype, device),
         peers={"SDPA": lambda: F.scaled_dot_product_attention(q, k, v)},
         bytes_moved=moved(q, k, v, q),
     )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_bidirectional_attention_half_padding(versus, shape):
-    q, k, v = inputs(shape, torch.bfloat16)
-    lengths = torch.full((shape[0],), shape[2] // 2)
-    seen = torch.arange(shape[2]) < lengths[:, None, None, None]
+def test_bidirectional_attention_half_padding(versus, device, shape):
+    q, k, v = inputs(shape, torch.bfloat16, device)
+    lengths = torch.full((shape[0],), shape[2] // 2, device=device)
+    seen = torch.arange(shape[2], device=device) < lengths[:, None, None, None]
     versus(
         lambda: bidirectional_attention(q, k, v, lengths=lengths),
-        floor=products(forward_flops(shape) / 4, torch.bfloat16),
+        floor=products(forward_flops(shape) / 4, torch.bfloat16, device),
         peers={
             "ours, dense": lambda: bidirectional_attention(q, k, v),
             "SDPA with a mask": lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=seen),
@@ -75,14 +82,14 @@ def test_bidirectional_attention_half_padding(versus, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_bidirectional_attention_some_rows(versus, shape):
+def test_bidirectional_attention_some_rows(versus, device, shape):
     """64 of 1024 rows: what a correction step asks for."""
-    q, k, v = inputs(shape, torch.bfloat16)
-    positions = torch.arange(5, shape[2], 16)
+    q, k, v = inputs(shape, torch.bfloat16, device)
+    positions = torch.arange(5, shape[2], 16, device=device)
     some = q[:, :, positions]
     versus(
         lambda: bidirectional_attention(some, k, v, q_positions=positions),
-        floor=products(forward_flops(shape) / 16, torch.bfloat16),
+        floor=products(forward_flops(shape) / 16, torch.bfloat16, device),
         peers={
             "ours, all rows": lambda: bidirectional_attention(q, k, v),
             "SDPA of those rows": lambda: F.scaled_dot_product_attention(some, k, v),
@@ -91,14 +98,14 @@ def test_bidirectional_attention_some_rows(versus, shape):
     )
 
 
-def test_bidirectional_attention_training(versus):
+def test_bidirectional_attention_training(versus, device):
     """Forward and backward; the backward pass multiplies five times where the forward pass does twice."""
     shape = (4, 12, 512, 64)
-    q, k, v = (x.requires_grad_() for x in inputs(shape, torch.bfloat16))
-    grad = inputs(shape, torch.bfloat16)[2]
+    q, k, v = (x.requires_grad_() for x in inputs(shape, torch.bfloat16, device))
+    grad = inputs(shape, torch.bfloat16, device)[2]
     versus(
         lambda: bidirectional_attention(q, k, v).backward(grad),
-        floor=products(3.5 * forward_flops(shape), torch.bfloat16),
+        floor=products(3.5 * forward_flops(shape), torch.bfloat16, device),
         peers={"SDPA": lambda: F.scaled_dot_product_attention(q, k, v).backward(grad)},
         bytes_moved=3 * moved(q, k, v, q),
     )

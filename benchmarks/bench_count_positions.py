@@ -1,6 +1,6 @@
 """count_positions: how many positions each row may commit.
 
-Floor: one plain read of the scores. Peers: the same rules as one tensor expression, eager and compiled, and Fast-dLLM's
+Floor: moving the scores once. Peers: the same rules as one tensor expression, eager and compiled, and Fast-dLLM's
 way, a loop over rows and sorted positions that asks the host about each.
 """
 
@@ -16,9 +16,10 @@ SHAPES = [(1, 1024), (16, 1024), (64, 4096)]
 BOUNDS = {"threshold": 0.9, "factor": 1.0, "entropy_bound": 0.5}
 
 
-def confidences(batch: int, length: int) -> Tensor:
+def confidences(batch: int, length: int, device: torch.device) -> Tensor:
     """Like a model's: most positions nearly sure, a long tail of doubtful ones."""
-    return torch.sigmoid(4.0 + 3.0 * torch.randn(batch, length, generator=torch.Generator().manual_seed(length)))
+    generator = torch.Generator(device).manual_seed(length)
+    return torch.sigmoid(4.0 + 3.0 * torch.randn(batch, length, generator=generator, device=device))
 
 
 def expression(scores: Tensor, eligible: Tensor, rule: str, bound: float) -> Tensor:
@@ -50,15 +51,15 @@ def host_loop(scores: Tensor, eligible: Tensor, rule: str, bound: float) -> Tens
 
 @pytest.mark.parametrize("rule", BOUNDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
-def test_count_positions(versus, shape, rule):
-    scores = confidences(*shape)
+def test_count_positions(versus, timer, device, shape, rule):
+    scores = confidences(*shape, device)
     if rule == "entropy_bound":
         scores = -scores * scores.log()
-    eligible = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.75
+    eligible = torch.rand(shape, generator=torch.Generator(device).manual_seed(1), device=device) < 0.75
     compiled = torch.compile(expression)
     versus(
         lambda: count_positions(scores, rule, BOUNDS[rule], eligible=eligible),
-        floor=scores.sum,
+        floor=timer.move(scores),
         peers={
             "eager torch": lambda: expression(scores, eligible, rule, BOUNDS[rule]),
             "torch.compile": lambda: compiled(scores, eligible, rule, BOUNDS[rule]),

@@ -8,6 +8,7 @@ backward, eager and compiled. Memory is beyond inputs and gradients.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,13 +21,13 @@ ROWS, WIDTH, VOCAB, SMOKE_VOCAB = 2048, 1024, 50257, 1001
 COUNTED = 0.3
 
 
-def problem(vocab: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def problem(vocab: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, an output layer that makes logits of spread 3 from them, and targets at the counted rows."""
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(ROWS, WIDTH, generator=generator).to(dtype)
-    weight = torch.randn(vocab, WIDTH, generator=generator).mul_(3 / WIDTH**0.5).to(dtype)
-    targets = torch.randint(0, vocab, (ROWS,), generator=generator)
-    return hidden, weight, targets.masked_fill(torch.rand(ROWS, generator=generator) >= COUNTED, -100)
+    random: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+    hidden = torch.randn(ROWS, WIDTH, **random).to(dtype)
+    weight = torch.randn(vocab, WIDTH, **random).mul_(3 / WIDTH**0.5).to(dtype)
+    targets = torch.randint(0, vocab, (ROWS,), **random)
+    return hidden, weight, targets.masked_fill(torch.rand(ROWS, **random) >= COUNTED, -100)
 
 
 def step(loss: Callable[..., Tensor], hidden: Tensor, weight: Tensor, *arguments: Tensor) -> Callable[[], object]:
@@ -44,8 +45,8 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor, rows: Tensor) -> Tens
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
-def test_linear_cross_entropy(versus, sized, dtype):
-    hidden, weight, targets = problem(sized(VOCAB, SMOKE_VOCAB), dtype)
+def test_linear_cross_entropy(versus, sized, device, dtype):
+    hidden, weight, targets = problem(sized(VOCAB, SMOKE_VOCAB), dtype, device)
     rows = (targets != -100).nonzero()[:, 0]
     counted = hidden[rows]
     gradient = (counted @ weight.T).div_(len(rows))
@@ -67,9 +68,9 @@ def test_linear_cross_entropy(versus, sized, dtype):
     )
 
 
-def test_linear_cross_entropy_forward(versus, sized):
+def test_linear_cross_entropy_forward(versus, sized, device):
     """Evaluation: no gradients."""
-    hidden, weight, targets = problem(sized(VOCAB, SMOKE_VOCAB), torch.bfloat16)
+    hidden, weight, targets = problem(sized(VOCAB, SMOKE_VOCAB), torch.bfloat16, device)
     rows = (targets != -100).nonzero()[:, 0]
     counted = hidden[rows]
     versus(

@@ -7,6 +7,8 @@ host.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,18 +19,18 @@ MASK = 126336
 SHAPES = [(1, 1024), (16, 1024), (64, 4096)]
 
 
-def canvas(batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def canvas(batch: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens half committed, proposals, and confidences that look like a model's."""
-    generator = torch.Generator().manual_seed(length)
-    tokens = torch.randint(0, MASK, (batch, length), generator=generator)
-    proposals = torch.randint(0, MASK, (batch, length), generator=generator)
-    tokens[torch.rand(batch, length, generator=generator) < 0.5] = MASK
-    return tokens, proposals, torch.sigmoid(4.0 + 3.0 * torch.randn(batch, length, generator=generator))
+    random: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(length), "device": device}
+    tokens = torch.randint(0, MASK, (batch, length), **random)
+    proposals = torch.randint(0, MASK, (batch, length), **random)
+    tokens[torch.rand(batch, length, **random) < 0.5] = MASK
+    return tokens, proposals, torch.sigmoid(4.0 + 3.0 * torch.randn(batch, length, **random))
 
 
 def first_of(keys: Tensor, taking_part: Tensor, k: Tensor) -> Tensor:
     order = keys.masked_fill(~taking_part, float("-inf")).argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(keys.shape[1]) < k[:, None]
+    first = torch.arange(keys.shape[1], device=keys.device) < k[:, None]
     return torch.zeros_like(taking_part).scatter(1, order, first) & taking_part
 
 
@@ -41,11 +43,11 @@ def in_torch(tokens: Tensor, proposals: Tensor, score: Tensor, fixed: Tensor, un
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
-def test_remask_step(versus, shape):
-    tokens, proposals, score = canvas(*shape)
-    fixed = (torch.arange(shape[1]) < shape[1] // 8).expand(shape)
-    unmask = torch.arange(shape[0]) % 5 + 8
-    remask = torch.arange(shape[0]) % 3 + 2
+def test_remask_step(versus, device, shape):
+    tokens, proposals, score = canvas(*shape, device)
+    fixed = (torch.arange(shape[1], device=device) < shape[1] // 8).expand(shape)
+    unmask = torch.arange(shape[0], device=device) % 5 + 8
+    remask = torch.arange(shape[0], device=device) % 3 + 2
     compiled = torch.compile(in_torch)
 
     def ours() -> Tensor:

@@ -9,6 +9,7 @@ beyond its inputs: against 259 MB of bfloat16 logits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,21 +22,21 @@ ROWS, WIDTH, VOCAB = 1024, 4096, 126464
 BLOCK = 2048  # ids
 
 
-def layer(rows: int = ROWS) -> tuple[Tensor, Tensor]:
+def layer(device: torch.device, rows: int = ROWS) -> tuple[Tensor, Tensor]:
     """Hidden states and weights that make logits of spread 2, and for each row a few ids that stand out."""
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(rows, WIDTH, generator=generator)
-    weight = torch.empty(VOCAB, WIDTH, dtype=torch.bfloat16)
-    some = (torch.randn(8192, WIDTH, generator=generator) * (2 / WIDTH**0.5)).bfloat16()
+    random: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+    hidden = torch.randn(rows, WIDTH, **random)
+    weight = torch.empty(VOCAB, WIDTH, dtype=torch.bfloat16, device=device)
+    some = (torch.randn(8192, WIDTH, **random) * (2 / WIDTH**0.5)).bfloat16()
     for first in range(0, VOCAB, len(some)):  # the others are these with their dimensions rolled
         weight[first : first + len(some)] = some.roll(first // len(some), 1)[: VOCAB - first]
-    liked = torch.randint(0, VOCAB, (rows, 4), generator=generator)
+    liked = torch.randint(0, VOCAB, (rows, 4), **random)
     weight.index_add_(0, liked.flatten(), (hidden[:, None].expand(-1, 4, -1) / 400).flatten(0, 1).bfloat16())
     return hidden.bfloat16(), weight
 
 
 def product_in_blocks(hidden: Tensor, weight: Tensor) -> Callable[[], None]:
-    block = torch.empty(len(hidden), BLOCK, dtype=hidden.dtype)
+    block = torch.empty(len(hidden), BLOCK, dtype=hidden.dtype, device=hidden.device)
 
     def run() -> None:
         for first in range(0, VOCAB, BLOCK):
@@ -52,8 +53,8 @@ def greedy(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
-def test_score_hidden(versus, temperature):
-    hidden, weight = layer()
+def test_score_hidden(versus, device, temperature):
+    hidden, weight = layer(device)
     versus(
         lambda: score_hidden(hidden, weight, temperature=temperature, seed=1),
         floor=product_in_blocks(hidden, weight),
@@ -63,8 +64,8 @@ def test_score_hidden(versus, temperature):
     )
 
 
-def test_score_hidden_greedy(versus):
-    hidden, weight = layer()
+def test_score_hidden_greedy(versus, device):
+    hidden, weight = layer(device)
     versus(
         lambda: score_hidden(hidden, weight, want=("token", "confidence")),
         floor=product_in_blocks(hidden, weight),
@@ -74,9 +75,9 @@ def test_score_hidden_greedy(versus):
     )
 
 
-def test_score_hidden_top_p(versus):
+def test_score_hidden_top_p(versus, device):
     """Rows are needed whole: a few at a time, and the weights once for each few."""
-    hidden, weight = layer()
+    hidden, weight = layer(device)
     versus(
         lambda: score_hidden(hidden, weight, temperature=1.0, top_p=0.9, seed=1),
         floor=product_in_blocks(hidden, weight),
@@ -88,16 +89,16 @@ def test_score_hidden_top_p(versus):
     )
 
 
-def test_score_hidden_some_rows(versus):
+def test_score_hidden_some_rows(versus, timer, device):
     """A block of 32 positions out of 1024: rows that are not asked for are not multiplied."""
-    hidden, weight = layer()
-    rows = torch.arange(512, 544)
+    hidden, weight = layer(device)
+    rows = torch.arange(512, 544, device=device)
     block = hidden[512:544]
     versus(
         lambda: score_hidden(hidden, weight, row_index=rows, temperature=1.0, seed=1),
         floor=product_in_blocks(block, weight),
         peers={
-            "plain read of the weights": weight.view(torch.int64).sum,
+            "moving the weights": timer.move(weight),
             "ours, every row": lambda: score_hidden(hidden, weight, temperature=1.0, seed=1),
         },
         flops=2.0 * len(rows) * WIDTH * VOCAB,

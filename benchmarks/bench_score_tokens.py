@@ -1,6 +1,6 @@
 """score_tokens: every statistic and one draw per row, on logits of the size of LLaDA's vocabulary.
 
-Floor: one plain read of the logits' bytes. Peers: ours at temperature 0; LLaDA's step outside the model (low-confidence
+Floor: moving the logits' bytes once. Peers: ours at temperature 0; LLaDA's step outside the model (low-confidence
 remasking: argmax of the float64 Gumbel-noised logits at temperature above 0, softmax in the logits' dtype, the token's
 confidence, topk), eager and compiled, which computes one statistic where ours computes nine; and for top_p the sort,
 cumulative sum and multinomial of Hugging Face's filter.
@@ -10,7 +10,7 @@ Logits are peaked, like a model's, or flat: noise alone, where a nucleus takes m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,22 +25,17 @@ COMMITTED = 8
 SHAPES = ["peaked", "flat"]
 
 
-def make_logits(shape: str, rows: int, dtype: torch.dtype) -> Tensor:
+def make_logits(shape: str, rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[1, rows, VOCAB]. Peaked: a wide body of unlikely ids, a few likely ones; rows from nearly sure to doubtful."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.empty(1, rows, VOCAB, dtype=dtype)
+    random: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+    logits = torch.empty(1, rows, VOCAB, dtype=dtype, device=device)
     for row in logits[0].split(64):
-        values = torch.randn(row.shape, generator=generator)
+        values = torch.randn(row.shape, **random)
         if shape == "peaked":
-            head = torch.randint(0, VOCAB, (len(row), 8), generator=generator)
-            values.mul_(2).scatter_(-1, head, 8 + 10 * torch.rand(len(row), 8, generator=generator))
+            head = torch.randint(0, VOCAB, (len(row), 8), **random)
+            values.mul_(2).scatter_(-1, head, 8 + 10 * torch.rand(len(row), 8, **random))
         row.copy_(values)
     return logits
-
-
-def plain_read(logits: Tensor) -> Callable[[], Tensor]:
-    words = logits.view(torch.int64)
-    return lambda: words.sum()
 
 
 def llada_step(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -67,12 +62,12 @@ def nucleus_step(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
-def test_score_tokens(versus, dtype, temperature, shape):
-    """Every statistic against a plain read, and against temperature 0."""
-    logits = make_logits(shape, ROWS, dtype)
+def test_score_tokens(versus, timer, device, dtype, temperature, shape):
+    """Every statistic against the floor, and against temperature 0."""
+    logits = make_logits(shape, ROWS, dtype, device)
     versus(
         lambda: score_tokens(logits, temperature=temperature, seed=1),
-        floor=plain_read(logits),
+        floor=timer.move(logits),
         peers={"ours at temperature 0": lambda: score_tokens(logits)} if temperature > 0 else {},
         bytes_moved=logits.nbytes,
     )
@@ -80,34 +75,34 @@ def test_score_tokens(versus, dtype, temperature, shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rule", ["inclusive", "exclusive"])
-def test_score_tokens_top_p(versus, rule, shape):
+def test_score_tokens_top_p(versus, timer, device, rule, shape):
     """A nucleus of 0.9 at temperature 1 against temperature 0 without one."""
-    logits = make_logits(shape, ROWS // 2, torch.bfloat16)
+    logits = make_logits(shape, ROWS // 2, torch.bfloat16, device)
     versus(
         lambda: score_tokens(logits, temperature=1.0, top_p=0.9, top_p_rule=rule, seed=1),
-        floor=plain_read(logits),
+        floor=timer.move(logits),
         peers={"ours at temperature 0": lambda: score_tokens(logits)},
         bytes_moved=logits.nbytes,
     )
 
 
-def test_score_tokens_nucleus_of_hugging_face(versus):
-    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16)
+def test_score_tokens_nucleus_of_hugging_face(versus, timer, device):
+    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16, device)
     versus(
         lambda: score_tokens(logits, temperature=1.0, top_p=0.9, seed=1),
-        floor=plain_read(logits),
+        floor=timer.move(logits),
         peers={"sort, multinomial": lambda: nucleus_step(logits, 1.0, 0.9)},
         bytes_moved=logits.nbytes,
     )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_score_tokens_llada(versus, temperature):
-    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16)
+def test_score_tokens_llada(versus, timer, device, temperature):
+    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16, device)
     compiled = torch.compile(llada_step)
     versus(
         lambda: score_tokens(logits, temperature=temperature, seed=1),
-        floor=plain_read(logits),
+        floor=timer.move(logits),
         peers={
             "LLaDA eager": lambda: llada_step(logits, temperature),
             "torch.compile": lambda: compiled(logits, temperature),
@@ -117,59 +112,59 @@ def test_score_tokens_llada(versus, temperature):
 
 
 @pytest.mark.parametrize("want", [("token",), ("token", "confidence")], ids=["token", "token, confidence"])
-def test_score_tokens_greedy(versus, want):
+def test_score_tokens_greedy(versus, timer, device, want):
     """What a greedy sampler needs: unwanted statistics cost nothing."""
-    logits = make_logits("peaked", ROWS // 4, torch.bfloat16)
+    logits = make_logits("peaked", ROWS // 4, torch.bfloat16, device)
     versus(
         lambda: score_tokens(logits, want=want),
-        floor=plain_read(logits),
+        floor=timer.move(logits),
         peers={"torch argmax": lambda: logits.argmax(-1)},
         bytes_moved=logits.nbytes,
     )
 
 
-def test_score_tokens_guidance(versus):
+def test_score_tokens_guidance(versus, timer, device):
     """Two tensors of logits, mixed while they are read, against mixing them first."""
-    cond, uncond = make_logits("peaked", ROWS // 2, torch.bfloat16).chunk(2, 1)
+    cond, uncond = make_logits("peaked", ROWS // 2, torch.bfloat16, device).chunk(2, 1)
     versus(
         lambda: score_tokens(cond, uncond_logits=uncond, guidance=1.5),
-        floor=plain_read(make_logits("peaked", ROWS // 2, torch.bfloat16)),
+        floor=timer.move(make_logits("peaked", ROWS // 2, torch.bfloat16, device)),
         peers={"mixed first": lambda: score_tokens(uncond + 2.5 * (cond - uncond))},
         bytes_moved=2 * cond.nbytes,
     )
 
 
-def test_score_tokens_dense_noise(versus):
+def test_score_tokens_dense_noise(versus, timer, device):
     """One Gumbel per id against one per 512."""
-    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16)
+    logits = make_logits("peaked", PEER_ROWS, torch.bfloat16, device)
     versus(
         lambda: score_tokens(logits, temperature=1.0, noise="dense", seed=1),
-        floor=plain_read(logits),
+        floor=timer.move(logits),
         peers={"lazy noise": lambda: score_tokens(logits, temperature=1.0, seed=1)},
         bytes_moved=logits.nbytes,
     )
 
 
-def test_score_tokens_some_rows(versus):
+def test_score_tokens_some_rows(versus, timer, device):
     """A block of 32 positions out of 1024: rows that are not asked for are not read."""
-    logits = make_logits("peaked", ROWS, torch.bfloat16)
-    rows = torch.zeros(1, ROWS, dtype=torch.bool)
+    logits = make_logits("peaked", ROWS, torch.bfloat16, device)
+    rows = torch.zeros(1, ROWS, dtype=torch.bool, device=device)
     rows[:, 512:544] = True
     block = logits[:, 512:544]
     versus(
         lambda: score_tokens(logits, rows=rows, temperature=1.0, seed=1),
-        floor=plain_read(block),
+        floor=timer.move(block),
         peers={"ours, every row": lambda: score_tokens(logits, temperature=1.0, seed=1)},
         bytes_moved=block.nbytes,
     )
 
 
-def test_score_tokens_small(versus):
+def test_score_tokens_small(versus, timer, device):
     """What a call costs beside its logits: four rows of a small vocabulary."""
-    logits = torch.randn(1, 4, 1000, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(1, 4, 1000, generator=torch.Generator(device).manual_seed(0), device=device)
     versus(
         lambda: score_tokens(logits, temperature=1.0, seed=1),
-        floor=lambda: logits.sum(),
+        floor=timer.move(logits),
         peers={"softmax, multinomial": lambda: torch.multinomial(logits[0].softmax(-1), 1)},
         bytes_moved=logits.nbytes,
     )

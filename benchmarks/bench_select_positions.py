@@ -1,6 +1,6 @@
 """select_positions: the k best, or a Gumbel top-k draw, of every row.
 
-Floor: one plain read of the scores. Peers: what samplers do today with counts that differ per row, as one tensor
+Floor: moving the scores once. Peers: what samplers do today with counts that differ per row, as one tensor
 expression (rank by sorting twice) eager and compiled, and as LLaDA's loop over rows around torch.topk; and one topk for
 the batch, which can neither leave positions out nor give rows their own counts.
 """
@@ -16,10 +16,10 @@ from mdmcorrect.ops import select_positions
 SHAPES = [(1, 1024), (16, 1024), (64, 4096), (1, 65536)]
 
 
-def confidences(batch: int, length: int) -> Tensor:
+def confidences(batch: int, length: int, device: torch.device) -> Tensor:
     """Like a model's: most positions nearly sure, a long tail of doubtful ones, a quarter of them not eligible."""
-    generator = torch.Generator().manual_seed(length)
-    return torch.sigmoid(4.0 + 3.0 * torch.randn(batch, length, generator=generator))
+    generator = torch.Generator(device).manual_seed(length)
+    return torch.sigmoid(4.0 + 3.0 * torch.randn(batch, length, generator=generator, device=device))
 
 
 def ranked(scores: Tensor, k: Tensor, eligible: Tensor, temperature: float) -> Tensor:
@@ -27,7 +27,7 @@ def ranked(scores: Tensor, k: Tensor, eligible: Tensor, temperature: float) -> T
     if temperature > 0:
         keys = keys / temperature - torch.empty_like(keys).exponential_().log()
     order = keys.argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(keys.shape[1]) < k[:, None]
+    first = torch.arange(keys.shape[1], device=keys.device) < k[:, None]
     return torch.zeros_like(eligible).scatter(1, order, first) & eligible
 
 
@@ -43,21 +43,21 @@ def topk_loop(scores: Tensor, k: Tensor, eligible: Tensor, temperature: float) -
 
 def batched_topk(scores: Tensor, k: int, temperature: float) -> Tensor:
     if temperature > 0:
-        scores = scores / temperature - torch.log(-torch.log(torch.rand(scores.shape)))
+        scores = scores / temperature - torch.log(-torch.log(torch.rand_like(scores)))
     return scores.topk(k).indices
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["rank", "gumbel"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
-def test_select_positions(versus, shape, temperature):
-    scores = confidences(*shape)
-    eligible = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.75
-    k = torch.arange(shape[0]) % 7 + shape[1] // 64
-    seed = torch.arange(shape[0])
+def test_select_positions(versus, timer, device, shape, temperature):
+    scores = confidences(*shape, device)
+    eligible = torch.rand(shape, generator=torch.Generator(device).manual_seed(1), device=device) < 0.75
+    k = torch.arange(shape[0], device=device) % 7 + shape[1] // 64
+    seed = torch.arange(shape[0], device=device)
     compiled = torch.compile(ranked)
     versus(
         lambda: select_positions(scores, k, eligible=eligible, temperature=temperature, seed=seed),
-        floor=scores.sum,
+        floor=timer.move(scores),
         peers={
             "eager torch": lambda: ranked(scores, k, eligible, temperature),
             "torch.compile": lambda: compiled(scores, k, eligible, temperature),

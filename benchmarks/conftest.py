@@ -6,66 +6,48 @@ the median over rounds of the ratio within a round. Results go into pytest-bench
 which `mdmcorrect bench` makes its table. With --benchmark-disable everything but what takes long to compile runs once,
 untimed.
 
-Memory, where a benchmark asks for it, is what a call holds at its peak beyond what was there before and what it
-returns, by the system's own count of resident pages.
+`--device` says where; benchmarks/timers.py how time and memory are measured there.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import re
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from torch import Tensor
+import torch
+from timers import CpuTimer, CudaTimer, timer_for
 
 SECONDS_PER_SAMPLE = 0.004  # one timing covers at least this, so that the clock's own noise is small
 ROUNDS, FEWEST_ROUNDS = 15, 5
 SECONDS_PER_CASE = 15.0  # from which on a case makes do with fewer rounds
 
 
-def calls_per_sample(run: Callable[[], object]) -> int:
+def pytest_addoption(parser):
+    parser.addoption("--device", type=torch.device, default=torch.device("cpu"), help="where the benchmarks run")
+
+
+@pytest.fixture(scope="session")
+def timer(request) -> CpuTimer | CudaTimer:
+    return timer_for(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def device(timer) -> torch.device:
+    """Where a benchmark makes its tensors and generators."""
+    return timer.device
+
+
+def calls_per_sample(timer: CpuTimer | CudaTimer, run: Callable[[], object]) -> int:
     """How many calls make a sample long enough; the calls it takes to find out also warm up caches and compilers."""
     run()
     calls = 1
     while True:
-        elapsed = sample(run, calls)
+        elapsed = timer.seconds(run, calls)
         if elapsed >= SECONDS_PER_SAMPLE:
             return calls
         calls = max(2 * calls, int(calls * SECONDS_PER_SAMPLE / max(elapsed, 1e-9)))
-
-
-def sample(run: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return time.perf_counter() - start
-
-
-def resident(field: str) -> int:
-    """VmRSS, resident now, or VmHWM, the most since the last reset; in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{field}:\s*(\d+) kB", status)[1])
-
-
-def peak_memory(run: Callable[[], object]) -> int | None:
-    """Bytes a call holds at its peak beyond what was resident before and the tensors it returns; None if unknown."""
-    try:
-        run()  # what a first call loads and keeps is not the call's
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-        result = run()
-        peak = resident("VmHWM")
-    except (OSError, AttributeError):
-        return None
-    returned = [result] if isinstance(result, Tensor) else [value for value in result if isinstance(value, Tensor)]
-    return max(0, peak - before - sum(tensor.nbytes for tensor in returned))
 
 
 @pytest.fixture
@@ -75,11 +57,11 @@ def sized(benchmark):
 
 
 @pytest.fixture
-def versus(benchmark):
+def versus(benchmark, timer):
     """`versus(ours, floor=..., peers={"eager torch": ...}, bytes_moved=...)`; see the module's docstring.
 
     `bytes_moved`, `flops`: what a call must move and compute, for a rate. `memory=True`: contenders return the tensors
-    they leave behind, and their peak beyond those is reported.
+    they leave behind, and their peak beyond those is reported; on CUDA, where that costs little, it always is.
     """
 
     def measure(
@@ -95,26 +77,30 @@ def versus(benchmark):
         if not benchmark.enabled:
             for name, run in contenders.items():
                 if name != "torch.compile":
-                    run()
+                    timer.seconds(run, 1)
             benchmark(ours)
             return
-        calls = {name: calls_per_sample(run) for name, run in contenders.items()}
+        calls = {name: calls_per_sample(timer, run) for name, run in contenders.items()}
         rounds: list[dict[str, float]] = []
         start = time.perf_counter()
         while len(rounds) < FEWEST_ROUNDS or (len(rounds) < ROUNDS and time.perf_counter() - start < SECONDS_PER_CASE):
-            rounds.append({name: sample(run, calls[name]) / calls[name] for name, run in contenders.items()})
+            rounds.append({name: timer.seconds(run, calls[name]) / calls[name] for name, run in contenders.items()})
         median = {name: statistics.median(r[name] for r in rounds) for name in contenders}
         ratio = {name: statistics.median(r[name] / r["ours"] for r in rounds) for name in contenders if name != "ours"}
         benchmark.extra_info.update(
-            seconds=median, times_the_floor=1.0 / ratio.pop("floor"), speedup_over=ratio, rounds=len(rounds)
+            device=timer.name(),
+            seconds=median,
+            times_the_floor=1.0 / ratio.pop("floor"),
+            speedup_over=ratio,
+            rounds=len(rounds),
         )
         if bytes_moved is not None:
             benchmark.extra_info["gigabytes_per_second"] = bytes_moved / median["ours"] / 1e9
         if flops is not None:
             benchmark.extra_info["gigaflops_per_second"] = flops / median["ours"] / 1e9
-        if memory:
+        if memory or timer.device.type == "cuda":
             benchmark.extra_info["peak_bytes"] = {
-                name: peak_memory(run) for name, run in contenders.items() if name != "floor"
+                name: timer.peak_bytes(run) for name, run in contenders.items() if name != "floor"
             }
         benchmark.pedantic(ours, iterations=calls["ours"], rounds=1)
 

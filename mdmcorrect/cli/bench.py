@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ BENCHMARKS = Path(mdmcorrect.__file__).resolve().parent.parent / "benchmarks"
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("bench", help="time the operators against a floor and what a user has today")
     parser.add_argument("pattern", nargs="?", default="", help="only cases whose name contains this, as for pytest -k")
+    parser.add_argument("--device", default="cpu", help='"cpu" (default), "cuda" or "cuda:1"')
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw speed-ups over the peers as bars (PNG)")
     parser.add_argument("--smoke", action="store_true", help="run every case once, without timing")
@@ -38,12 +40,16 @@ def run(args: argparse.Namespace) -> int:
         raise ImportError("matplotlib is missing, which --plot needs; run `pip install matplotlib`")
     if not BENCHMARKS.is_dir():
         raise ImportError(f"the benchmarks are not installed; run this in a source tree (looked for {BENCHMARKS})")
+    problem = device_problem(args.device)
+    if problem is not None:
+        raise SystemExit(f"mdmcorrect bench: --device: {problem}")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={BENCHMARKS.parent}"]
-        timing = ["--benchmark-disable"] if args.smoke else [f"--benchmark-json={report}", "--benchmark-columns=median"]
-        status = subprocess.run([*command, *timing, "-k", args.pattern, str(BENCHMARKS)], check=False).returncode
-        if args.smoke or status != 0:
+        timing = ["--benchmark-disable"] if args.smoke else [f"--benchmark-json={report}", "--benchmark-quiet"]
+        where = ["-k", args.pattern, f"--device={args.device}", str(BENCHMARKS)]
+        status = subprocess.run([*command, *timing, *where], check=False).returncode
+        if args.smoke or not report.exists():
             return status
         measured = json.loads(report.read_text())
     rows = table(measured)
@@ -52,7 +58,25 @@ def run(args: argparse.Namespace) -> int:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     if args.plot:
         plot(rows, args.plot)
-    return 0
+    return status
+
+
+def device_problem(name: str) -> str | None:
+    """What keeps the benchmarks from running on a device, as a sentence; None if nothing does."""
+    import torch
+
+    from mdmcorrect import _native, jit
+
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        return f"expected cpu, cuda or cuda:N, got {name}"
+    if name == "cpu":
+        return None
+    count = torch.cuda.device_count()
+    if (torch.device(name).index or 0) >= count:
+        return f"{name} was asked for, but torch finds {count or 'no'} CUDA devices; see `mdmcorrect doctor`"
+    if not _native.build_info()["cuda_ops"] and not jit.available("score_tokens"):
+        return f"{name} was asked for, but this build has no CUDA kernels; see `mdmcorrect doctor`"
+    return None
 
 
 def table(measured: dict[str, Any]) -> list[dict[str, Any]]:
@@ -65,6 +89,7 @@ def table(measured: dict[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "case": case["name"].removeprefix("test_"),
+                "device": extra["device"],
                 "seconds": extra["seconds"]["ours"],
                 "gigabytes_per_second": extra.get("gigabytes_per_second"),
                 "gigaflops_per_second": extra.get("gigaflops_per_second"),
@@ -82,7 +107,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         print("no case matched")
         return
     width = max(len(row["case"]) for row in rows)
-    print(f"\n{'case':<{width}}  {'time':>13}  {'rate':>13}  {'x floor':>7}  as fast as ... times over")
+    print(f"\non {rows[0]['device']}")
+    print(f"{'case':<{width}}  {'time':>13}  {'rate':>13}  {'x floor':>7}  as fast as ... times over")
     for row in rows:
         line = f"{row['case']:<{width}}  {row['seconds'] * 1e6:>10.1f} us  {_rate(row):>13}"
         line += f"  {row['times_the_floor']:>7.2f}  " + ", ".join(
