@@ -41,12 +41,15 @@ def _theirs(module: str, name: str) -> tuple[Any, Any]:
     return getattr(found, name), getattr(found, f"{name}Output")
 
 
+_Amused: Any
+_BlockRefinement: Any
+_EntropyBound: Any
 _Amused, AmusedSchedulerOutput = _theirs("scheduling_amused", "AmusedScheduler")
 _BlockRefinement, BlockRefinementSchedulerOutput = _theirs("scheduling_block_refinement", "BlockRefinementScheduler")
 _EntropyBound, EntropyBoundSchedulerOutput = _theirs("scheduling_entropy_bound", "EntropyBoundScheduler")
 
 
-class BlockRefinementScheduler(_BlockRefinement):  # type: ignore[misc]
+class BlockRefinementScheduler(_BlockRefinement):
     """Commits all proposals above a threshold, or the step's quota of the most probable; edits tokens (LLaDA2)."""
 
     def step(
@@ -144,7 +147,7 @@ class BlockRefinementScheduler(_BlockRefinement):  # type: ignore[misc]
         return finished
 
 
-class AmusedScheduler(_Amused):  # type: ignore[misc]
+class AmusedScheduler(_Amused):
     """MaskGIT's schedule: masks again the proposals of lowest noisy log-probability."""
 
     def step(
@@ -214,7 +217,7 @@ class AmusedScheduler(_Amused):  # type: ignore[misc]
         return noisy < noisy.sort(dim=1).values.gather(1, masks[:, None])
 
 
-class EntropyBoundScheduler(_EntropyBound):  # type: ignore[misc]
+class EntropyBoundScheduler(_EntropyBound):
     """Accepts the positions of least entropy within a bound; the others become random tokens (arXiv 2505.24857)."""
 
     def step(
