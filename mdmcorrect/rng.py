@@ -4,16 +4,18 @@ Every random number of the package is one Philox4x32-10 output (Salmon et al., S
 a sequence, its counter ``(index, position, step, purpose << 16 | call)``, four 32-bit words; nothing else enters. The
 same arithmetic stands in ``csrc/core/philox.h`` and in :mod:`mdmcorrect.reference`, and all three agree bit for bit.
 
-The functions here are plain int64 tensor arithmetic: they run on any device, under ``torch.compile`` and without
-synchronising, and suit tensors of ``[batch, length]``. Kernels draw their own numbers.
+:func:`uniform` and :func:`gumbel`, drawn in every step, are an operator of the compiled library; :func:`random_bits`,
+which gives any draw, is plain int64 tensor arithmetic. Both run where their tensors are, under ``torch.compile`` and
+without synchronising. Other operators draw their own numbers.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import torch
 from torch import Tensor
+
+from mdmcorrect._kernels import require_kernel
+from mdmcorrect.purpose import Purpose
 
 __all__ = ["Purpose", "gumbel", "random_bits", "sequence_seeds", "uniform"]
 
@@ -21,20 +23,6 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-
-
-class Purpose(IntEnum):
-    """What a draw is for, so that two uses of one (index, position, step) never share bits."""
-
-    CHUNK = 1  # index: vocabulary chunk
-    TOKEN = 2  # index: global token id
-    POSITION = 3  # Gumbel noise of select_positions
-    COMMIT = 4  # Bernoulli unmasking
-    REMASK = 5  # Bernoulli remasking
-    COUNT = 6  # random counts
-    SEED = 7  # seed of sequence b
-    ORDER = 8  # uniform position scores
-    DENSE = 9  # one Gumbel per token
 
 
 def _philox(words: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -124,34 +112,6 @@ def sequence_seeds(
     return random_bits(root, sequence, sequence >> 32, 0, Purpose.SEED)
 
 
-def _uniform_from_bits(bits: Tensor, dtype: torch.dtype) -> Tensor:
-    """``min((r + 1/2) 2^-64, largest value below 1)`` for the unsigned r whose two's complement is ``bits``."""
-    # int64 holds r >= 2^63 as a negative number: halve it, keeping the lost bit as a sticky bit so that the conversion
-    # still rounds to nearest, and double the result.
-    halved = ((bits >> 1) & 0x7FFFFFFFFFFFFFFF) | (bits & 1)
-    value = torch.where(bits >= 0, bits.to(dtype), halved.to(dtype) * 2.0)
-    return (value * 2.0**-64 + 2.0**-65).clamp(max=1.0 - torch.finfo(dtype).eps / 2)
-
-
-def _position_grid(seed: Tensor, positions: Tensor | int, step: Tensor | int) -> tuple[Tensor, Tensor | int]:
-    """Positions as ``[L]`` or ``[B, L]`` and steps as a scalar or ``[B, 1]``, checked against the batch of ``seed``."""
-    if seed.dim() != 1 or seed.dtype != torch.int64:
-        raise ValueError(f"seed: expected int64 [B] (see sequence_seeds), got {seed.dtype} {list(seed.shape)}")
-    if isinstance(positions, int):
-        positions = torch.arange(positions, dtype=torch.int64, device=seed.device)
-    if positions.dtype != torch.int64 or positions.dim() not in (1, 2):
-        raise ValueError(
-            f"positions: expected a length or int64 [L] or [B, L], got {positions.dtype} {list(positions.shape)}"
-        )
-    if positions.dim() == 2 and positions.shape[0] != seed.shape[0]:
-        raise ValueError(f"positions: expected [{seed.shape[0]}, L] as seed has it, got {list(positions.shape)}")
-    if isinstance(step, Tensor) and step.dim() == 1:
-        if step.shape[0] != seed.shape[0]:
-            raise ValueError(f"step: expected [] or [{seed.shape[0]}] as seed has it, got {list(step.shape)}")
-        step = step[:, None]
-    return positions, step
-
-
 def uniform(
     seed: Tensor,
     positions: Tensor | int,
@@ -168,11 +128,47 @@ def uniform(
         positions: a length L (positions 0 to L - 1), or int64 ``[L]`` or ``[B, L]``.
         step: an int, or int64 ``[]`` or ``[B]``.
         purpose: what the numbers are for.
-        call: tells calls within one step apart; modulo 2^16.
+        call: an int or int64 ``[]``, tells calls within one step apart; modulo 2^16.
         dtype: float32 or float64. Both are ``(r + 1/2) 2^-64`` of the same 64 bits, rounded; never 0, never 1.
+
+    Raises:
+        TypeError: another ``dtype``.
+        ValueError: a shape or dtype that does not match ``seed``.
+        RuntimeError: a CUDA tensor, but a library built without CUDA.
     """
-    grid, step = _position_grid(seed, positions, step)
-    return _uniform_from_bits(random_bits(seed[:, None], 0, grid, step, purpose, call), dtype)
+    if seed.dim() != 1 or seed.dtype != torch.int64:
+        raise ValueError(f"seed: expected int64 [B] (see sequence_seeds), got {seed.dtype} {list(seed.shape)}")
+    require_kernel("uniform", seed)
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
+    batch = seed.shape[0]
+    if isinstance(positions, int):
+        positions = torch.arange(positions, dtype=torch.int64, device=seed.device)
+    if positions.dtype != torch.int64 or positions.dim() not in (1, 2):
+        raise ValueError(
+            f"positions: expected a length or int64 [L] or [B, L], got {positions.dtype} {list(positions.shape)}"
+        )
+    if positions.dim() == 2 and positions.shape[0] != batch:
+        raise ValueError(f"positions: expected [{batch}, L] as seed has it, got {list(positions.shape)}")
+    step, call = _number("step", step, seed), _number("call", call, seed)
+    if step.dim() != 0 and step.shape != (batch,):
+        raise ValueError(f"step: expected [] or [{batch}] as seed has it, got {list(step.shape)}")
+    if call.dim() != 0:
+        raise ValueError(f"call: expected an int or int64 [], got {list(call.shape)}")
+    return torch.ops.mdmcorrect.uniform(seed, positions, step, int(purpose), call, dtype)
+
+
+def _number(name: str, value: Tensor | int, like: Tensor) -> Tensor:
+    if isinstance(value, int):
+        return torch.full((), value, dtype=torch.int64, device=like.device)
+    if value.dtype != torch.int64:
+        raise ValueError(f"{name}: expected an int or an int64 tensor, got {value.dtype}")
+    return value
+
+
+@torch.library.register_fake("mdmcorrect::uniform")
+def _fake(seed: Tensor, positions: Tensor, step: Tensor, purpose: int, call: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty((seed.shape[0], positions.shape[-1]), dtype=dtype, device=seed.device)
 
 
 def gumbel(

@@ -16,7 +16,7 @@ import setuptools
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mdmcorrect import _native, ops
+from mdmcorrect import _kernels, _native, ops
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,7 +118,7 @@ def test_install_without_cmake(setup_script, monkeypatch):
 
 
 def test_cuda_tensor_without_a_cuda_kernel(monkeypatch):
-    monkeypatch.setattr(ops._arguments, "CUDA_OPS", frozenset())
+    monkeypatch.setattr(_kernels, "CUDA_OPS", frozenset())
     with FakeTensorMode():
         scores = torch.empty(2, 4, device="cuda")
         with pytest.raises(

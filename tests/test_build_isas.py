@@ -17,6 +17,7 @@ from mdmcorrect import _native
 ROOT = Path(__file__).resolve().parent.parent
 INFO = _native.build_info()
 TESTS = [
+    "tests/test_rng.py",
     "tests/ops/test_select_positions.py",
     "tests/ops/test_remask_step.py",
     "tests/ops/test_bidirectional_attention.py",

@@ -40,24 +40,38 @@ def test_tensors_agree_with_reference_bit_for_bit():
     bits = rng.random_bits(seed, 7, position, step, Purpose.ORDER, 65535)
     expected = reference.random_bits(seed.numpy(), 7, position.numpy(), step.numpy(), Purpose.ORDER, 65535)
     np.testing.assert_array_equal(bits.numpy().astype(np.uint64), expected)
-    uniforms = rng.uniform(seed[:, 0], position, step[:, 0], Purpose.ORDER)
-    bits = reference.random_bits(seed.numpy(), 0, position.numpy(), step.numpy(), Purpose.ORDER)
-    np.testing.assert_array_equal(uniforms.numpy(), reference.uniform(bits))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("batch", "length"), [(5, 4000), (1, 1), (3, 255), (2, 257), (0, 7), (4, 0)])
+def test_uniform_agrees_with_reference_bit_for_bit(batch, length, dtype):
+    generator = torch.Generator().manual_seed(length)
+    seed = torch.randint(-(2**63), 2**63 - 1, (batch,), generator=generator)
+    position = torch.randint(-5, 2**33, (batch, length), generator=generator)
+    step = torch.randint(-5, 2**33, (batch,), generator=generator)
+    u = rng.uniform(seed, position, step, Purpose.ORDER, 65537, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
+    arrays = seed.numpy()[:, None], 0, position.numpy(), step.numpy()[:, None]
+    np.testing.assert_array_equal(u.numpy(), reference.uniform(reference.random_bits(*arrays, Purpose.ORDER, 1), dtype))
+
+
+def test_uniform_takes_any_strides():
+    positions = torch.arange(60).reshape(6, 10)
+    for grid, seed in ((positions.T, torch.arange(20)[::2]), (positions[:, ::3], torch.tensor(3).expand(6))):
+        u = rng.uniform(seed, grid, 7, Purpose.COMMIT)
+        assert torch.equal(u, rng.uniform(seed.contiguous(), grid.contiguous(), 7, Purpose.COMMIT))
 
 
 # Where the conversion of 64 bits to float32 goes wrong first: ends, the sign bit of int64, and halfway cases.
 AWKWARD_BITS = [0, 1, 2, 2**24 + 1, 2**40 + 2**16, 2**63 - 1, 2**63, 2**63 + 2**39, 2**63 + 2**39 + 1, 2**64 - 1]
 
 
-def test_uniform_rounds_like_the_reference_and_stays_open():
+def test_the_reference_stays_within_the_open_interval():
     bits = np.array(AWKWARD_BITS, np.uint64)
-    u = rng._uniform_from_bits(torch.from_numpy(bits.astype(np.int64)), torch.float32)
-    np.testing.assert_array_equal(u.numpy(), reference.uniform(bits))
-    assert float(u.min()) == 2.0**-65
-    assert float(u.max()) == 1 - 2.0**-24
-    u64 = rng._uniform_from_bits(torch.from_numpy(bits.astype(np.int64)), torch.float64)
-    assert float(u64.min()) == 2.0**-65
-    assert float(u64.max()) == 1 - 2.0**-53
+    for dtype, below_one in ((np.float32, 1 - 2.0**-24), (np.float64, 1 - 2.0**-53)):
+        u = reference.uniform(bits, dtype)
+        assert u.dtype == dtype
+        assert u.min() == 2.0**-65
+        assert u.max() == below_one
 
 
 def test_noise_is_not_truncated_at_float32_resolution():
@@ -68,7 +82,7 @@ def test_noise_is_not_truncated_at_float32_resolution():
     r = np.array([2**k + 2**k // 3 for k in range(2, 40)], np.uint64)
     small = r.astype(np.float64) + 0.5
     np.testing.assert_allclose(reference.exponential(r), small * 2.0**-64, rtol=1.3e-7)
-    u = rng._uniform_from_bits(torch.from_numpy(r.astype(np.int64)), torch.float32)
+    u = torch.from_numpy(reference.uniform(r))
     np.testing.assert_allclose((-torch.log(-torch.log1p(-u))).numpy(), -np.log(small * 2.0**-64), rtol=2e-7)
 
 
@@ -112,6 +126,13 @@ def test_rows_have_their_own_steps_and_positions():
         assert torch.equal(both[row], alone[0])
 
 
+def test_opcheck():
+    seed, call = torch.arange(3), torch.tensor(1)
+    op = torch.ops.mdmcorrect.uniform.default
+    torch.library.opcheck(op, (seed, torch.arange(12), torch.tensor(2), Purpose.COMMIT, call, torch.float32))
+    torch.library.opcheck(op, (seed, torch.zeros(3, 4).long(), seed, Purpose.ORDER, call, torch.float64))
+
+
 @pytest.mark.slow
 def test_compiles_without_a_graph_break():
     seeds, step = rng.sequence_seeds(1, 2), torch.tensor(4)
@@ -136,6 +157,17 @@ def test_compiles_without_a_graph_break():
             lambda: rng.uniform(torch.tensor([1]), 4, torch.tensor([0, 1]), 1),
             ValueError,
             r"step: expected \[\] or \[1\]",
+        ),
+        (lambda: rng.uniform(torch.tensor([1]), 4, torch.zeros(1), 1), ValueError, "step: expected an int or an int64"),
+        (
+            lambda: rng.uniform(torch.tensor([1]), 4, 0, 1, torch.tensor([0])),
+            ValueError,
+            r"call: expected an int or int64 \[\]",
+        ),
+        (
+            lambda: rng.uniform(torch.tensor([1]), 4, 0, 1, dtype=torch.float16),
+            TypeError,
+            "dtype: expected torch.float32 or torch.float64, got torch.float16",
         ),
     ],
 )

@@ -20,6 +20,12 @@ MDM_INLINE float uniform_from_bits(uint64_t bits) {
   return u < 0x1.fffffep-1f ? u : 0x1.fffffep-1f;
 }
 
+// The same in double precision, below 1 - 2^-53.
+MDM_INLINE double double_uniform_from_bits(uint64_t bits) {
+  const double u = static_cast<double>(bits) * 0x1p-64 + 0x1p-65;
+  return u < 0x1.fffffffffffffp-1 ? u : 0x1.fffffffffffffp-1;
+}
+
 // Standard exponential variate.
 MDM_INLINE float exponential_from_bits(uint64_t bits) { return -log1pf(-uniform_from_bits(bits)); }
 

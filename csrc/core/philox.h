@@ -9,8 +9,8 @@
 
 namespace mdmcorrect {
 
-// What a draw is for, so that two uses of one (index, position, step) never share bits. mdmcorrect/rng.py has the same
-// names.
+// What a draw is for, so that two uses of one (index, position, step) never share bits. mdmcorrect/purpose.py has the
+// same names.
 enum class Purpose : uint32_t {
   CHUNK = 1,     // index: vocabulary chunk
   TOKEN = 2,     // index: global token id

@@ -13,6 +13,7 @@
 #include "core/score_quality_params.h"
 #include "core/score_tokens_params.h"
 #include "core/select_positions_params.h"
+#include "core/uniform_params.h"
 
 namespace mdmcorrect {
 
@@ -20,6 +21,8 @@ struct CpuKernels {
   const char* isa;
   // scratch: 6 * length + 64 words.
   void (*select_positions)(const SelectPositionsParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  // scratch: length words.
+  void (*uniform)(const UniformParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // scratch: 6 * length + 64 words.
   void (*count_positions)(const CountPositionsParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // scratch: 6 * length + 64 words.
@@ -70,6 +73,7 @@ namespace MDM_NAMESPACE {
 extern const CpuKernels kernel_table;
 
 void select_positions(const SelectPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+void uniform(const UniformParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void count_positions(const CountPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);

@@ -13,6 +13,7 @@ constexpr bool kBfloat16Pairs = false;
 const CpuKernels kernel_table = {
     MDM_ISA_NAME,
     select_positions,
+    uniform,
     count_positions,
     remask_step,
     score_tokens,

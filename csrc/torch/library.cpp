@@ -31,6 +31,9 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "select_positions(Tensor scores, Tensor k, Tensor? eligible, float temperature, Tensor? positions, bool largest, "
       "Tensor seed, Tensor step, Tensor call) -> Tensor");
 
+  // seed is [B], each sequence's own; float32 or float64 [B, L].
+  m.def("uniform(Tensor seed, Tensor positions, Tensor step, int purpose, Tensor call, ScalarType dtype) -> Tensor");
+
   m.def("count_positions(Tensor scores, int rule, Tensor bound, Tensor? eligible, int at_least) -> Tensor");
 
   m.def(

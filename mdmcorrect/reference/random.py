@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..rng import Purpose
+from ..purpose import Purpose
 
 Array = NDArray[np.float64]
 
@@ -35,9 +35,10 @@ def random_bits(seed, index, position, step, purpose: int, call=0) -> NDArray[np
     return out[..., 0] << np.uint64(32) | out[..., 1]
 
 
-def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """``min((r + 1/2) 2^-64, 1 - 2^-24)`` in float32."""
-    return np.minimum(bits.astype(np.float32) * np.float32(2.0**-64) + np.float32(2.0**-65), np.float32(1 - 2.0**-24))
+def uniform(bits: NDArray[np.uint64], dtype: type[np.floating] = np.float32) -> NDArray[np.floating]:
+    """``(r + 1/2) 2^-64``, at most the largest number below 1, in float32 or float64."""
+    scaled = bits.astype(dtype) * dtype(2.0**-64) + dtype(2.0**-65)
+    return np.minimum(scaled, 1 - np.finfo(dtype).epsneg)
 
 
 def exponential(bits: NDArray[np.uint64]) -> Array:

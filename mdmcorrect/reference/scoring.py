@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..rng import Purpose
+from ..purpose import Purpose
 from .random import gumbel, random_bits
 
 Array = NDArray[np.float64]

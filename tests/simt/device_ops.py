@@ -36,6 +36,28 @@ def select_positions(
     return selected.astype(bool), traffic
 
 
+def uniform(
+    simt: Simt, seed, positions, step, purpose, call=0, *, dtype=np.float32
+) -> tuple[np.ndarray, dict[str, Traffic]]:
+    """seed: [B]; positions: [L] or [B, L]; step: a number or [B]."""
+    positions = np.asarray(positions, np.int64)
+    batch, length = len(seed), positions.shape[-1]
+    values = np.empty((batch, length), dtype)
+    traffic = simt.launch(
+        "uniform",
+        batch=batch,
+        length=length,
+        positions=np.broadcast_to(positions, (batch, length)),
+        seed=_counts(seed),
+        step=_counts(step),
+        call=_counts(call),
+        purpose=purpose,
+        type=float_type(values),
+        values=values,
+    )
+    return values, traffic
+
+
 def remask_step(
     simt: Simt,
     tokens,

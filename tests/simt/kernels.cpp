@@ -7,6 +7,7 @@
 #include "cuda/remask_step.h"
 #include "cuda/score_tokens.h"
 #include "cuda/select_positions.h"
+#include "cuda/uniform.h"
 #include "simt/launch.h"
 
 namespace {
@@ -57,6 +58,7 @@ SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)
 SIMT_OP(remask_step, RemaskStepParams)
 SIMT_OP(score_tokens, ScoreTokensParams)
 SIMT_OP(select_positions, SelectPositionsParams)
+SIMT_OP(uniform, UniformParams)
 
 #define ATTENTION_WIDTHS(of, prefix) of(prefix##_32) of(prefix##_64) of(prefix##_96) of(prefix##_128)
 #define ATTENTION_KERNELS(of)    \
@@ -71,6 +73,7 @@ SIMT_OP(select_positions, SelectPositionsParams)
 using mdmcorrect::BidirectionalAttentionParams;
 using mdmcorrect::RemaskStepParams;
 using mdmcorrect::SelectPositionsParams;
+using mdmcorrect::UniformParams;
 using mdmcorrect::cuda::AttentionBackward;
 using mdmcorrect::cuda::RowKernel;
 using mdmcorrect::cuda::ScoreTokensKernel;
@@ -87,6 +90,7 @@ void score_tokens_scan_bfloat16(ScoreTokensKernel);
 void score_tokens_scan_float16(ScoreTokensKernel);
 void score_tokens_conclude(ScoreTokensKernel);
 void select_positions_rows(RowKernel<SelectPositionsParams>);
+void uniform_numbers(UniformParams);
 }
 
 #define SIMT_KERNEL(kernel, ...) {#kernel, run_kernel<__VA_ARGS__, kernel>}
@@ -107,6 +111,7 @@ const Entry entries[] = {
     SIMT_KERNEL(score_tokens_scan_float16, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_conclude, ScoreTokensKernel),
     SIMT_KERNEL(select_positions_rows, RowKernel<SelectPositionsParams>),
+    SIMT_KERNEL(uniform_numbers, UniformParams),
     {nullptr, nullptr},
 };
 

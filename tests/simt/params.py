@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-FLOAT_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+FLOAT_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "float64": 3}
 
 
 class RowInts(ctypes.Structure):
