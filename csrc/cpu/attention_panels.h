@@ -1,4 +1,4 @@
-// Tensor memory into the panels of attention_product.h, and results back.
+// Tensor memory into the operands of attention_product.h, and results back.
 #pragma once
 
 #include "core/bidirectional_attention_params.h"
@@ -91,17 +91,10 @@ static inline void pack_columns(const char* from, int64_t row_bytes, int64_t cou
   }
 }
 
-// Where packed rows go: column c of the word line of row r at words[c / 16 * group_stride + r / kPack * line_stride + c % 16].
-struct PackedRows {
-  float* words;
-  int64_t line_stride;
-  int64_t group_stride;
-};
-
 // [rows, width] with rows as steps: with pairs, row 2i meets row 2i + 1 in a word, and a last odd row meets zeros.
 #if defined(__AVX512BF16__)
 static inline void pack_rows(Bfloat16Pairs, const char* from, int64_t row_bytes, FloatType, int64_t rows, int64_t width,
-                             PackedRows to) {
+                             Panels to) {
   for (int64_t row = 0; row < rows; row += 2, to.words += to.line_stride) {
     const char* first = from + row * row_bytes;
     const char* second = first + row_bytes;
@@ -111,26 +104,24 @@ static inline void pack_rows(Bfloat16Pairs, const char* from, int64_t row_bytes,
       };
       __m512i pairs = widen(first);
       if (row + 1 < rows) pairs = _mm512_or_si512(pairs, _mm512_slli_epi32(widen(second), 16));
-      _mm512_storeu_si512(to.words + column / 16 * to.group_stride, pairs);
+      _mm512_storeu_si512(to.words + column / kLanes * to.group_stride, pairs);
     }
   }
 }
 #endif
 
 static inline void pack_rows(Float32, const char* from, int64_t row_bytes, FloatType type, int64_t rows, int64_t width,
-                             PackedRows to) {
+                             Panels to) {
   for (int64_t row = 0; row < rows; ++row, from += row_bytes, to.words += to.line_stride) {
     for (int64_t column = 0; column < width; column += 16) {
-      store(to.words + column / 16 * to.group_stride, load_as(type, from, column));
+      store(to.words + column / kLanes * to.group_stride, load_as(type, from, column));
     }
   }
 }
 
-// Panels [width / 16][steps][16] of packed rows, and the same as the left operand of a product: a row of C per column.
-MDM_INLINE PackedRows as_panels(float* words, int64_t steps) { return {words, 16, steps * 16}; }
-
-MDM_INLINE Operand columns_of_panels(const float* panels, int64_t steps) {
-  return {reinterpret_cast<const char*>(panels), 64, 4, steps * 64};
+// The transpose of lines [steps][lanes] as the left operand of a product: a row of C per lane.
+MDM_INLINE Operand columns_of_lines(const float* words, int64_t lanes) {
+  return {reinterpret_cast<const char*>(words), lanes * 4, 4};
 }
 
 // Sixteen floats, rounded to nearest even, into columns of a row.
@@ -144,35 +135,21 @@ MDM_INLINE void store_as(FloatType type, char* row, int64_t column, Floats value
   }
 }
 
-// A panel [width][16 * vectors] whose lanes are rows, times one factor per lane, as `count` rows of the tensor.
-static inline void unpack_columns(const float* panel, const float* factors, int vectors, int64_t count, int64_t width,
-                                  FloatType type, char* to, int64_t row_bytes) {
-  const int64_t stride = vectors * kLanes;
-  for (int vector = 0; vector < vectors && vector * kLanes < count; ++vector) {
-    const Floats factor = load(factors + vector * kLanes);
-    for (int64_t column = 0; column < width; column += 16) {
-      alignas(64) float scaled[16 * kLanes], lines[16 * kLanes];
-      const char* rows[16];
-      for (int i = 0; i < 16; ++i) {
-        store(scaled + i * kLanes, mul(load(panel + (column + i) * stride + vector * kLanes), factor));
-        rows[i] = reinterpret_cast<const char*>(scaled + i * kLanes);
-      }
-      transpose_words(rows, lines, kLanes);
-      for (int r = 0; r < kLanes && vector * kLanes + r < count; ++r) {
-        store_as(type, to + (vector * kLanes + r) * row_bytes, column, load(lines + r * kLanes));
-      }
-    }
+// Floats times a factor as a row of the tensor.
+MDM_INLINE void store_row(FloatType type, char* row, int64_t width, const float* values, float factor) {
+  for (int64_t column = 0; column < width; column += kLanes) {
+    store_as(type, row, column, mul(load(values + column), broadcast(factor)));
   }
 }
 
 // scores [count][16 * vectors], the products of rows with columns [steps][16 * vectors].
 template <class Arithmetic>
-static inline void score(Operand rows, int64_t count, const float* columns, int64_t steps, int vectors, float* scores) {
+static inline void score(Operand rows, int64_t count, float* columns, int64_t steps, int vectors, float* scores) {
   constexpr int64_t kChain = 64;  // steps summed in one chain: several short chains round less than one long
   const int64_t lanes = vectors * kLanes;
   for (int64_t step = 0; step < steps; step += kChain) {
     const int64_t chain = least(steps - step, kChain);
-    multiply<Arithmetic>(rows, count, columns + step * lanes, lanes, chain, vectors,
+    multiply<Arithmetic>(rows, count, panels_of({columns + step * lanes, lanes}), chain, vectors,
                          step == 0 ? Update::overwrite : Update::add, nullptr, {scores, lanes});
     rows.words += chain * rows.step_bytes;
   }

@@ -14,13 +14,30 @@ struct Operand {
   const char* words;  // at any address: strides of bfloat16 tensors may be odd
   int64_t step_bytes;
   int64_t row_bytes;
-  int64_t group_bytes;  // from a row to the sixteenth after it
 };
 
 // Rows of memory, words side by side.
 MDM_INLINE Operand rows_of_words(const void* words, int64_t row_bytes) {
-  return {static_cast<const char*>(words), 4, row_bytes, 16 * row_bytes};
+  return {static_cast<const char*>(words), 4, row_bytes};
 }
+
+// Lines of registers: column c of line i at words[i * line_stride + c / 16 * group_stride + c % 16].
+struct Panels {
+  float* words;
+  int64_t line_stride;
+  int64_t group_stride;
+};
+
+// Lines that lie whole in memory.
+struct Lines {
+  float* words;
+  int64_t stride;
+};
+
+MDM_INLINE Panels panels_of(Lines lines) { return {lines.words, lines.stride, kLanes}; }
+
+// Panels [groups][lines][16], which the first-level cache holds whatever the number of groups.
+MDM_INLINE Panels as_panels(float* words, int64_t lines) { return {words, kLanes, lines * kLanes}; }
 
 MDM_INLINE Floats broadcast_word(const char* word) {
   float value;
@@ -46,18 +63,13 @@ MDM_INLINE Floats multiply_add_words(Bfloat16Pairs, Floats a, Floats b, Floats s
 #endif
 
 // What becomes of C, given the product.
-enum class Update { overwrite, add, decay };  // decay: C * factors + product, a factor for each lane
-
-struct Panel {
-  float* words;
-  int64_t stride;  // of lines
-};
+enum class Update { overwrite, add, decay };  // decay: C * factors + product, a factor for each row
 
 // Columns [0, 16 N) of C, for all rows. The shapes have enough accumulators to hide the latency of a multiplication (6
 // cycles at two a cycle for vdpbf16ps) and leave registers for a step of B. An element is the same in every shape.
 template <class Arithmetic, int M, int N>
-static inline int64_t multiply_rows(const Operand& a, int64_t row, int64_t rows, const float* b, int64_t b_stride,
-                                    int64_t steps, Update update, const float* factors, Panel c) {
+static inline int64_t multiply_rows(const Operand& a, int64_t row, int64_t rows, Panels b, int64_t steps, Update update,
+                                    const float* factors, Lines c) {
   for (; row + M <= rows; row += M) {
     Floats sum[M][N];
 #pragma GCC unroll 8
@@ -65,12 +77,12 @@ static inline int64_t multiply_rows(const Operand& a, int64_t row, int64_t rows,
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) sum[m][n] = broadcast(0.0f);
     }
-    const char* words = a.words + row / 16 * a.group_bytes + row % 16 * a.row_bytes;
-    const float* line = b;
+    const char* words = a.words + row * a.row_bytes;
+    const float* line = b.words;
     for (int64_t step = 0; step < steps; ++step) {
       Floats right[N];
 #pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) right[n] = load(line + n * kLanes);
+      for (int n = 0; n < N; ++n) right[n] = load(line + n * b.group_stride);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
         const Floats left = broadcast_word(words + m * a.row_bytes);
@@ -78,7 +90,7 @@ static inline int64_t multiply_rows(const Operand& a, int64_t row, int64_t rows,
         for (int n = 0; n < N; ++n) sum[m][n] = multiply_add_words(Arithmetic{}, left, right[n], sum[m][n]);
       }
       words += a.step_bytes;
-      line += b_stride;
+      line += b.line_stride;
     }
     float* out = c.words + row * c.stride;
 #pragma GCC unroll 8
@@ -91,7 +103,7 @@ static inline int64_t multiply_rows(const Operand& a, int64_t row, int64_t rows,
         } else if (update == Update::add) {
           store(to, add(load(to), sum[m][n]));
         } else {
-          store(to, multiply_add(load(to), load(factors + n * kLanes), sum[m][n]));
+          store(to, multiply_add(load(to), broadcast(factors[row + m]), sum[m][n]));
         }
       }
     }
@@ -100,35 +112,31 @@ static inline int64_t multiply_rows(const Operand& a, int64_t row, int64_t rows,
 }
 
 template <class Arithmetic, int M, int N>
-[[gnu::noinline]] static void multiply_columns(const Operand& a, int64_t rows, const float* b, int64_t b_stride,
-                                               int64_t steps, Update update, const float* factors, Panel c) {
-  const int64_t row = multiply_rows<Arithmetic, M, N>(a, 0, rows, b, b_stride, steps, update, factors, c);
-  multiply_rows<Arithmetic, 1, N>(a, row, rows, b, b_stride, steps, update, factors, c);
+[[gnu::noinline]] static void multiply_columns(const Operand& a, int64_t rows, Panels b, int64_t steps, Update update,
+                                               const float* factors, Lines c) {
+  const int64_t row = multiply_rows<Arithmetic, M, N>(a, 0, rows, b, steps, update, factors, c);
+  multiply_rows<Arithmetic, 1, N>(a, row, rows, b, steps, update, factors, c);
 }
 
-// C [rows][16 * vectors] from A and B [steps][16 * vectors]; vectors is 1, 2 or 4.
+// C [rows][16 * vectors] from A and B [steps][16 * vectors].
 template <class Arithmetic>
-static inline void multiply(const Operand& a, int64_t rows, const float* b, int64_t b_stride, int64_t steps,
-                            int vectors, Update update, const float* factors, Panel c) {
+static inline void multiply(const Operand& a, int64_t rows, Panels b, int64_t steps, int64_t vectors, Update update,
+                            const float* factors, Lines c) {
+  const auto next = [&](int64_t done) {
+    vectors -= done;
+    b.words += done * b.group_stride;
+    c.words += done * kLanes;
+  };
 #if defined(__AVX512F__)
-  if (vectors == 4) {
-    multiply_columns<Arithmetic, 4, 4>(a, rows, b, b_stride, steps, update, factors, c);
-  } else if (vectors == 2) {
-    multiply_columns<Arithmetic, 8, 2>(a, rows, b, b_stride, steps, update, factors, c);
-  } else {
-    multiply_columns<Arithmetic, 8, 1>(a, rows, b, b_stride, steps, update, factors, c);
-  }
-#else
-#if defined(__AVX2__)
+  for (; vectors >= 4; next(4)) multiply_columns<Arithmetic, 4, 4>(a, rows, b, steps, update, factors, c);
+  for (; vectors >= 2; next(2)) multiply_columns<Arithmetic, 8, 2>(a, rows, b, steps, update, factors, c);
+  constexpr int kRows = 8;
+#elif defined(__AVX2__)
   constexpr int kRows = 4;
 #else
   constexpr int kRows = 2;
 #endif
-  for (int64_t lane = 0; lane < vectors * kLanes; lane += kLanes) {
-    multiply_columns<Arithmetic, kRows, 1>(a, rows, b + lane, b_stride, steps, update,
-                                           factors == nullptr ? nullptr : factors + lane, {c.words + lane, c.stride});
-  }
-#endif
+  for (; vectors >= 1; next(1)) multiply_columns<Arithmetic, kRows, 1>(a, rows, b, steps, update, factors, c);
 }
 
 }  // namespace MDM_NAMESPACE

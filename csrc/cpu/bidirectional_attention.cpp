@@ -2,8 +2,8 @@
 // (arXiv 2205.14135, algorithm 1). Nothing of size S x S exists.
 //
 // Scores are transposed, [keys][queries]: keys are then read straight from the tensor, word by word, only the values
-// are packed, and the softmax works on registers of queries. Blocks start at the sequence's first key, so a row's
-// result is the same in any batch, tile, padding or thread.
+// are packed, and the softmax works on registers of queries. The transposed weights are the left operand of the second
+// product. Blocks start at the sequence's first key, so a row's result is the same in any batch, tile, padding or thread.
 #include "cpu/attention_panels.h"
 #include "cpu/attention_softmax.h"
 #include "cpu/kernels.h"
@@ -19,7 +19,7 @@ constexpr int64_t kStripKeys = 16;
 struct Workspace {
   float* queries;  // [D / kPack][lanes]
   float* scores;   // [kBlockKeys][lanes], then weights [kBlockKeys / kPack][lanes]
-  float* output;   // [D][lanes]
+  float* output;   // [kTileRows][D]
   float* values;   // [D / 16][kBlockKeys / kPack][16]
   float* wide;     // [kBlockKeys][D]: rows widened to float32
 };
@@ -55,7 +55,7 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
   tile_mask(params, tile, &mask);
   Softmax state;
   start(&state, vectors);
-  for (int64_t i = 0; i < width * lanes; i += kLanes) store(work.output + i, broadcast(0.0f));
+  for (int64_t i = 0; i < width * tile.count; i += kLanes) store(work.output + i, broadcast(0.0f));
   if (mask.end > 0) {
     prefetch_rows(row_address(params.k, params.type, tile.batch, kv_head, mask.begin), k_bytes,
                   least(mask.end, kBlockKeys), width * element);
@@ -86,16 +86,19 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
             weigh(Arithmetic{}, load(state.shift + lane), factor, keys, lanes, sum, work.scores + lane));
     }
     const int64_t steps = (keys + Arithmetic::kPack - 1) / Arithmetic::kPack;
-    pack_rows(Arithmetic{}, v, v_bytes, params.type, keys, width, as_panels(work.values, steps));
-    multiply<Arithmetic>(columns_of_panels(work.values, steps), width, work.scores, lanes, steps, vectors,
-                         Update::decay, state.decay, {work.output, lanes});
+    const Panels values = as_panels(work.values, steps);
+    pack_rows(Arithmetic{}, v, v_bytes, params.type, keys, width, values);
+    multiply<Arithmetic>(columns_of_lines(work.scores, lanes), tile.count, values, steps, width / kLanes, Update::decay,
+                         state.decay, {work.output, width});
   }
 
   alignas(64) float inverse[kTileRows];
   finish(state, tile.count, inverse,
          params.lse + (tile.batch * params.heads + tile.head) * params.queries + tile.first);
-  char* out = row_address(params.out, params.type, tile.batch, tile.head, tile.first);
-  unpack_columns(work.output, inverse, vectors, tile.count, width, params.type, out, params.out.row_stride * element);
+  for (int64_t row = 0; row < tile.count; ++row) {
+    char* out = row_address(params.out, params.type, tile.batch, tile.head, tile.first + row);
+    store_row(params.type, out, width, work.output + row * width, inverse[row]);
+  }
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ struct PackedTile {
 struct Workspace {
   PackedTile queries;
   PackedTile grads;
-  float* grad_queries;  // [D][lanes]
+  float* grad_queries;  // [kTileRows][D]
   float* scores;        // [kBlockKeys][lanes]
   float* products;      // [kBlockKeys][lanes]: dP
   float* weights;       // P in words along queries, [kBlockKeys][lanes / kPack]
@@ -104,7 +104,7 @@ void pack_tile(const Heads& heads, const BidirectionalAttentionParams& params, c
   const Operand words = rows_operand<Arithmetic>(rows, row_bytes, params.type, tile.count, params.width, wide);
   pack_columns(words.words, words.row_bytes, tile.count, params.width / Arithmetic::kPack, vectors, to.columns);
   fill_zeros(to.rows, params.width * vectors * kLanes / Arithmetic::kPack);
-  pack_rows(Arithmetic{}, rows, row_bytes, params.type, tile.count, params.width, {to.rows, params.width, 16});
+  pack_rows(Arithmetic{}, rows, row_bytes, params.type, tile.count, params.width, panels_of({to.rows, params.width}));
 }
 
 // P of a score, and dS of that and a product.
@@ -163,14 +163,10 @@ void differentiate(Bfloat16Pairs, const RowTerms& terms, const BidirectionalAtte
 
 // sums [keys][width] += left [keys][steps] * rows [steps][width]
 template <class Arithmetic>
-void add_to_keys(const float* left, int64_t keys, const float* rows, int64_t lanes, int64_t width, float* sums) {
+void add_to_keys(const float* left, int64_t keys, float* rows, int64_t lanes, int64_t width, float* sums) {
   const int64_t steps = lanes / Arithmetic::kPack;
-  for (int64_t column = 0; column < width;) {
-    const int vectors = width - column >= 64 ? 4 : 2;  // the width is a multiple of 32
-    multiply<Arithmetic>(rows_of_words(left, steps * 4), keys, rows + column, width, steps, vectors, Update::add,
-                         nullptr, {sums + column, width});
-    column += vectors * kLanes;
-  }
+  multiply<Arithmetic>(rows_of_words(left, steps * 4), keys, panels_of({rows, width}), steps, width / kLanes,
+                       Update::add, nullptr, {sums, width});
 }
 
 template <class Arithmetic>
@@ -185,7 +181,7 @@ void differentiate_tile(const BidirectionalAttentionBackwardParams& params, cons
   const int64_t lanes = vectors * kLanes;
   TileMask mask;
   tile_mask(forward, tile, &mask);
-  fill_zeros(work.grad_queries, width * lanes);
+  fill_zeros(work.grad_queries, tile.count * width);
   RowTerms terms;
   if (mask.end > 0) {
     row_terms(params, tile, &terms);
@@ -204,27 +200,24 @@ void differentiate_tile(const BidirectionalAttentionBackwardParams& params, cons
     differentiate(Arithmetic{}, terms, forward, keys, lanes, work);
     add_to_keys<Arithmetic>(work.weights, keys, work.grads.rows, lanes, width, work.grad_values + from * width);
     add_to_keys<Arithmetic>(work.slopes, keys, work.queries.rows, lanes, width, work.grad_keys + from * width);
-    pack_rows(Arithmetic{}, k, k_bytes, type, keys, width, as_panels(work.keys, steps));
-    multiply<Arithmetic>(columns_of_panels(work.keys, steps), width, work.key_slopes, lanes, steps, vectors,
-                         Update::add, nullptr, {work.grad_queries, lanes});
+    const Panels panels = as_panels(work.keys, steps);
+    pack_rows(Arithmetic{}, k, k_bytes, type, keys, width, panels);
+    multiply<Arithmetic>(columns_of_lines(work.key_slopes, lanes), tile.count, panels, steps, width / kLanes,
+                         Update::add, nullptr, {work.grad_queries, width});
   }
-  alignas(64) float ones[kTileRows];
-  for (int64_t lane = 0; lane < lanes; lane += kLanes) store(ones + lane, broadcast(1.0f));
-  unpack_columns(work.grad_queries, ones, vectors, tile.count, width, type,
-                 row_address(params.grad_q, type, tile.batch, tile.head, tile.first),
-                 params.grad_q.row_stride * element);
+  for (int64_t row = 0; row < tile.count; ++row) {
+    char* line = row_address(params.grad_q, type, tile.batch, tile.head, tile.first + row);
+    store_row(type, line, width, work.grad_queries + row * width, 1.0f);
+  }
 }
 
 // Rows of float32 sums as the rows [begin, end) of a gradient, and zeros elsewhere.
 void write_rows(const float* sums, int64_t begin, int64_t end, const BidirectionalAttentionParams& params, int64_t b,
                 int64_t kv_head, const MutableHeads& to) {
+  alignas(64) static const float zeros[256] = {};
   for (int64_t row = 0; row < params.keys; ++row) {
-    char* line = row_address(to, params.type, b, kv_head, row);
-    const bool real = row >= begin && row < end;
-    const float* sum = sums + (row - begin) * params.width;
-    for (int64_t column = 0; column < params.width; column += kLanes) {
-      store_as(params.type, line, column, real ? load(sum + column) : broadcast(0.0f));
-    }
+    const float* values = row >= begin && row < end ? sums + (row - begin) * params.width : zeros;
+    store_row(params.type, row_address(to, params.type, b, kv_head, row), params.width, values, 1.0f);
   }
 }
 

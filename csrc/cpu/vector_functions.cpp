@@ -31,8 +31,8 @@ static void repeat_products(int64_t repeats) {
   for (int64_t i = 0; i < kRows * kSteps; ++i) left[i] = 1.0f / static_cast<float>(i + 1);
   for (int64_t i = 0; i < kSteps * kLines; ++i) right[i] = 1.0f / static_cast<float>(i + 1);
   for (int64_t i = 0; i < repeats; ++i) {
-    multiply<Arithmetic>(rows_of_words(left, kSteps * 4), kRows, right, kLines, kSteps, 4, Update::overwrite, nullptr,
-                         {product, kLines});
+    multiply<Arithmetic>(rows_of_words(left, kSteps * 4), kRows, panels_of({right, kLines}), kSteps, kLines / kLanes,
+                         Update::overwrite, nullptr, {product, kLines});
     left[i % kSteps] = product[i % kLines] * 0.0f + 1.0f;  // so that no repetition is like the last
   }
 }
