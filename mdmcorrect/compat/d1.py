@@ -26,15 +26,17 @@ def generate(
     mask_id: int = 126336,
     *,
     ties: str = "lowest",
+    noise: str = "exact",
     seed: int | Tensor | torch.Generator | None = None,
 ) -> Tensor:
     """d1's ``generate``: LLaDA's with float32 confidences and ``max(1, steps // blocks)`` steps a block.
 
     Draws are exact; the original's Gumbel noise is float32, and bfloat16 in its trainer, which cut the tail at 16.6
-    and 5.5 (arXiv 2409.02908, section 5).
+    and 5.5 (arXiv 2409.02908, section 5). ``noise="fp32"`` draws as the first; logits above 88, whose exponential
+    overflows there, are no matter here.
 
     Raises:
-        ValueError: ``gen_length`` is no multiple of ``block_length``; an unknown ``remasking`` or ``ties``.
+        ValueError: ``gen_length`` is no multiple of ``block_length``; an unknown ``remasking``, ``ties`` or ``noise``.
     """
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     return llada.generate(
@@ -49,6 +51,7 @@ def generate(
         mask_id=mask_id,
         ties=ties,
         confidence_dtype=None,
+        noise=noise,
         seed=seed,
     )
 

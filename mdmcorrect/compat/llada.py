@@ -14,6 +14,7 @@ from ..adapters import Guided
 from ..samplers import Blocks, EvenSplit, LLaDA, Sampler, Unmask, UnmaskThenRemask
 from ..samplers.presets.llada import commit_order
 from . import _common as common
+from ._noise import drawn_by
 
 MODULES = ("generate",)
 QUIRKS = ("unfilled_masks", "eos_by_temperature")
@@ -59,6 +60,7 @@ def generate(
     ties: str = "lowest",
     quirks: str | Collection[str] = (),
     confidence_dtype: torch.dtype | str | None = "logits",
+    noise: str = "exact",
     seed: int | Tensor | torch.Generator | None = None,
 ) -> Tensor:
     """LLaDA's ``generate``, on our engine; what its arguments mean is said there.
@@ -69,6 +71,8 @@ def generate(
             holds masks, masks are left. "eos_by_temperature": above temperature 0, ``confidence_eos_eot_inf`` spares
             the end of sequence.
         confidence_dtype: torch.float64 and None give the confidences of versions before June 2025, in full precision.
+        noise: "fp32" draws tokens as those of LLaDA's descendants do whose Gumbel noise is float32, tail cut and whole
+            canvas drawn; "exact" has no such tail to lose.
         seed: default drawn from torch's global generator if anything is random.
 
     Returns:
@@ -97,7 +101,7 @@ def generate(
     sampler = replace(
         sampler,
         window=Blocks(block_length, by="column"),
-        scoring=replace(sampler.scoring, confidence_dtype=dtype),
+        scoring=drawn_by(replace(sampler.scoring, confidence_dtype=dtype), noise, seed, prompt.device),
     )
     if "unfilled_masks" in kept:
         sampler = _with_unfilled_masks(sampler, block_length, remasking, ties)

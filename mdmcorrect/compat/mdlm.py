@@ -7,8 +7,8 @@
 The functions replace the drawing; the methods replace the step: a Bernoulli number per position says which masks are
 filled, and only these rows are read. :func:`posterior_step` is the same step for logits, without the class.
 
-The original's noise is float32, which cuts its tail at 16.6 (arXiv 2409.02908, section 5); ``noise="fp32"`` of
-:func:`_sample_categorical` draws so.
+The original's noise is float32, which cuts its tail at 16.6 (arXiv 2409.02908, section 5); with ``noise="fp32"`` the
+functions draw so.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, rng
+from ._noise import check_noise
 from .sedd import draw
 
 
@@ -34,8 +35,6 @@ def _sample_categorical(
     Raises:
         ValueError: ``noise`` is neither "exact" nor "fp32".
     """
-    if noise not in ("exact", "fp32"):
-        raise ValueError(f"noise: expected 'exact' or 'fp32', got {noise!r}")
     return draw(categorical_probs, noise=noise, seed=seed, step=step)
 
 
@@ -82,25 +81,39 @@ def posterior_step(
     return torch.where(commit & (token >= 0), token, x)
 
 
-def _ddpm_update(self: Any, x: Tensor, t: Tensor, dt: float) -> Tensor:
+def _ddpm_update(self: Any, x: Tensor, t: Tensor, dt: float, *, noise: str = "exact") -> Tensor:
     """For ``Diffusion._ddpm_update``: the canvas after a step from ``t`` to ``t - dt``."""
     sigma_t, sigma_s = (self.noise(time)[0].reshape(-1) for time in (t, t - dt))
     log_p = self.forward(x, sigma_t)
+    if check_noise(noise) == "fp32":
+        return _competing(log_p.exp(), x, -torch.expm1(-sigma_t), -torch.expm1(-sigma_s), self.mask_index)
     return posterior_step(log_p, x, -torch.expm1(-sigma_t), -torch.expm1(-sigma_s), mask_id=self.mask_index)
 
 
 def _ddpm_caching_update(
-    self: Any, x: Tensor, t: Tensor, dt: float, p_x0: Tensor | None = None
+    self: Any, x: Tensor, t: Tensor, dt: float, p_x0: Tensor | None = None, *, noise: str = "exact"
 ) -> tuple[Tensor, Tensor]:
-    """For ``Diffusion._ddpm_caching_update``: probabilities and canvas after a step from ``t`` to ``t - dt``."""
+    """For ``Diffusion._ddpm_caching_update``: probabilities and canvas after a step from ``t`` to ``t - dt``.
+
+    With ``noise="fp32"`` (``functools.partialmethod``) tokens and the mask compete under the original's noise.
+    """
     if self.config.noise.type != "loglinear":
         raise ValueError(f"noise.type: expected 'loglinear', got {self.config.noise.type!r}")
     t = t.reshape(-1)
     if p_x0 is None:
         p_x0 = self.forward(x, self.noise(t)[0].reshape(-1)).exp()
+    if check_noise(noise) == "fp32":
+        return p_x0, _competing(p_x0, x, t, t - dt, self.mask_index)
     seeds, uniform = uniforms(x, None, 0, rng.Purpose.COMMIT)
     commit = (x == self.mask_index) & (uniform < dt / t.double()[:, None])
     return p_x0, torch.where(commit, draw(p_x0, rows=commit, seed=seeds), x)
+
+
+def _competing(p_x0: Tensor, x: Tensor, t: Tensor, s: Tensor, mask_id: int) -> Tensor:
+    """A step in which the mask is one more outcome of each position's draw, as the original has it."""
+    q_xs = p_x0 * (t - s)[:, None, None]
+    q_xs[..., mask_id] = s[:, None]
+    return torch.where(x == mask_id, draw(q_xs, noise="fp32"), x)
 
 
 def uniforms(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..model import Output
 from ..samplers import PRISM, BlockPRISM, Blocks
 from . import _common as common
+from ._noise import drawn_by
 
 MODULES = ("sampling",)
 QUIRKS = ("unused_confidence_buffer",)
@@ -37,6 +38,7 @@ def llada_inference(
     finish: bool = False,
     ties: str = "lowest",
     quirks: str | Collection[str] = (),
+    noise: str = "exact",
     seed: int | Tensor | torch.Generator | None = None,
 ) -> Tensor:
     """PRISM's sampler for LLaDA: int64 ``[B, max_length]``.
@@ -53,6 +55,7 @@ def llada_inference(
         ties: how equal scores are ordered, "lowest" index first or as "torch" does.
         quirks: defects of the original to keep. "unused_confidence_buffer": "remdm_conf" remasks by quality, the
             probabilities it keeps being overwritten before they are read.
+        noise: "exact", or "fp32" for the original's float32 Gumbel noise, whose tail is cut.
         seed: default drawn from torch's global generator if anything is random.
 
     Raises:
@@ -74,7 +77,12 @@ def llada_inference(
         finish=finish,
         ties=common.check_ties(ties),
     )
-    sampler = replace(preset.parts(), window=Blocks(block_length, steps=preset.steps))
+    sampler = preset.parts()
+    sampler = replace(
+        sampler,
+        window=Blocks(block_length, steps=preset.steps),
+        scoring=drawn_by(sampler.scoring, noise, seed, prompt.device),
+    )
     tokens = torch.where(prompt == tokenizer.pad_token_id, mask_id, prompt)
     result = sampler(
         _with_quality(model),

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-
-_NOISES = ("exact", "fp32")
+from ._noise import check_noise, stream
 
 
 def sample_categorical(
@@ -37,8 +36,6 @@ def sample_categorical(
     """
     if method != "hard":
         raise ValueError(f"Method {method} for sampling categorical variables is not valid.")
-    if noise not in _NOISES:
-        raise ValueError(f"noise: expected one of {list(_NOISES)}, got {noise!r}")
     return draw(categorical_probs, noise=noise, seed=seed, step=step)
 
 
@@ -51,8 +48,8 @@ def draw(
     step: int | Tensor = 0,
 ) -> Tensor:
     """The draw of :func:`sample_categorical`; ``rows``, bool ``[...]``, leaves the other rows at 0 unread."""
-    if noise == "fp32":
-        u = torch.rand(probs.shape, device=probs.device, dtype=torch.float32)
+    if check_noise(noise) == "fp32":
+        u = torch.rand(probs.shape, generator=stream(seed, probs.device), device=probs.device, dtype=torch.float32)
         return (probs / (1e-10 - (u + 1e-10).log()).to(probs.dtype)).argmax(-1)
     grid = probs.float() if probs.dtype == torch.float64 else probs
     flat = grid.reshape(-1, grid.shape[-2], grid.shape[-1]) if grid.dim() > 1 else grid[None, None]

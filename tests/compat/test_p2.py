@@ -69,6 +69,42 @@ def _simulate(generator, chains, by_score):
     return np.bincount(pair[:, 0] * 3 + pair[:, 1], minlength=9)
 
 
+@pytest.mark.parametrize("noise", ["exact", "truncated"])
+def test_what_stands_competes_by_what_would_be_drawn_in_its_place(noise):
+    """One, one and two tokens kept: at the second step the masked position may take the place of the committed one."""
+    chains = 30_000
+    xt = torch.full((chains, 2), 3)
+    kept = {1 / 3: 0.5, 2 / 3: 0.5}
+    p2.p2_sampling(xt, table_model, 3, 3, kappa_fn=lambda t: kept.get(t, t), eta=4.0, noise=noise, seed=5)
+    joint = np.bincount((xt[:, 0] * 3 + xt[:, 1]).numpy(), minlength=9)
+    moving, still = (_replan(np.random.default_rng(1), 300_000, moves) for moves in (True, False))
+    assert stats.chisquare(joint, moving / moving.sum() * chains).pvalue > 1e-4
+    assert stats.chisquare(joint, still / still.sum() * chains).pvalue < 1e-6
+
+
+def _replan(generator, chains, moves):
+    """As :func:`_simulate`, with a step in between at which the best noisy position of the two is kept."""
+    base, rows = LOGITS[:, :3].double().numpy(), np.arange(chains)
+
+    def draw(position, other):
+        keys = base[position] + 0.7 * (other[:, None] == np.arange(3)) + generator.gumbel(size=(chains, 3))
+        return keys.argmax(-1), keys.max(-1) - np.log(np.exp(keys).sum(-1))
+
+    blank = np.full(chains, 3)
+    drafts, scores = zip(*(draw(np.full(chains, i), blank) for i in (0, 1)), strict=True)
+    place = (scores[1] > scores[0]).astype(int)
+    token = np.stack(drafts, 1)[rows, place]
+    if moves:
+        _, stays = draw(place, blank)
+        fresh, score = draw(1 - place, token)
+        moved = score > 4.0 * stays
+        place, token = np.where(moved, 1 - place, place), np.where(moved, fresh, token)
+    pair = np.empty((chains, 2), int)
+    pair[rows, place] = token
+    pair[rows, 1 - place] = draw(1 - place, token)[0]
+    return np.bincount(pair[:, 0] * 3 + pair[:, 1], minlength=9)
+
+
 def test_a_seed_repeats_a_run_and_torchs_generator_gives_one():
     def sample(**options):
         return p2.p2_sampling(torch.full((4, 6), 3), lambda x: torch.zeros(*x.shape, 4), 3, 3, **options)
