@@ -1,96 +1,76 @@
-"""What nvcc makes of the CUDA kernels: they compile, keep all in registers, and use the instructions they should."""
+"""What nvcc made of the CUDA kernels stays within csrc/cuda/budgets.txt and uses the instructions it should."""
 
 from __future__ import annotations
 
-import functools
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
+import cuda_code
 import pytest
+from cuda_code import Budget, Usage
 
-ROOT = Path(__file__).resolve().parent.parent
+from mdmcorrect import _native
+
+ROOT = cuda_code.ROOT
 NVCC = shutil.which("nvcc")
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-ARCHS = ["sm_80", "sm_90"]
-
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(NVCC is None, reason="needs nvcc")]
 
 
-class Usage(NamedTuple):
-    stack: int
-    spill_stores: int
-    spill_loads: int
-    registers: int
+def test_every_kernel_has_a_budget():
+    """Without nvcc too: every kernel that a launcher names, and no line for a kernel that is no more."""
+    launched = {name for path in cuda_code.SOURCES.glob("*.h") for name in launched_kernels(path)}
+    assert launched
+    missing = [cuda_code.missing_budget(name) for name in sorted(launched) if cuda_code.budget_of(name) is None]
+    assert not missing, "\n".join(missing)
+    used = {cuda_code.budget_of(name) for name in launched}
+    assert [budget.pattern for budget in cuda_code.budgets() if budget not in used] == []
 
 
-@functools.cache
-def compiled(op: str, arch: str) -> tuple[Path, dict[str, Usage]]:
-    """The cubin of an operator's kernels, and what each of them uses as ptxas says."""
-    cubin = Path(tempfile.mkdtemp(prefix="mdmcorrect-cubin-")) / f"{op}-{arch}.cubin"
-    command = [NVCC, "-std=c++17", "-O3", "--fmad=false", f"-arch={arch}", "-Xptxas=-v", f"-I{ROOT / 'csrc'}", "-cubin"]
-    result = subprocess.run(
-        [*command, "-o", str(cubin), str(ROOT / "csrc" / "cuda" / f"{op}.cu")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    entry = re.compile(
-        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-        r"(\d+) bytes spill loads.*?Used (\d+) registers",
-        re.S,
-    )
-    return cubin, {name: Usage(*map(int, numbers)) for name, *numbers in entry.findall(result.stderr)}
+def launched_kernels(header: Path) -> list[str]:
+    """Strings that are the name of a kernel in the source beside the header."""
+    return re.findall(r'"(\w{4,})"', header.read_text())
 
 
-def disassembly(cubin: Path) -> dict[str, str]:
-    """Each kernel's machine code."""
-    folders = (Path(entry) / "nvidia" for entry in sys.path)
-    found = [str(tool) for folder in folders for tool in folder.glob("*/bin/cuobjdump")]
-    tool = shutil.which("cuobjdump") or next(iter(found), None)
-    if tool is None:
-        pytest.skip("needs cuobjdump (pip install nvidia-cuda-cuobjdump)")
-    text = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
-    parts = re.split(r"Function : (\w+)", text)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+@pytest.fixture(scope="module")
+def image():
+    """The library, if it has kernels, and a cuobjdump to read them with."""
+    if not _native.build_info()["cuda_ops"]:
+        pytest.skip("this build has no CUDA kernels (MDMCORRECT_CUDA=on needs nvcc)")
+    if cuda_code.find_cuobjdump() is None:
+        pytest.skip("needs cuobjdump (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)")
+    return _native.LIBRARY
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("op", [path.stem for path in SOURCES])
-def test_no_local_memory(op, arch):
-    _, usage = compiled(op, arch)
-    assert usage
-    assert all(kernel[:3] == (0, 0, 0) for kernel in usage.values()), usage
+@pytest.fixture(scope="module")
+def usage(image):
+    found = cuda_code.usage(image)
+    assert set(found) == set(_native.build_info()["cuda_archs"])
+    return found
 
 
-# Registers per thread of the attention kernels, at most: with 128 threads, 168 let three blocks share an SM, 255 two.
-ATTENTION_REGISTERS = {
-    "bidirectional_attention": {32: 176, 64: 232, 96: 224, 128: 255, 192: 176, 256: 232},
-    "attention_backward_queries": {32: 136, 64: 176, 96: 136, 128: 176},
-    "attention_backward_keys": {32: 168, 64: 192, 96: 176, 128: 255},
-}
-ATTENTION_OPS = ["bidirectional_attention", "bidirectional_attention_backward"]
+@pytest.fixture(scope="module")
+def machine_code(image):
+    return cuda_code.machine_code(image)
 
 
-def kind_and_width(kernel: str) -> tuple[str, int]:
-    """Of attention_backward_keys_float16_64: attention_backward_keys, 64."""
-    kind, _, width = kernel.rsplit("_", 2)
-    return kind, int(width)
+@pytest.mark.slow
+def test_every_kernel_stays_within_its_budget(usage, machine_code):
+    for arch, kernels in usage.items():
+        assert kernels.keys() == machine_code[arch].keys()
+        for name, used in kernels.items():
+            faults = cuda_code.faults(name, used, machine_code[arch][name], cuda_code.budget_of(name))
+            assert not faults, f"sm_{arch}: " + "\n".join(faults)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("op", ATTENTION_OPS)
-def test_attention_stays_within_its_registers(op, arch):
-    kernels = {name: used for name, used in compiled(op, arch)[1].items() if "float16" in name}
-    assert len(kernels) == (12 if op == "bidirectional_attention" else 16)
-    for name, used in kernels.items():
-        kind, width = kind_and_width(name)
-        assert used.registers <= ATTENTION_REGISTERS[kind][width], (name, used)
+@pytest.mark.slow
+def test_logits_come_in_vectors(machine_code):
+    """A warp reads a chunk of 512 by vectors alone: each lane as many as the dtype needs, now and one chunk ahead."""
+    for kernels in machine_code.values():
+        for name, code in kernels.items():
+            if re.match(r"score_tokens_(rows|scan)_", name):
+                vectors = 4 if name.endswith("_float32") else 2
+                assert cuda_code.count_of("LDG.E.128", code) == 2 * vectors, name
 
 
 def products_of_an_iteration(kind: str, width: int) -> int:
@@ -101,17 +81,59 @@ def products_of_an_iteration(kind: str, width: int) -> int:
     return matrices * row_tiles * (width // 16) * (tile // 8)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("op", ATTENTION_OPS)
-def test_attention_multiplies_on_tensor_cores(op, arch):
-    for name, code in disassembly(compiled(op, arch)[0]).items():
-        assert not re.search(r"\b(LDL|STL)\b", code)
-        if "float16" not in name:  # the kernel of single rows multiplies no matrices
-            continue
-        products = re.findall(r"HMMA\.16816\.F32(\.BF16)?", code)
-        assert len(products) == products_of_an_iteration(*kind_and_width(name)), name
-        assert (".BF16" in products) == ("bfloat16" in name)
-        assert re.search(r"LDSM\.16\.M88\.4", code)
-        assert re.search(r"LDSM\.16\.MT88\.4", code)  # transposed, where rows are summed over
-        assert re.search(r"LDGSTS\.E\.BYPASS\.128", code)  # cp.async past L1
-        assert re.search(r"STG\.E\.128", code)
+@pytest.mark.slow
+def test_attention_multiplies_on_tensor_cores(machine_code):
+    """As many products as there must be, all in the dtype of the kernel."""
+    for kernels in machine_code.values():
+        multiplying = [name for name in kernels if re.search(r"attention.*float16", name)]
+        assert len(multiplying) == 12 + 16
+        for name in multiplying:
+            kind, dtype, width = name.rsplit("_", 2)
+            wanted = "HMMA.16816.F32.BF16" if dtype == "bfloat16" else "HMMA.16816.F32"
+            products = cuda_code.count_of(wanted, kernels[name])
+            assert products == products_of_an_iteration(kind, int(width)), name
+            assert products == cuda_code.count_of("HMMA", kernels[name]), name
+
+
+# ------------------------------------------------------------------------------ the gate itself: each defect is refused
+
+CONTROLS = ROOT / "tests" / "cuda" / "gate_controls.cu"
+BUDGET = Budget("*", 48, 256, 1024, ("LDG.E.128",))
+DEFECTS = {
+    "vectors": [],
+    "scalars": ["no LDG.E.128"],
+    "indexed": ["bytes of stack", "of local memory (LDL, STL)"],
+    "spilling": ["bytes of stack", "of local memory (LDL, STL)"],
+    "hoarding": ["registers, of 48"],
+    "sharing": ["4096 bytes of static shared memory, of 1024"],
+}
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory):
+    if NVCC is None or cuda_code.find_cuobjdump() is None:
+        pytest.skip("needs nvcc and cuobjdump")
+    fatbin = tmp_path_factory.mktemp("controls") / "controls.fatbin"
+    cuda_code.compile_kernels(CONTROLS, fatbin, ["90"], strict=False)
+    return cuda_code.usage(fatbin)["90"], cuda_code.machine_code(fatbin)["90"]
+
+
+@pytest.mark.parametrize("kernel", DEFECTS)
+def test_a_defect_is_refused(controls, kernel):
+    usage, code = controls
+    faults = cuda_code.faults(kernel, usage[kernel], code[kernel], BUDGET)
+    assert len(faults) == len(DEFECTS[kernel]), faults
+    for fault, sentence in zip(faults, DEFECTS[kernel], strict=True):
+        assert fault.startswith(f"{kernel}: ")
+        assert sentence in fault
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+def test_a_warning_is_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match=r"spill|local memory"):
+        cuda_code.compile_kernels(CONTROLS, tmp_path / "controls.fatbin", ["90"])
+
+
+def test_a_kernel_without_a_budget_is_refused():
+    (fault,) = cuda_code.faults("unheard_of", Usage(32, 0, 0, 0), Counter(), None)
+    assert "add a line to csrc/cuda/budgets.txt: unheard_of REGISTERS THREADS SHARED" in fault

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import cuda_code
 import numpy as np
 from params import FLOAT_TYPES, ROOT, FloatGrid, Grid, Heads, MutableHeads, RowInts, params_of
 
@@ -56,6 +58,23 @@ class Traffic:
     write_sectors: int
 
 
+class Launch(NamedTuple):
+    """A kernel as its launcher asked for it; shared: bytes of dynamic shared memory per block."""
+
+    kernel: str
+    blocks: int
+    threads: int
+    shared: int
+
+
+def check_budget(launch: Launch) -> None:
+    """Holds a launch to csrc/cuda/budgets.txt."""
+    budget = cuda_code.budget_of(launch.kernel)
+    assert budget is not None, cuda_code.missing_budget(launch.kernel)
+    assert launch.threads <= budget.threads, f"{launch} has more threads than its budget of {budget.threads}"
+    assert launch.shared <= budget.shared, f"{launch} takes more shared memory than its budget of {budget.shared}"
+
+
 # ---------------------------------------------------------------------------------------------------------- the library
 
 
@@ -88,10 +107,12 @@ class Simt:
         self.library = ctypes.CDLL(str(library))
         self.library.simt_fault.restype = ctypes.c_char_p
         self.library.simt_fault_offset.restype = ctypes.c_uint64
+        self.library.simt_launches.restype = ctypes.c_char_p
         self.order = order
         self._names: list[str] = []
         self._memory: list[np.ndarray] = []
         self._outputs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.launches: list[Launch] = []  # of the last operator
         self.shared_requests = 0  # of the last launches' warps to shared memory
         self.bank_conflicts = 0  # turns they lost to conflicts on its banks
 
@@ -112,7 +133,12 @@ class Simt:
         workspace_bytes = self.library[f"simt_workspace_{op}"]
         workspace_bytes.restype = ctypes.c_int64
         workspace = self.place("workspace", np.empty(workspace_bytes(ctypes.byref(params)), np.uint8), granule=4)
-        return self.call(f"simt_{op}", ctypes.byref(params), ctypes.c_void_p(workspace))
+        traffic = self.call(f"simt_{op}", ctypes.byref(params), ctypes.c_void_p(workspace))
+        log = self.library.simt_launches().decode().splitlines()
+        self.launches = [Launch(name, *map(int, numbers)) for name, *numbers in map(str.split, log)]
+        for launch in self.launches:
+            check_budget(launch)
+        return traffic
 
     def start(self) -> None:
         self.library.simt_reset()

@@ -2,6 +2,8 @@
 // csrc/core/<op>_params.h, whose size it compares with simt_sizeof_<op>.
 #include <string.h>
 
+#include <string>
+
 #include "cuda/bidirectional_attention.h"
 #include "cuda/bidirectional_attention_backward.h"
 #include "cuda/remask_step.h"
@@ -29,9 +31,16 @@ bool run_kernel(const mdmcorrect::cuda::Launch& launch, const void* argument, si
 
 extern const Entry entries[];
 
+// Of the last operator: kernel, blocks, threads and dynamic shared memory of each launch, a line each.
+std::string launches;
+
 class SimtLauncher final : public mdmcorrect::cuda::Launcher {
  public:
+  SimtLauncher() { launches.clear(); }
   void launch(const mdmcorrect::cuda::Launch& launch, const void* argument, size_t size) override {
+    const uint64_t blocks = uint64_t{launch.blocks_x} * launch.blocks_y;
+    launches += std::string(launch.kernel) + ' ' + std::to_string(blocks) + ' ' + std::to_string(launch.threads) + ' ' +
+                std::to_string(launch.dynamic_bytes) + '\n';
     const Entry* entry = entries;
     while (entry->name != nullptr && strcmp(entry->name, launch.kernel) != 0) ++entry;
     failed = failed || entry->name == nullptr || !entry->run(launch, argument, size);
@@ -52,6 +61,8 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
     return mdmcorrect::cuda::op##_workspace(*static_cast<const mdmcorrect::Params*>(params));   \
   }                                                                                             \
   SIMT_VISIBLE size_t simt_sizeof_##op() { return sizeof(mdmcorrect::Params); }
+
+SIMT_VISIBLE const char* simt_launches() { return launches.c_str(); }
 
 SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)
 SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)

@@ -71,5 +71,3 @@ SIMT_API uint64_t simt_fault_offset() {
   if (machine.fault_pc == nullptr || dladdr(machine.fault_pc, &info) == 0) return 0;
   return reinterpret_cast<uintptr_t>(machine.fault_pc) - reinterpret_cast<uintptr_t>(info.dli_fbase);
 }
-
-SIMT_API uint64_t simt_launches() { return machine.launch; }
