@@ -66,9 +66,8 @@ def budget_of(kernel: str) -> Budget | None:
 
 def missing_budget(kernel: str) -> str:
     """The sentence about a kernel that no line names."""
-    return (
-        f"{kernel}: no budget; add a line to {BUDGETS.relative_to(ROOT)}: {kernel} REGISTERS THREADS SHARED [CODE ...]"
-    )
+    line = f"{kernel} REGISTERS THREADS SHARED [INSTRUCTION ...]"
+    return f"{kernel}: no budget; add a line to {BUDGETS.relative_to(ROOT)}: {line}"
 
 
 def faults(kernel: str, used: Usage, code: Counter[str], budget: Budget | None) -> list[str]:
