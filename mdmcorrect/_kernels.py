@@ -10,6 +10,12 @@ from mdmcorrect import _native, jit
 CUDA_OPS = frozenset(_native.build_info()["cuda_ops"])  # looked up once: not inside a graph that is being compiled
 
 
+def has_kernel(op: str, tensor: Tensor) -> bool:
+    """Whether there is one, or could be compiled."""
+    kind = tensor.device.type
+    return kind in ("cpu", "meta") or (kind == "cuda" and (op in CUDA_OPS or jit.available(op)))
+
+
 def require_kernel(op: str, tensor: Tensor) -> None:
     """An answer in one sentence where the dispatcher would give a page. Compiles a missing CUDA kernel if it can."""
     kind = tensor.device.type

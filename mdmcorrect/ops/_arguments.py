@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mdmcorrect import rng
-from mdmcorrect._kernels import CUDA_OPS as CUDA_OPS
 from mdmcorrect._kernels import require_kernel as require_kernel
 
 SCORE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mdmcorrect._kernels import has_kernel
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops.bidirectional_attention import WIDTHS, bidirectional_attention
 
 logger = logging.getLogger(__name__)
-CUDA_WIDTHS = (32, 64, 96, 128, 192, 256)
+WIDEST_CUDA_BACKWARD = 128
 
 
 @dataclass(frozen=True)
@@ -27,59 +28,101 @@ class AttentionBackend:
     reason: str
     """One sentence."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, **masking: Any) -> Tensor:
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        attn_mask: Tensor | None = None,
+        **masking: Any,
+    ) -> Tensor:
         """``[B, Hq, Sq, D]``: :func:`~mdmcorrect.ops.bidirectional_attention` of the same arguments, by either backend.
 
-        "sdpa" makes a boolean ``[B, 1, Sq, Sk]`` of the masking, so padding costs as much there as tokens do.
+        "sdpa" makes a boolean ``[B, 1, Sq, Sk]`` of the masking, so padding costs as much there as tokens do, or takes
+        ``attn_mask``, boolean or additive, as it is.
 
         Raises:
-            ValueError: ``return_lse``, which torch's attention cannot do, or what the operator refuses.
+            ValueError: ``return_lse``, which torch's attention cannot do; ``attn_mask`` with other masking or with the
+                choice "mdmcorrect"; or what the operator refuses.
         """
         if masking.pop("return_lse", False):
             raise ValueError("return_lse: call bidirectional_attention itself; torch's attention does not return it")
+        if attn_mask is not None and (masking or self.name == "mdmcorrect"):
+            raise ValueError("attn_mask: expected no other masking, and a choice that attention_backend made with it")
         if self.name == "mdmcorrect":
             return bidirectional_attention(q, k, v, scale=scale, **masking)
         groups = q.shape[1] != k.shape[1]
         if not masking:
-            return F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=groups)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=scale, enable_gqa=groups)
         seen = visible_keys(q.shape[0], q.shape[2], k.shape[2], device=q.device, **masking)[:, None]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=groups)
         return out.masked_fill(~seen.any(-1, keepdim=True), 0.0)  # some of torch's kernels give such rows NaN
 
 
-def attention_backend(q: Tensor, k: Tensor) -> AttentionBackend:
-    """Choose how to attend from ``q [B, Hq, Sq, D]`` to ``k [B, Hkv, Sk, D]``, without looking at their values.
+def attention_backend(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None = None) -> AttentionBackend:
+    """Choose how to attend from ``q [B, Hq, Sq, D]`` to ``k, v [B, Hkv, Sk, D]``, without looking at their values.
 
-    Our operator wherever it has a kernel for their width, dtype and device, and for gradients if they are needed;
-    docs/attention.md has the measurements on the CPU. Otherwise torch's, and then the reason is logged, once, as a
-    warning of the logger ``mdmcorrect.ops.attention_backend``.
+    Our operator wherever it has a kernel for their width, dtype and device, and for gradients if they are needed, and
+    is not the slower one; docs/attention.md has the measurements on the CPU. Otherwise torch's, and then the reason is
+    logged, once, as a warning of the logger ``mdmcorrect.ops.attention_backend``.
+
+    Args:
+        q, k, v: what will be attended to; only shapes, dtypes, device and whether they require gradients count.
+        attn_mask: a mask of every query and key, as torch's attention takes it. Ours has no such argument.
 
     Example:
-        >>> attend = attention_backend(torch.ones(1, 2, 5, 64), torch.ones(1, 2, 5, 64))
+        >>> q = k = v = torch.ones(1, 2, 5, 64)
+        >>> attend = attention_backend(q, k, v)
         >>> attend.name
         'mdmcorrect'
-        >>> attend(torch.ones(1, 2, 5, 64), torch.ones(1, 2, 5, 64), torch.ones(1, 2, 5, 64), lengths=3).shape
+        >>> attend(q, k, v, lengths=3).shape
         torch.Size([1, 2, 5, 64])
     """
+    obstacle = _obstacle(q, k, v, attn_mask)
+    if obstacle is None:
+        kernel = f"{_name(q.dtype)} heads of {q.shape[-1]} on {q.device.type}"
+        return AttentionBackend("mdmcorrect", f"there is a kernel for {kernel}")
+    _say(obstacle)
+    return AttentionBackend("sdpa", obstacle)
+
+
+def _obstacle(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> str | None:
+    """Why torch's attention has to do it, or does it sooner."""
     kind, width = q.device.type, q.shape[-1]
-    dtype = str(q.dtype).removeprefix("torch.")
-    if kind != "cpu" and "bidirectional_attention" not in arguments.CUDA_OPS:
-        return _fallback(f"this build has no kernel for {kind} tensors")
+    if attn_mask is not None:
+        return "it was given a mask of every query and key"
+    if kind not in ("cpu", "cuda") or not has_kernel("bidirectional_attention", q):
+        return f"this build has no kernel for {kind} tensors"
     if q.dtype not in (arguments.SCORE_DTYPES if kind == "cpu" else (torch.bfloat16, torch.float16)):
-        return _fallback(f"there is no kernel for {dtype} on {kind}")
-    if width not in (WIDTHS if kind == "cpu" else CUDA_WIDTHS):
-        return _fallback(f"there is no kernel for heads {width} wide on {kind}")
-    needs_gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
-    if kind != "cpu" and needs_gradients and "bidirectional_attention_backward" not in arguments.CUDA_OPS:
-        return _fallback(f"there is no backward kernel on {kind}")
-    return AttentionBackend("mdmcorrect", f"there is a kernel for {dtype} heads of {width} on {kind}")
+        return f"there is no kernel for {_name(q.dtype)} on {kind}"
+    if width not in WIDTHS:
+        return f"there is no kernel for heads {width} wide on {kind}"
+    if v.shape != k.shape:
+        return f"heads of values are {v.shape[-1]} wide, those of keys {width}"
+    if kind == "cuda" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        if not has_kernel("bidirectional_attention_backward", q):
+            return f"there is no backward kernel on {kind}"
+        if width > WIDEST_CUDA_BACKWARD:
+            return f"there is no backward kernel for heads {width} wide on {kind}"
+    if kind == "cpu" and k.shape[2] == 1:
+        return "it is the faster one for a single key"
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@torch.compiler.assume_constant_result  # runs while a graph is compiled, in which nothing could be logged
+def _say(reason: str) -> None:
+    _say_once(reason)
 
 
 @functools.cache
-def _fallback(reason: str) -> AttentionBackend:
-    """Torch's attention; being cached, it logs each reason once."""
+def _say_once(reason: str) -> None:
     logger.warning("attention runs as torch's scaled_dot_product_attention: %s", reason)
-    return AttentionBackend("sdpa", reason)
 
 
 def visible_keys(

@@ -7,10 +7,12 @@ import logging
 import pytest
 import torch
 from attention import MASKINGS, arrays, heads, ragged
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
-from mdmcorrect import reference
+from mdmcorrect import _kernels, reference
 from mdmcorrect.ops import attention_backend, bidirectional_attention
-from mdmcorrect.ops.attention_backend import AttentionBackend, visible_keys
+from mdmcorrect.ops.attention_backend import AttentionBackend, _say_once, visible_keys
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -38,10 +40,14 @@ def test_both_backends_attend_alike(masking):
 
 def test_ours_where_there_is_a_kernel():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        q, k, _ = heads(1, 5, 96, dtype)
-        chosen = attention_backend(q, k)
+        chosen = attention_backend(*heads(1, 5, 96, dtype))
         assert chosen.name == "mdmcorrect"
         assert "96 on cpu" in chosen.reason
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet():
+    _say_once.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -50,29 +56,83 @@ def test_ours_where_there_is_a_kernel():
         (torch.zeros(1, 2, 5, 41), "there is no kernel for heads 41 wide on cpu"),
         (torch.zeros(1, 2, 5, 288), "heads 288 wide on cpu"),
         (torch.zeros(1, 2, 5, 64, dtype=torch.float64), "there is no kernel for float64 on cpu"),
+        (torch.zeros(4, 2, 1, 64), "it is the faster one for a single key"),
     ],
 )
 def test_falls_back_aloud(q, reason, caplog):
-    from mdmcorrect.ops.attention_backend import _fallback
-
-    _fallback.cache_clear()
     with caplog.at_level(logging.WARNING, "mdmcorrect.ops.attention_backend"):
-        chosen = attention_backend(q, q)
-        attention_backend(q, q)
+        chosen = attention_backend(q, q, q)
+        attention_backend(q, q, q)
     assert (chosen.name, len(caplog.records)) == ("sdpa", 1)
     assert reason in chosen.reason
     assert reason in caplog.text
     torch.testing.assert_close(chosen(q, q, q, lengths=3)[:, :, 3:], torch.zeros_like(q)[:, :, 3:])
 
 
+def test_a_graph_being_compiled_falls_back_aloud(caplog):
+    compiled = torch.compile(lambda q: attention_backend(q, q, q)(q, q, q), fullgraph=True, backend="eager")
+    q = torch.randn(1, 2, 5, 41)
+    torch.testing.assert_close(compiled(q), F.scaled_dot_product_attention(q, q, q))
+    assert "there is no kernel for heads 41 wide on cpu" in caplog.text
+
+
+def test_values_as_wide_as_keys():
+    q, v = torch.randn(1, 2, 5, 64), torch.randn(1, 2, 5, 32)
+    chosen = attention_backend(q, q, v)
+    assert (chosen.name, chosen.reason) == ("sdpa", "heads of values are 32 wide, those of keys 64")
+    assert chosen(q, q, v).shape == v.shape
+
+
+def test_a_mask_of_every_query_and_key():
+    q, k, v = heads(2, 9, 32)
+    seen = torch.rand(2, 1, 9, 9) < 0.7
+    chosen = attention_backend(q, k, v, attn_mask=seen)
+    assert (chosen.name, chosen.reason) == ("sdpa", "it was given a mask of every query and key")
+    k, v = (x.repeat_interleave(2, 1) for x in (k, v))
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    torch.testing.assert_close(chosen(q, k[:, ::2], v[:, ::2], attn_mask=seen), expected)
+    for choice, masking in ((chosen, {"lengths": 3}), (attention_backend(q, k, v), {})):
+        with pytest.raises(ValueError, match="attn_mask: expected no other masking, and a choice"):
+            choice(q, k, v, attn_mask=seen, **masking)
+
+
+ALL = {"bidirectional_attention", "bidirectional_attention_backward"}
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "width", "training", "reason"),
+    [
+        (ALL, torch.bfloat16, 128, True, None),
+        (ALL, torch.float16, 256, False, None),
+        (ALL, torch.bfloat16, 160, False, None),
+        (ALL, torch.float32, 64, False, "there is no kernel for float32 on cuda"),
+        (ALL, torch.bfloat16, 192, True, "there is no backward kernel for heads 192 wide on cuda"),
+        (ALL, torch.bfloat16, 80, False, "there is no kernel for heads 80 wide on cuda"),
+        ({"bidirectional_attention"}, torch.bfloat16, 64, True, "there is no backward kernel on cuda"),
+        (set(), torch.bfloat16, 64, False, "this build has no kernel for cuda tensors"),
+    ],
+)
+def test_choices_on_cuda_by_the_description_of_tensors(kernels, dtype, width, training, reason, monkeypatch):
+    monkeypatch.setattr(_kernels, "CUDA_OPS", frozenset(kernels))
+    with FakeTensorMode():
+        q, v = (torch.empty(1, 2, 5, width, dtype=dtype, device="cuda") for _ in range(2))
+        v.requires_grad_(training)
+        chosen = attention_backend(q, q, v)
+        with torch.no_grad():
+            inference = attention_backend(q, q, v)
+    assert chosen.name == ("mdmcorrect" if reason is None else "sdpa")
+    assert reason is None or chosen.reason == reason
+    if training:
+        assert inference.name == "mdmcorrect"
+
+
 def test_a_device_without_kernels():
     q = torch.zeros(1, 2, 5, 64, device="meta")
-    chosen = attention_backend(q, q)
-    assert chosen.name == "sdpa"
-    assert "meta" in chosen.reason
+    chosen = attention_backend(q, q, q)
+    assert (chosen.name, chosen.reason) == ("sdpa", "this build has no kernel for meta tensors")
 
 
 def test_no_log_sum_exp_from_a_choice():
     q, k, v = heads(1, 5, 32)
     with pytest.raises(ValueError, match="return_lse: call bidirectional_attention itself"):
-        attention_backend(q, k)(q, k, v, return_lse=True)
+        attention_backend(q, k, v)(q, k, v, return_lse=True)

@@ -1,0 +1,1 @@
+"""mdmcorrect inside other libraries. Nothing here is imported by the rest of the package."""
