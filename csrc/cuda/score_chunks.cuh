@@ -27,9 +27,21 @@ struct ScoredRow {
 };
 
 template <FloatType type>
-__device__ __forceinline__ Chunk<type> finish_chunk(const ScoredRow& row, const RawChunk<type>& raw, int64_t index) {
-  Chunk<type> chunk = widen(raw, row.params->probabilities);
-  drop_ids(&chunk, index * kChunkIds, row.params->suppress, row.params->suppress_count);
+__device__ __forceinline__ LoadedChunk<type> load_chunk(const ScoredRow& row, int64_t index) {
+  return load_chunk<type>(chunk_place<type>(row.data, row.params->vocab, index));
+}
+
+template <FloatType type>
+__device__ __forceinline__ Chunk<type> finish_chunk(const ScoredRow& row, const LoadedChunk<type>& loaded,
+                                                    int64_t index) {
+  const ScoreTokensParams& params = *row.params;
+  const ChunkPlace place = chunk_place<type>(row.data, params.vocab, index);
+  Chunk<type> chunk = widen(align_chunk(loaded, place), place, params.probabilities ? 0.0f : -__builtin_inff());
+  if (params.probabilities) {
+#pragma unroll
+    for (int slot = 0; slot < chunk.kSlots; ++slot) chunk.value[slot] = logf(chunk.value[slot]);
+  }
+  drop_ids(&chunk, index * kChunkIds, params.suppress, params.suppress_count);
   return chunk;
 }
 
@@ -95,11 +107,11 @@ __device__ __forceinline__ void scan_chunks(const ScoredRow& row, const RowPlan&
   const Terms proposal_terms{proposal_sum, plan.proposal_dot, plan.second, plan.scale};
   float raw_best = -__builtin_inff(), proposal_best = -__builtin_inff();
   if (first >= last) return;
-  RawChunk<type> next = load_chunk<type>(row.data, params.vocab, first);
+  LoadedChunk<type> next = load_chunk<type>(row, first);
 #pragma unroll 1
   for (int64_t index = first; index < last; index += step) {
-    const RawChunk<type> current = next;
-    if (index + step < last) next = load_chunk<type>(row.data, params.vocab, index + step);
+    const LoadedChunk<type> current = next;
+    if (index + step < last) next = load_chunk<type>(row, index + step);
     Chunk<type> chunk = finish_chunk(row, current, index);
     const bool same_best = raw_best == proposal_best;
     const ChunkPartial raw = summarise(chunk, raw_terms, &raw_best);
