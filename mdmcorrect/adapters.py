@@ -266,7 +266,8 @@ class ShadowBlock:
 
     Args:
         model: takes ``(tokens, attention_mask=, position_ids=)``, the mask bool ``[b, 1, L + W, L + W]``, true where a
-            query (row) sees a key, and returns logits ``[b, L + W, V]`` in any supported form.
+            query (row) sees a key, and returns logits ``[b, L + W, V]`` in any supported form. A condition given to the
+            sampler comes as ``condition=``, the rows' own, about the L tokens of the canvas.
     """
 
     reads_windows = True
@@ -286,7 +287,8 @@ class ShadowBlock:
         sees = self._attention(real, stands_for, exists)
         positions = torch.cat([request.position_ids, request.position_ids.gather(1, stands_for)], 1)
         canvas = torch.cat([tokens, torch.full_like(stands_for, request.mask_id)], 1)
-        answer = self.model(canvas, attention_mask=sees[:, None], position_ids=positions)
+        given = {} if request.condition is None else {"condition": request.condition}
+        answer = self.model(canvas, attention_mask=sees[:, None], position_ids=positions, **given)
         logits = read_output(answer, self.model).logits
         judged = ops.score_tokens(
             logits[:, length:], tokens=tokens.gather(1, stands_for), rows=exists, want=["current_logprob"]

@@ -1,7 +1,8 @@
 """Every sampler on the shipped checkpoints: boards solved against model calls, at settings nobody tuned.
 
 Samplers are given the same temperature and about the same number of calls; what they used is measured. `evaluate` is
-the study, with settings chosen on validation puzzles; this is the survey.
+the study, with settings chosen on validation puzzles; this is the survey. Of the samplers there are, `LearnedOrder` is
+missing: it reads an order that neither checkpoint was taught.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from mdmcorrect import samplers as s
+from mdmcorrect.adapters import ShadowBlock
 
 from .checkpoints import SHIPPED
 from .figures import figure
 from .puzzles import Puzzles
 from .solve import BoardModel, solve
 
-__all__ = ["METHODS", "Method", "Point", "compare", "picture", "read_points", "wilson", "write_points"]
+__all__ = ["METHODS", "Method", "Point", "compare", "markdown", "picture", "read_points", "wilson", "write_points"]
 
 log = logging.getLogger(__name__)
 Make = Callable[[int, float, Any], Callable[..., Any]]
@@ -32,7 +34,7 @@ class Method:
     """One sampler: which family it is drawn with, its checkpoint, and how to make it for a budget of calls.
 
     `make(calls, temperature, model)`: the model is for samplers that read their draft with it. `free`: the number of
-    calls is the sampler's own affair, so that one budget is enough.
+    calls is the sampler's own affair, so that one budget is enough. `adapter` is put around the model.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Method:
     make: Make
     checkpoint: str = "prism"
     free: bool = False
+    adapter: Callable[[Any], Any] = lambda model: model
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,16 @@ def _methods() -> Iterator[Method]:
         yield ancestral(
             f"informed ({by})",
             lambda n, t, m, by=by: s.InformedCorrector(steps=max(1, n // 2), count=2, by=by, temperature=t),
-            checkpoint="proseco",  # which learned to answer where a token stands
+            checkpoint="proseco",
         )
     yield Method("P2", "planner", lambda n, t, m: s.P2(steps=n, temperature=t))
     yield Method("P2, eta 2", "planner", lambda n, t, m: s.P2(steps=n, eta=2.0, temperature=t))
+    yield Method(
+        "P2 (planner)",
+        "planner",
+        lambda n, t, m: s.P2(steps=n // 2, planner=m, temperature=t),
+        checkpoint="proseco",  # which learned to answer where a token stands
+    )
     yield Method("P2+", "planner", lambda n, t, m: s.P2Plus(steps=n, temperature=t))
     yield Method("MaskGIT", "planner", lambda n, t, m: s.MaskGIT(steps=n, choice_temperature=1.0, temperature=t))
     yield Method(
@@ -96,6 +105,7 @@ def _methods() -> Iterator[Method]:
         yield Method(f"Dream ({alg})", "confidence", lambda n, t, m, a=alg: s.Dream(steps=n, alg=a, temperature=t))
     yield Method("Fast-dLLM", "confidence", lambda n, t, m: s.FastDLLM(threshold=1 - 10 ** (-n / 8), temperature=t))
     yield Method("entropy-bounded", "confidence", lambda n, t, m: s.EntropyBounded(gamma=10 ** (-n / 8), temperature=t))
+    yield Method("MDiff4STR", "confidence", lambda n, t, m: s.MDiff4STR(steps=n), free=True)
     yield Method("LLaDA2", "confidence", lambda n, t, m: s.LLaDA2(steps=n, block_length=81, temperature=t))
     for order in ("random", "max_probability"):
         label = "random order" if order == "random" else "surest first"
@@ -111,16 +121,48 @@ def _methods() -> Iterator[Method]:
             lambda n, t, m, u=update: s.ProSeCo(steps=max(1, n // 2), corrector=u, temperature=t),
             checkpoint="proseco",
         )
+    yield Method(
+        "PRISM (LLaDA's variant)",
+        "corrector",
+        lambda n, t, m: s.BlockPRISM(steps=n, remask_count=8, temperature=t),
+    )
+    yield Method(
+        "ProSeCo (LLaDA's variant)",
+        "corrector",
+        lambda n, t, m: s.BlockProSeCo(steps=n * 2 // 3, corrector_steps=1, correct_every=2, temperature=t),
+        checkpoint="proseco",
+    )
+    yield Method(
+        "NAVIRA",
+        "corrector",
+        lambda n, t, m: s.NAVIRA(steps=n // 2, remask_count=4, unmask="confidence", temperature=t),
+    )
     for remask in (None, "low_prob"):
         yield Method(
             "LLaDA2.1 (edits)" if remask is None else "T2M (remasks)",
-            "corrector",
+            "revision",
             lambda n, t, m, r=remask: s.LLaDA21(
                 block_length=81, threshold=1 - 10 ** (-n / 8), remask=r, remask_threshold=0.5, temperature=t
             ),
             checkpoint="proseco",
         )
-    yield Method("GIDD's correction", "corrector", lambda n, t, m: s.GIDD(steps=n), checkpoint="proseco")
+    yield Method("GIDD's correction", "revision", lambda n, t, m: s.GIDD(steps=n), checkpoint="proseco")
+    yield Method("RemeDi", "revision", lambda n, t, m: s.RemeDi(steps=n, block_length=None, by="probability"))
+    yield Method(
+        "CoRe", "revision", lambda n, t, m: s.CoRe(steps=n * 4 // 5, candidates=4, correct_every=4, temperature=t)
+    )
+    yield Method(  # the paper's 16, 8 and 4 are of images of a thousand tokens
+        "history remasking",
+        "revision",
+        lambda n, t, m: s.HistoryRemasking(steps=n, numbers=((0.4, 0), (0.6, 4), (0.8, 2), (1.0, 1)), temperature=t),
+    )
+    yield Method(
+        "WINO",
+        "revision",
+        lambda n, t, m: s.WINO(block_length=81, accept=1 - 10 ** (-n / 8), doubt=0.5, temperature=t),
+        checkpoint="proseco",
+        adapter=ShadowBlock,
+    )
 
 
 METHODS = tuple(_methods())
@@ -146,7 +188,7 @@ def compare(
             models[method.checkpoint] = BoardModel(checkpoints / f"{method.checkpoint}.safetensors")
         model = models[method.checkpoint]
         for budget in sorted(calls)[: 1 if method.free else None]:
-            result = solve(model, puzzles, method.make(budget, temperature, model), seed=seed)
+            result = solve(method.adapter(model), puzzles, method.make(budget, temperature, model), seed=seed)
             point = Point(
                 method.name,
                 method.family,
@@ -176,6 +218,30 @@ def write_points(points: list[Point], path: Path) -> None:
 
 def read_points(path: Path) -> list[Point]:
     return [Point(**one) for one in json.loads(path.read_text())]
+
+
+def markdown(points: list[Point]) -> str:
+    """A table with one line per sampler and, per budget, its measured calls, share solved and 95 % interval."""
+    budgets = sorted({point.calls for point in points})
+    lines = ["| sampler |" + "".join(f" calls | solved of {points[0].boards} |" for _ in budgets)]
+    lines.append("|---|" + "---|---|" * len(budgets))
+    family = ""
+    for name in dict.fromkeys(point.name for point in points):
+        mine = {point.calls: point for point in points if point.name == name}
+        first = next(iter(mine.values()))
+        if first.family != family:
+            family = first.family
+            lines.append(f"| *{family}* |" + " | |" * len(budgets))
+        cells = ""
+        for budget in budgets:
+            point = mine.get(budget)
+            if point is None:
+                cells += " | |"
+                continue
+            low, high = wilson(point.solved, point.boards)
+            cells += f" {point.nfe:.1f} | {point.rate:.2f} [{low:.2f}, {high:.2f}] |"
+        lines.append(f"| {name} |{cells}")
+    return "\n".join(lines) + "\n"
 
 
 def picture(points: list[Point], path: Path) -> None:

@@ -66,7 +66,7 @@ class Layer(nn.Module):
         self.up = nn.Linear(width, mlp_ratio * width)
         self.down = nn.Linear(mlp_ratio * width, width)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # x [B, L, width], bias [heads, L, L]
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # x [B, L, width], bias [heads, L, L] or [B, heads, L, L]
         B, L, C = x.shape
         q, k, v = self.qkv(self.norm_attention(x)).view(B, L, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         # Boards are short (81 cells): plain products over contiguous heads beat the blocked CPU attention by half.
@@ -80,7 +80,9 @@ class Layer(nn.Module):
 class SudokuTransformer(nn.Module):
     """`tokens [B, L] -> SudokuOutput`; token 0 is the mask, token d the digit d, so V = side + 1 and L = side^2.
 
-    `condition`, bool [B, L], marks the givens; without `config.sees_givens` it is ignored.
+    `condition`, bool [B, L], marks the givens; without `config.sees_givens` it is ignored. Tokens beyond the board's, a
+    shadow of it, have the cells they stand for in `position_ids` [B, L + W], and `attention_mask` [B, 1, L + W, L + W]
+    says who sees whom; each head looks where it looks, as far as that goes.
     """
 
     def __init__(self, config: SudokuConfig) -> None:
@@ -102,15 +104,28 @@ class SudokuTransformer(nn.Module):
         self.register_buffer("bias", torch.zeros(views.shape).masked_fill(~views, float("-inf")), persistent=False)
         self.register_buffer("units", torch.stack([rows, columns, boxes]), persistent=False)
 
-    def forward(self, tokens: Tensor, condition: Tensor | None = None) -> SudokuOutput:
-        row, column, box = self.units
+    def forward(
+        self,
+        tokens: Tensor,
+        condition: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> SudokuOutput:
+        (row, column, box), bias = self.units, self.bias
+        if position_ids is not None:
+            row, column, box = self.units[:, position_ids]
+            bias = self.bias[:, position_ids[:, :, None], position_ids[:, None]].transpose(0, 1)
+        if attention_mask is not None:
+            bias = bias.masked_fill(~attention_mask, float("-inf"))
         board = self.token(tokens) + self.row(row) + self.column(column) + self.box(box)
         if condition is not None and self.config.sees_givens:
-            board = board + condition.unsqueeze(-1) * self.given
+            given = F.pad(condition, (0, tokens.shape[1] - condition.shape[1]))
+            board = board + given.unsqueeze(-1) * self.given
         hidden = torch.zeros_like(board)
         for _ in range(self.config.loops):
             hidden = hidden + board
             for layer in self.layers:
-                hidden = layer(hidden, self.bias)
+                hidden = layer(hidden, bias)
         hidden = self.norm(hidden)
         return SudokuOutput(logits=self.head(hidden), hidden=hidden)

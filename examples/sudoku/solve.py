@@ -23,9 +23,15 @@ class BoardModel:
     def __init__(self, module: nn.Module | Path) -> None:
         self.module = load_checkpoint(module) if isinstance(module, Path) else module.eval()
 
-    def __call__(self, tokens: Tensor, condition: Tensor | None = None) -> Any:
+    def __call__(
+        self,
+        tokens: Tensor,
+        condition: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Any:
         with torch.inference_mode(), torch.autocast(tokens.device.type, dtype=torch.bfloat16):
-            return self.module(tokens, condition=condition)
+            return self.module(tokens, condition, attention_mask=attention_mask, position_ids=position_ids)
 
 
 @dataclass

@@ -21,6 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--picture", type=Path, default=Path("mdmcorrect-compare.png"), help="where the plot is written"
     )
     parser.add_argument("--json", type=Path, help="write the points here")
+    parser.add_argument("--markdown", type=Path, help="write the table here as Markdown, one line per sampler")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"plotted in {args.picture}")
     if args.json:
         comparison.write_points(points, args.json)
+    if args.markdown:
+        args.markdown.write_text(comparison.markdown(points))
     return 0
 
 

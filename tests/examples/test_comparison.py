@@ -25,16 +25,17 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ADAPTIVE = ("Fast-dLLM", "entropy-bounded", "LLaDA2.1 (edits)", "T2M (remasks)", "WINO")
 PUZZLES = generate(Geometry(2, 3), clues=12, count=3, split="test", seed=0)
 
 
 @pytest.mark.parametrize("method", comparison.METHODS, ids=lambda method: method.name)
 def test_every_sampler_fills_boards_within_its_budget(method: comparison.Method, untrained: Path) -> None:
     model = BoardModel(untrained / f"{method.checkpoint}.safetensors")
-    result = solve(model, PUZZLES, method.make(8, 0.5, model))
+    result = solve(method.adapter(model), PUZZLES, method.make(8, 0.5, model))
     assert (result.boards != MASK).all()
     assert ((result.boards == PUZZLES.clues) | (PUZZLES.clues == MASK)).all()
-    adaptive = method.free or method.name in ("Fast-dLLM", "entropy-bounded", "LLaDA2.1 (edits)", "T2M (remasks)")
+    adaptive = method.free or method.name in ADAPTIVE
     most = 120 if adaptive else 9  # one more than the budget removes noise
     assert ((result.nfe > 0) & (result.nfe <= most)).all()
 
@@ -43,7 +44,7 @@ def test_points_are_told_kept_and_drawn(untrained: Path, tmp_path: Path) -> None
     told: list[comparison.Point] = []
     points = comparison.compare(PUZZLES, calls=[6, 4], only="p2", checkpoints=untrained, told=told.append)
     assert [(point.name, point.calls) for point in points] == [
-        (name, calls) for name in ("P2", "P2, eta 2", "P2+") for calls in (4, 6)
+        (name, calls) for name in ("P2", "P2, eta 2", "P2 (planner)", "P2+") for calls in (4, 6)
     ]
     assert told == points
     comparison.write_points(points, tmp_path / "points.json")
@@ -60,14 +61,30 @@ def test_intervals() -> None:
     assert comparison.wilson(10, 10)[1] == 1.0
 
 
+def test_the_table_has_a_line_per_sampler_and_columns_per_budget() -> None:
+    def point(name: str, family: str, calls: int, solved: int) -> comparison.Point:
+        return comparison.Point(name, family, calls, solved, 10, calls - 0.5, 1.0)
+
+    points = [point("A", "one", 4, 5), point("A", "one", 8, 10), point("B", "two", 4, 0)]
+    assert comparison.markdown(points).splitlines() == [
+        "| sampler | calls | solved of 10 | calls | solved of 10 |",
+        "|---|---|---|---|---|",
+        "| *one* | | | | |",
+        "| A | 3.5 | 0.50 [0.24, 0.76] | 7.5 | 1.00 [0.72, 1.00] |",
+        "| *two* | | | | |",
+        "| B | 3.5 | 0.00 [0.00, 0.28] | | |",
+    ]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["compare", "--puzzles", "2", "--calls", "4", "--only", "MaskGIT"]
+    arguments = ["compare", "--puzzles", "2", "--calls", "4", "--only", "MaskGIT", "--markdown", str(tmp_path / "c.md")]
     assert main([*arguments, "--picture", str(tmp_path / "c.png"), "--json", str(tmp_path / "c.json")]) == 0
     printed = capsys.readouterr().out
     assert "MaskGIT" in printed
     assert "2 held-out puzzles" in printed
     assert (tmp_path / "c.png").exists()
-    assert len(comparison.read_points(tmp_path / "c.json")) == 1
+    (point,) = comparison.read_points(tmp_path / "c.json")
+    assert (tmp_path / "c.md").read_text() == comparison.markdown([point])
     with pytest.raises(SystemExit, match="--only: no sampler's name holds 'nobody'"):
         main(["compare", "--puzzles", "1", "--only", "nobody"])
     with pytest.raises(SystemExit, match="--puzzles, --calls: expected at least 1 and at least 4 each"):
