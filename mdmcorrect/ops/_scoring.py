@@ -98,7 +98,10 @@ def id_list(name: str, value: Ids | None, vocab: int, like: Tensor) -> Tensor | 
             raise TypeError(f"{name}: expected ints or an int64 tensor, got {type(index).__name__}")
         if not 0 <= index < vocab:
             raise ValueError(f"{name}: expected ids in [0, {vocab}), got {index}")
-    return torch.tensor(ids, dtype=torch.int64, device=like.device)
+    if like.device.type == "cpu" or not ids:
+        return torch.tensor(ids, dtype=torch.int64, device=like.device)
+    # A copy from the host would make it wait for the device, and no CUDA graph could capture it.
+    return torch.cat([torch.full((1,), index, dtype=torch.int64, device=like.device) for index in ids])
 
 
 def per_position(

@@ -71,10 +71,10 @@ class Ancestral:
         gained = moment.alpha_s - moment.alpha_t
         if self.sigma is not None:
             sigma = self.sigma(state, committed, moment)
-            remask = committed & (_uniform(state, rng.Purpose.REMASK) < sigma)
+            remask = committed & (state.uniform(rng.Purpose.REMASK, dtype=torch.float64) < sigma)
             if not self._by_confidence:
                 gained = moment.alpha_s - (1 - sigma) * moment.alpha_t
-        commit = masked & (_uniform(state, rng.Purpose.COMMIT) < gained / (1 - moment.alpha_t))
+        commit = masked & (state.uniform(rng.Purpose.COMMIT, dtype=torch.float64) < gained / (1 - moment.alpha_t))
         if self.complete:
             commit = torch.where((view.step + 1 >= view.steps)[:, None], masked, commit)
         return Draws(need=commit.any(1), wanted=commit, commit=commit, remask=remask)
@@ -127,7 +127,7 @@ class JumpTimes:
 
     def prepare(self, state: State, view: View) -> Draws:
         masked = (state.tokens == view.mask_id) & view.eligible
-        rank = rng.uniform(state.seed, state.positions, state.step, rng.Purpose.ORDER, 0)
+        rank = state.uniform(rng.Purpose.ORDER)
         commit = ops.select_positions(rank, 1, eligible=masked)
         return Draws(need=commit.any(1), wanted=commit, commit=commit, remask=torch.zeros_like(commit))
 
@@ -146,7 +146,3 @@ class JumpTimes:
     @staticmethod
     def _time_before(state: State) -> Tensor:
         return state.memory.get("time", torch.ones(state.seed.shape, dtype=torch.float64, device=state.seed.device))
-
-
-def _uniform(state: State, purpose: rng.Purpose) -> Tensor:
-    return rng.uniform(state.seed, state.positions, state.step, purpose, dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .rows import Rows
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -22,7 +22,7 @@ class Rescore(Protocol):
     """
 
     def __call__(
-        self, tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int, judged: Tensor | None = None
+        self, tokens: Tensor, rows: Rows, where: Tensor, correction: int, judged: Tensor | None = None
     ) -> Scores: ...
 
 
@@ -44,9 +44,7 @@ class Correct(Protocol):
     def due(self, state: State, view: View) -> Tensor:
         """bool ``[B]``: rows whose turn it is."""
 
-    def __call__(
-        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
-    ) -> tuple[Tensor, Scores]:
+    def __call__(self, state: State, view: View, rows: Rows, scores: Scores, rescore: Rescore) -> tuple[Tensor, Scores]:
         """Corrected tokens ``[B, L]`` and the scores that replace the step's, for the given rows."""
 
 
@@ -101,25 +99,20 @@ class FixedPoint:
         number = view.step + 1
         return (number % self.every == 0) & (number >= self.start) & ~view.finishing & (self.passes > 0)
 
-    def __call__(
-        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
-    ) -> tuple[Tensor, Scores]:
-        writable = torch.zeros_like(state.done)
-        writable[list(rows)] = True
-        committed = state.committed(view.mask_id)
-        guessed = writable[:, None] & ~state.fixed & (scores["argmax"] >= 0)
+    def __call__(self, state: State, view: View, rows: Rows, scores: Scores, rescore: Rescore) -> tuple[Tensor, Scores]:
+        committed, writable = state.committed(view.mask_id), rows.mask[:, None]
+        guessed = writable & ~state.fixed & (scores["argmax"] >= 0)
         if self.carry_over:
             guessed &= ~committed
         y = torch.where(guessed, scores["argmax"], state.tokens)
         for correction in range(1, self.passes + 1):
             revised = rescore(y, rows, view.reach, correction)
             again = self._rewritten(y, view.reach, revised)
-            moved = (again != y).any(1).tolist()
+            moved = (again != y).any(1)
             y, scores = again, revised.over(scores)
-            rows = [row for row in rows if moved[row]]
-            if not rows:
+            if correction == self.passes or (rows := rows.those(moved)).empty:
                 break
-        return torch.where(committed & view.reach & writable[:, None], y, state.tokens), scores
+        return torch.where(committed & view.reach & writable, y, state.tokens), scores
 
     def _rewritten(self, y: Tensor, reach: Tensor, revised: Scores) -> Tensor:
         token = revised["token" if self.update == "sample" else "argmax"]
@@ -172,12 +165,8 @@ class HideAndAsk:
         on = ((view.step + 1) % self.every == 0) & (view.step >= self.start) & ~view.finishing
         return on if self.stop is None else on & (view.step < self.stop)
 
-    def __call__(
-        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
-    ) -> tuple[Tensor, Scores]:
-        writable = torch.zeros_like(state.done)
-        writable[list(rows)] = True
-        committed = state.committed(view.mask_id) & view.reach & writable[:, None]
+    def __call__(self, state: State, view: View, rows: Rows, scores: Scores, rescore: Rescore) -> tuple[Tensor, Scores]:
+        committed = state.committed(view.mask_id) & view.reach & rows.mask[:, None]
         shaky = ops.select_positions(scores["margin"], self.candidates, eligible=committed, largest=False)
         hidden = torch.where(shaky, view.mask_id, state.tokens)
         asked = rescore(hidden, rows, shaky, 1, state.tokens)

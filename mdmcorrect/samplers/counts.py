@@ -125,13 +125,19 @@ class RoundedGrid:
         if self.stochastic:
             share = commit_shares(self.steps, self.stays, view.own.device)[view.step.clamp(max=self.steps - 1)]
             masked = (state.tokens == view.mask_id) & view.eligible
-            u = rng.uniform(state.seed, state.positions, state.step, rng.Purpose.COUNT, 0)
+            u = state.uniform(rng.Purpose.COUNT)
             return ((u < share[:, None]) & masked).sum(1)
         table = rounded_grid(view.own.shape[1], self.steps, self.stays, view.own.device)
         return table[view.quota, view.step.clamp(max=self.steps - 1)]
 
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
         return quota
+
+
+@lru_cache(maxsize=16)
+def device_table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The values on the device, copied there once: a copy in every step would make the host wait for it."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=16)

@@ -1,12 +1,12 @@
 """The one loop of every sampler: window, forward, score, correct, plan, apply, record.
 
-A step asks the host one question, which rows are live and which need a forward; a corrector asks one more per pass, and
-a run one at its start, whether there is padding. Everything else stays on the device of the tokens.
+A step asks the host one question, which rows are live and which need a forward; a corrector asks one more between two
+passes, and a run one at its start, whether there is padding. Everything else stays on the device of the tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from .forward import Forward
 from .plan import Intent, Plan, Update, Waits
 from .result import StepEvent, copy_event
 from .review import Review
+from .rows import Rows, indices
 from .scoring import Scores
 from .state import State
 from .window import Blocks, View
@@ -33,8 +34,8 @@ TokensProcessor = Callable[[Tensor, Tensor | None], Tensor]
 class Ahead:
     """A step as the host knows it: rows that need a forward, those of them to correct, whether any is finishing."""
 
-    rows: list[int]
-    correcting: list[int]
+    rows: Rows
+    correcting: Rows
     finishing: bool
     windows: list[Window] | None
 
@@ -91,16 +92,16 @@ class Engine:
         scores = self.forward.nothing(state.tokens)
         corrected = torch.zeros_like(state.fixed)
         before = state
-        if ahead.rows:
+        if not ahead.rows.empty:
             wanted = self._wanted(state, view, intent, shown)
-            if ahead.correcting:
+            if not ahead.correcting.empty:
                 wanted = wanted | (due[:, None] & ~state.fixed)
             also = frozenset({"argmax"} if ahead.finishing else ())
             scores = self.forward(state, state.tokens, ahead.rows, wanted, time, also=also, windows=ahead.windows)
-        if self.correct is not None and ahead.correcting:
+        if self.correct is not None and not ahead.correcting.empty:
 
             def rescore(
-                tokens: Tensor, rows: Sequence[int], where: Tensor, correction: int, judged: Tensor | None = None
+                tokens: Tensor, rows: Rows, where: Tensor, correction: int, judged: Tensor | None = None
             ) -> Scores:
                 windows = ahead.windows
                 return self.forward(before, tokens, rows, where, time, correction, windows=windows, judged=judged)
@@ -156,7 +157,8 @@ class Engine:
         pointless = state.settled | ~state.committed(self.mask_id).any(1)
         need = intent.need | (due & ~pointless) | view.finishing if self.cache else torch.ones_like(due)
         need = need & ~state.done
-        flags = torch.stack([~state.done, need, need & due, view.finishing])
+        correct = need & due
+        flags = torch.stack([~state.done, need, correct, view.finishing])
         windows = None
         if self.forward.reads_windows:
             spans = torch.stack([view.index, view.step, view.start, view.stop])
@@ -166,7 +168,7 @@ class Engine:
             live, needed, correcting, finishing = flags.tolist()
         if not any(live):
             return None
-        return Ahead(_indices(needed), _indices(correcting), any(finishing), windows)
+        return Ahead(Rows(need, indices(needed)), Rows(correct, indices(correcting)), any(finishing), windows)
 
     def _revise(self, state: State, tokens: Tensor, scores: Scores) -> tuple[State, Tensor]:
         """The state with corrected tokens, scored by the corrector's own probability, and where they are."""
@@ -193,14 +195,14 @@ class Engine:
         )
 
     def _apply(
-        self, state: State, view: View, update: Update, scores: Scores, corrected: Tensor, correcting: Sequence[int]
+        self, state: State, view: View, update: Update, scores: Scores, corrected: Tensor, correcting: Rows
     ) -> State:
         """The state after the step: what was written, what is known of it, the next step of each row."""
         written = (update.committed | update.remasked).any(1)
-        settled = state.settled.clone()
+        settled = state.settled
         if self.correct is not None and self.correct.settles:
-            settled[list(correcting)] = True
-        settled &= ~(written | corrected.any(1))
+            settled = settled | correcting.mask
+        settled = settled & ~(written | corrected.any(1))
         kept = torch.where(update.remasked, torch.nan, state.commit_score)
         new = update.committed if update.corrected is None else update.committed | update.corrected
         state = replace(
@@ -246,7 +248,3 @@ class Engine:
         unfilled = state.masked(self.mask_id).long().cumsum(1)
         first = (state.tokens == self.eos_id) & ~state.fixed & (unfilled == 0)
         return first.long().cumsum(1) > 0
-
-
-def _indices(flags: Sequence[bool]) -> list[int]:
-    return [row for row, flag in enumerate(flags) if flag]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..model import Output, Request, Window, as_model, check_logits, model_name
+from .rows import Rows
 from .scoring import Scores, Scoring
 from .state import State
 
@@ -59,7 +60,7 @@ class Forward:
         self,
         state: State,
         tokens: Tensor,
-        rows: Sequence[int],
+        rows: Rows,
         where: Tensor,
         time: Tensor,
         correction: int = 0,
@@ -79,16 +80,15 @@ class Forward:
             TypeError, ValueError: the model's answer has the wrong type, shape or dtype, its vocabulary does not hold
                 ``mask_id``, or it lacks the quality that the method reads.
         """
-        batch = tokens.shape[0]
-        index = torch.tensor(rows, dtype=torch.int64, device=tokens.device)
+        batch, index = tokens.shape[0], rows.index
 
         def take(value: Tensor) -> Tensor:
-            return value if len(rows) == batch else value.index_select(0, index)
+            return value if index is None else value.index_select(0, index)
 
         asked = take(tokens)
         request = Request(
-            batch=index,
-            wanted=take(where),
+            batch=take(torch.arange(batch, device=tokens.device)),
+            wanted=take(where if rows.listed is not None else where & rows.mask[:, None]),
             time=take(time),
             step=take(state.step),
             position_ids=take(state.positions),
@@ -98,7 +98,7 @@ class Forward:
             correction=correction,
             mask_id=self.mask_id,
             fixed=take(state.fixed),
-            windows=None if windows is None else tuple(windows[row] for row in rows),
+            windows=None if windows is None else tuple(windows[row] for row in rows.listed or ()),
         )
         output = self.model(asked, request)
         columns = slice(None) if output.start is None else slice(output.start, output.start + output.logits.shape[1])
@@ -126,12 +126,13 @@ class Forward:
             shift=output.shift,
         )
         if output.quality is not None:
-            scores["quality"] = output.quality.float()
-        self._count(index, batch, asked, output.forwards)
+            quality = output.quality.float()
+            scores["quality"] = quality if rows.listed is not None else quality.where(rows.mask[:, None], torch.nan)
+        self._count(rows, asked, output.forwards)
         if output.start is not None:
             after = asked.shape[1] - output.start - shown.shape[1]
             scores = Scores({name: _pad(value, output.start, after) for name, value in scores.items()})
-        if len(rows) == batch:
+        if index is None:
             return scores
         return Scores({name: _scatter(value, index, batch) for name, value in scores.items()})
 
@@ -153,10 +154,9 @@ class Forward:
         self._nfe, self._calls, self._token_forwards = None, 0, 0
         return counters
 
-    def _count(self, index: Tensor, batch: int, asked: Tensor, forwards: int) -> None:
-        if self._nfe is None:
-            self._nfe = torch.zeros(batch, dtype=torch.int64, device=index.device)
-        self._nfe = self._nfe.index_add(0, index, torch.full_like(index, forwards))
+    def _count(self, rows: Rows, asked: Tensor, forwards: int) -> None:
+        made = rows.mask.long() * forwards
+        self._nfe = made if self._nfe is None else self._nfe + made
         self._calls += 1
         self._token_forwards += asked.numel() * forwards
 

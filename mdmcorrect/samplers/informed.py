@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from .correct import Rescore
+from .rows import Rows
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -66,12 +66,8 @@ class Informed:
         on = (view.step >= max(self.start, 1)) & (view.step % self.every == 0)
         return on & ~view.finishing & (self.rounds > 0)
 
-    def __call__(
-        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
-    ) -> tuple[Tensor, Scores]:
-        writable = torch.zeros_like(state.done)
-        writable[list(rows)] = True
-        committed = state.committed(view.mask_id) & view.reach & writable[:, None]
+    def __call__(self, state: State, view: View, rows: Rows, scores: Scores, rescore: Rescore) -> tuple[Tensor, Scores]:
+        committed = state.committed(view.mask_id) & view.reach & rows.mask[:, None]
         tokens = state.tokens
         for correction in range(1, self.rounds + 1):
             chosen = ops.select_positions(
@@ -131,12 +127,8 @@ class Resample:
     def due(self, state: State, view: View) -> Tensor:
         return (view.step % self.every == 0) & ~view.finishing & (self.count > 0)
 
-    def __call__(
-        self, state: State, view: View, rows: Sequence[int], scores: Scores, rescore: Rescore
-    ) -> tuple[Tensor, Scores]:
-        writable = torch.zeros_like(state.done)
-        writable[list(rows)] = True
-        candidate = state.committed(view.mask_id) & view.reach & writable[:, None]
+    def __call__(self, state: State, view: View, rows: Rows, scores: Scores, rescore: Rescore) -> tuple[Tensor, Scores]:
+        candidate = state.committed(view.mask_id) & view.reach & rows.mask[:, None]
         candidate &= (scores["token"] != state.tokens) & (scores["token"] >= 0)
         chosen = ops.select_positions(scores["proposal_logprob"], self.count, eligible=candidate)
         return torch.where(chosen, scores["token"], state.tokens), scores

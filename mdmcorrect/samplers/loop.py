@@ -52,7 +52,7 @@ class Looped(UnmaskThenRemask):
         tokens, _, exchanged = ops.remask_step(
             update.tokens,
             update.tokens,
-            keep_score=rng.uniform(state.seed, state.positions, state.step, rng.Purpose.ORDER, 2),
+            keep_score=state.uniform(rng.Purpose.ORDER, 2),
             remask_count=torch.where(opens, self.loop_count, 0),
             commit=torch.zeros_like(state.fixed),
             mask_id=view.mask_id,

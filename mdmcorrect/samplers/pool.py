@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, rng
+from .counts import device_table
 from .plan import Intent, Update
 from .scoring import Scores
 from .state import State
@@ -61,7 +62,7 @@ class Kappa:
             # The last share is a rounding error that must leave no mask.
             masked = torch.where(done == steps, 0, (total * share).floor().long())
         else:
-            table = torch.tensor([1 - value for value in self.schedule], dtype=torch.float32, device=total.device)
+            table = device_table(tuple(1 - value for value in self.schedule), torch.float32, total.device)
             masked = (total.float() * table[(done - 1).clamp(max=len(self.schedule) - 1)]).long()
         masked = torch.minimum(masked.clamp(min=0), total)
         if self.advance:
@@ -95,11 +96,11 @@ class Noise:
     def __call__(self, state: State, view: View) -> Tensor:
         """float32 ``[B, L]``."""
         if self.kind == "uniform":
-            drawn = _uniform(state, 1) - 0.5
+            drawn = state.uniform(rng.Purpose.ORDER, 1) - 0.5
         else:
-            drawn = rng.gumbel(state.seed, state.positions, state.step, rng.Purpose.POSITION)
+            drawn = state.gumbel(rng.Purpose.POSITION)
         if isinstance(self.scale, tuple):
-            table = torch.tensor(self.scale, device=drawn.device)
+            table = device_table(self.scale, torch.float32, drawn.device)
             drawn = drawn * table[view.step.clamp(max=len(table) - 1)][:, None]
         else:
             drawn = drawn * self.scale
@@ -189,7 +190,7 @@ class Pool:
     @staticmethod
     def _score(name: str, state: State, scores: Scores) -> Tensor:
         if name == "random":
-            return _uniform(state, 0).log()
+            return state.uniform(rng.Purpose.ORDER).log()
         if name == "lead":
             return scores["max_logprob"] - scores["second_logprob"]
         if name == "log_quality":
@@ -263,7 +264,3 @@ def strictly_lowest(score: Tensor, count: Tensor, eligible: Tensor) -> Tensor:
     padded = score.masked_fill(~eligible | score.isnan(), torch.inf)
     ranked = torch.nn.functional.pad(padded.sort(dim=1).values, (0, 1), value=torch.inf)
     return (padded < ranked.gather(1, count.clamp(0, score.shape[1])[:, None])) & eligible
-
-
-def _uniform(state: State, call: int) -> Tensor:
-    return rng.uniform(state.seed, state.positions, state.step, rng.Purpose.ORDER, call)

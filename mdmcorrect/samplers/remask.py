@@ -65,7 +65,7 @@ class Binomial:
         alpha_t = n / state.attention_mask.sum(1).clamp(min=1)
         alpha_s = (alpha_t + 1 / view.steps.clamp(min=1)).clamp(max=1)
         sigma = ((1 - alpha_s) / alpha_t).clamp(max=self.eta).nan_to_num(nan=0.0)
-        u = rng.uniform(state.seed, state.positions, state.step, rng.Purpose.COUNT, 0)
+        u = state.uniform(rng.Purpose.COUNT)
         return _feasible(((u < sigma[:, None]) & committed).sum(1), committed.sum(1), view)
 
 
@@ -128,7 +128,7 @@ class Remask:
             return scores["quality"]
         if self.by == "confidence":
             return state.commit_score.nan_to_num(nan=torch.inf)
-        return rng.uniform(state.seed, state.positions, state.step, rng.Purpose.ORDER, 1)
+        return state.uniform(rng.Purpose.ORDER, 1)
 
 
 def _feasible(count: Tensor, committed: Tensor, view: View) -> Tensor:

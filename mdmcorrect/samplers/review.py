@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..model import Output, Request, caller, model_name
 from .forward import Forward
+from .rows import Rows
 from .scoring import Scores, Scoring
 from .state import State
 
@@ -59,9 +60,9 @@ class Review:
         model = _Critic(self.model, mask_id) if self.reads == "quality" else self.model
         return Forward(model, self.scoring, mask_id, _READS[self.reads], f"{method}'s review", condition, padded=padded)
 
-    def __call__(self, forward: Forward, state: State, scores: Scores, rows: Sequence[int], time: Tensor) -> Scores:
+    def __call__(self, forward: Forward, state: State, scores: Scores, rows: Rows, time: Tensor) -> Scores:
         """The step's scores and "review", ``[B, L]``."""
-        if not rows:
+        if rows.empty:
             return Scores({**scores, "review": torch.full(state.tokens.shape, torch.nan, device=state.tokens.device)})
         wanted = self.wanted(state, forward.mask_id) & (scores["token"] >= 0)
         draft = torch.where(wanted, scores["token"], state.tokens)

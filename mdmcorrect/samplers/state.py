@@ -65,6 +65,14 @@ class State:
         """bool ``[B, L]``: positions the sampler has filled and may revise."""
         return (self.tokens != mask_id) & ~self.fixed
 
+    def uniform(self, purpose: rng.Purpose, call: int = 0, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``[B, L]``: this step's uniform numbers of that purpose, :func:`mdmcorrect.rng.uniform`."""
+        return rng.uniform(self.seed, self.positions, self.step, purpose, call, dtype=dtype)
+
+    def gumbel(self, purpose: rng.Purpose, call: int = 0) -> Tensor:
+        """``[B, L]``: this step's Gumbel variates of that purpose."""
+        return rng.gumbel(self.seed, self.positions, self.step, purpose, call)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers, for ``torch.save``."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"memory": dict(self.memory)}

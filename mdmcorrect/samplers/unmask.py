@@ -62,13 +62,13 @@ class Unmask:
     def rank(self, state: State, scores: Scores) -> Tensor:
         """Floating ``[B, L]``: larger is committed first."""
         if self.order == "random":
-            return rng.uniform(state.seed, state.positions, state.step, rng.Purpose.ORDER, 0)
+            return state.uniform(rng.Purpose.ORDER)
         if self.order == "entropy":
             rank = -scores["entropy"]
         else:
             rank = scores["max_logprob" if self.order == "max_probability" else self.order]
         if self.temperature > 0:
-            noise = rng.gumbel(state.seed, state.positions, state.step, rng.Purpose.POSITION)
+            noise = state.gumbel(rng.Purpose.POSITION)
             rank = rank / self.temperature + noise
         return rank
 

@@ -166,7 +166,7 @@ class ScoreThenFill(UnmaskThenRemask):
         rank = self.unmask.rank(state, scores)
         keep = scores["quality"].log()
         if self.temperature > 0:
-            noise = rng.gumbel(state.seed, state.positions, state.step, rng.Purpose.POSITION, 1)
+            noise = state.gumbel(rng.Purpose.POSITION, 1)
             keep = keep / self.temperature - noise
         tokens, committed, remasked = ops.remask_step(
             state.tokens,
