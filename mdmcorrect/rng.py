@@ -133,7 +133,7 @@ def uniform(
 
     Raises:
         TypeError: another ``dtype``.
-        ValueError: a shape or dtype that does not match ``seed``.
+        ValueError: a shape, dtype or device that does not match ``seed``.
         RuntimeError: a CUDA tensor, but a library built without CUDA.
     """
     if seed.dim() != 1 or seed.dtype != torch.int64:
@@ -155,6 +155,9 @@ def uniform(
         raise ValueError(f"step: expected [] or [{batch}] as seed has it, got {list(step.shape)}")
     if call.dim() != 0:
         raise ValueError(f"call: expected an int or int64 [], got {list(call.shape)}")
+    for name, value in (("positions", positions), ("step", step), ("call", call)):
+        if value.device != seed.device:
+            raise ValueError(f"{name}: expected device {seed.device} as seed has it, got {value.device}")
     return torch.ops.mdmcorrect.uniform(seed, positions, step, int(purpose), call, dtype)
 
 

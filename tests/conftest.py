@@ -1,5 +1,27 @@
-"""Set before torch is imported: threads that wait must not spin, or a busy machine slows the suite tenfold."""
+"""Threads that wait must not spin, or a busy machine slows the suite tenfold: set before torch is imported. And what
+`gpu` tests need to run."""
 
+import functools
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@functools.cache
+def why_no_device() -> str | None:
+    import torch
+
+    from mdmcorrect import _native, jit
+
+    if not torch.cuda.is_available():
+        return "needs a CUDA device, and torch finds none"
+    if not _native.build_info()["cuda_ops"] and not jit.available("score_tokens"):
+        return "needs CUDA kernels: build with nvcc, or pip install 'mdmcorrect[jit]'"
+    return None
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") is not None and why_no_device() is not None:
+        pytest.skip(why_no_device())

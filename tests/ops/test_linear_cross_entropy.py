@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cross_entropy import TOLERANCE, assert_near, problem
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,27 +16,10 @@ NATIVE = torch.ops.mdmcorrect.linear_cross_entropy.default
 NATIVE_BACKWARD = torch.ops.mdmcorrect.linear_cross_entropy_backward.default
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1, 1), (7, 5, 11), (40, 33, 385), (49, 64, 192), (300, 16, 1700)]  # N, D, V around the kernel's blocks
-# Of the largest gradient: the rounding of the result, and in bfloat16 of the logits' gradient as well.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-
-
-def problem(n: int, d: int, v: int, dtype: torch.dtype, counted: float = 0.6) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states and weights whose logits have spread 3, and targets of which a share counts."""
-    generator = torch.Generator().manual_seed(n + d + v)
-    hidden = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    weight = torch.randn(v, d, generator=generator, dtype=torch.float64) * 3 / d**0.5
-    targets = torch.randint(0, v, (n,), generator=generator)
-    targets[torch.rand(n, generator=generator) >= counted] = -100
-    return hidden.to(dtype), weight.to(dtype), targets
 
 
 def gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, inputs)
-
-
-def assert_near(actual: Tensor, expected: np.ndarray, tolerance: float) -> None:
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
-    np.testing.assert_allclose(actual.detach().double().numpy() / scale, expected / scale, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -15,7 +15,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from scoring import VALUE_SCORES, assert_same_bits
+from scoring import VALUE_SCORES, assert_same_bits, integer_layer
 from torch.nn import functional as F
 
 from mdmcorrect import _native, reference, rng
@@ -29,16 +29,6 @@ SETTINGS = [
     {"temperature": 1.0, "top_p": 0.9, "law": "proposal"},
     {"temperature": 0.9, "top_k": 5, "top_p": 0.7, "top_p_rule": "exclusive", "filter_order": "top_p_first"},
 ]
-
-
-def integer_layer(lead: tuple[int, ...], vocab: int, dtype: torch.dtype, size: int = 24, seed: int = 0):
-    """hidden [*lead, D], weight [V, D] and bias [V] whose products sum exactly; logits of spread about 3."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def integers(*shape: int) -> torch.Tensor:
-        return torch.randint(-4, 5, shape, generator=generator).to(dtype)
-
-    return integers(*lead, size) / 4, integers(vocab, size) / 8, integers(vocab) / 8
 
 
 def pick(scores: TokenScores, *index) -> TokenScores:

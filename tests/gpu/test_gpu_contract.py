@@ -1,0 +1,166 @@
+"""What every operator promises on a device: the current stream, the tensors' device, no waiting, CUDA graphs, one graph
+under torch.compile, and a sentence where tensors are on different devices."""
+
+from __future__ import annotations
+
+import re
+
+import network_cases
+import position_cases
+import pytest
+import scoring_cases
+import torch
+from cases import Case, assert_same_bits, moved, overwrite, returned, run
+from devices import Captured, busy_stream, no_synchronisation
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mdmcorrect import _kernels
+
+# Of each operator what has the most to go wrong: draws, filters, workspaces, several launches.
+CHOSEN = [
+    "score_tokens: draw, bfloat16",
+    "score_tokens: both filters, float32",
+    "score_tokens: suppressed and forbidden ids, bfloat16",
+    "score_tokens: guidance, bfloat16",
+    "score_tokens: dense noise, float16",
+    "score_tokens: 50257 ids, bfloat16",
+    "score_hidden: draw, bfloat16",
+    "score_hidden: both filters, float32",
+    "score_hidden: some rows",
+    "score_quality: layer norm, [3, 40, 1000] bfloat16",
+    "uniform: [2, 1025] float32",
+    "select_positions: drawn, [2, 1025] float32",
+    "select_positions: drawn, [1, 20000] float32",
+    "count_positions: entropy_bound, [5, 257] float32",
+    "count_positions: threshold, [2, 4097] bfloat16",
+    "remask_step: two bands, [2, 255] float32",
+    "remask_step: one pool, [2, 4097] bfloat16",
+    "linear_cross_entropy: [300, 16, 1700] bfloat16",
+    "bidirectional_attention: blocks of 5, bfloat16",
+    "bidirectional_attention: width 128, float16",
+]
+BY_NAME = {str(case): case for case in (*scoring_cases.CASES, *position_cases.CASES, *network_cases.CASES)}
+CASES = [BY_NAME[name] for name in CHOSEN]
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@each_case
+def test_twice_the_same_bits(case, device):
+    arguments = moved(case.make(0), device)
+    assert_same_bits(run(case, arguments), run(case, arguments))
+
+
+@each_case
+def test_runs_after_what_its_stream_has_to_do(case, device):
+    """Its arguments arrive late on that stream; on any other it would read what they were before."""
+    arguments = moved(case.make(1), device)
+    expected = run(case, arguments)
+    late = moved(case.make(0), device)
+    with busy_stream(device):
+        overwrite(late, arguments)
+        results = run(case, late)
+    assert_same_bits(results, expected)
+
+
+@each_case
+def test_runs_on_the_device_of_its_tensors(case, elsewhere):
+    arguments = case.make(0)
+    results = run(case, moved(arguments, elsewhere))
+    assert all(value.device == elsewhere for value in results.values())
+    case.check(returned(results), arguments)
+    assert not torch.cuda.is_available() or torch.cuda.current_device() == 0
+
+
+@each_case
+def test_never_waits_for_the_device(case, device):
+    arguments = moved(case.make(0), device)
+    run(case, arguments)  # what is set up once may wait
+    with no_synchronisation(device):
+        run(case, arguments)
+
+
+@each_case
+def test_a_captured_graph_takes_new_values(case, device):
+    """Seeds, steps and all other tensors are read when the graph is replayed, not when it was captured."""
+    arguments = moved(case.make(0), device)
+    captured = Captured(lambda: run(case, arguments), device)
+    for seed in (1, 2):
+        changed = moved(case.make(seed), device)
+        overwrite(arguments, changed)
+        assert_same_bits(captured.replay(), run(case, changed))
+
+
+@each_case
+def test_compiles_to_one_graph(case, device):
+    torch._dynamo.reset()
+    arguments = moved(case.make(0), device)
+    backend = "inductor" if device.type == "cuda" else "aot_eager"
+    compiled = torch.compile(case.call, fullgraph=True, backend=backend)
+    assert_same_bits(run(case, arguments, compiled), run(case, arguments))
+
+
+@each_case
+def test_a_tensor_on_another_device_is_named(case, device):
+    """Each argument in turn left behind. Numbers for all rows, and seeds, follow by themselves."""
+    arguments = moved(case.make(0), device)
+    arguments.pop("upstream", None)
+    _, *others = (name for name, value in arguments.items() if isinstance(value, Tensor))
+    for name in others:
+        if arguments[name].dim() == 0 or name == "seed":
+            continue
+        elsewhere = arguments[name].to("cpu" if device.type == "cuda" else "meta")
+        with pytest.raises(ValueError, match=rf"^{name}: expected device {re.escape(str(device))} as .* has it, got"):
+            case.call(**{**arguments, name: elsewhere})
+
+
+class Crossings(TorchDispatchMode):
+    """Refuses operations on tensors of a device that involve the host: copies either way, and reading a value."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        given, made = (
+            {leaf.device.type for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}
+            for values in ((args, kwargs), results)
+        )
+        waits = len(given | made) > 1 or func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        )
+        assert not waits, f"{func} from {given} to {made}"
+        return results
+
+
+DRAW = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "suppress": (3, 5), "forbid": 2, "seed": 1, "step": 2}
+NUMBERS = {  # plain numbers where a user may write them
+    "score_tokens": DRAW,
+    "score_hidden": DRAW,
+    "uniform": {"positions": 7, "step": 2, "call": 1},
+    "select_positions": {"k": 3, "seed": 1, "step": 2, "call": 1},
+    "count_positions": {"bound": 0.9},
+    "remask_step": {},
+    "linear_cross_entropy": {"suppress": (3, 5)},
+    "score_quality": {},
+    "bidirectional_attention": {"lengths": 5},
+}
+
+
+@each_case
+def test_the_host_is_not_asked(case: Case, monkeypatch):
+    """On tensors of a CUDA device that is made up, so this needs none: only shapes are computed, and every operation is
+    seen."""
+    monkeypatch.setattr(_kernels, "CUDA_OPS", frozenset({case.op, f"{case.op}_backward"}))
+
+    def pretended(value):
+        if not isinstance(value, Tensor):
+            return value
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+
+    arguments = {name: value for name, value in case.make(0).items() if name != "upstream"}
+    with FakeTensorMode():
+        on_device = {name: pretended(value) for name, value in arguments.items()}
+        with Crossings():
+            case.call(**on_device)
+            case.call(**{**on_device, **NUMBERS[case.op]})
