@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from ..model import Output
-from ..samplers import PRISM, BlockPRISM, Blocks
+from ..samplers import BlockPRISM, Blocks
 from . import _common as common
 from ._noise import drawn_by
+from ._prism_path import generate_sample
 
-MODULES = ("sampling",)
+__all__ = ["generate_sample", "llada_inference"]
+
+MODULES = ("sampling", "prob_path")
 QUIRKS = ("unused_confidence_buffer",)
 _ORDERS = {"prob_max": "confidence", "random": "random"}
 
@@ -119,53 +122,4 @@ def _with_quality(model: Callable[..., Any]) -> Callable[[Tensor], Output]:
     return call
 
 
-def generate_sample(
-    model: Any,
-    tokens: Tensor,
-    num_steps: int,
-    *,
-    mask_id: int,
-    num_remask: int = 0,
-    eta: float = 0.0,
-    step_on: int = 0,
-    step_off: int | None = None,
-    nucleus_p: float = 1.0,
-    sampler: str = "prism",
-    return_intermediates: bool = False,
-    seed: int | Tensor | torch.Generator | None = None,
-) -> Tensor | tuple[Tensor, list[Tensor]]:
-    """PRISM's static top-k sampler for small models, as ``MaskProbPath.generate_sample`` runs it.
-
-    Args:
-        model: anything a sampler takes, with quality (:mod:`mdmcorrect.model`); "random" and "none" need none.
-        tokens: int64 ``[B, L]``; what is not the mask is given.
-        num_steps: S.
-        num_remask, eta: how many are masked again per step: a number, or with eta > 0 a binomial draw, per row; the
-            original draws for its first row only.
-        sampler: "prism", "remdm-conf", "random", or "none".
-
-    Returns:
-        int64 ``[B, L]``; with ``return_intermediates`` also the canvas after every step.
-    """
-    by = {"prism": "quality", "remdm-conf": "confidence", "random": "random", "none": None}
-    if sampler not in by:
-        raise ValueError(f"sampler: expected one of {sorted(by)}, got {sampler!r}")
-    drawn = eta > 0
-    preset = PRISM(
-        steps=num_steps,
-        remask=by[sampler] if drawn or num_remask else None,
-        remask_count=None if drawn or not num_remask else num_remask,
-        eta=eta if drawn else None,
-        step_on=step_on,
-        step_off=step_off,
-        top_p=None if nucleus_p >= 1 else nucleus_p,
-    )
-    result = preset(
-        model, tokens, mask_id=mask_id, seed=common.seed_of(seed, random=True), history=return_intermediates
-    )
-    if not return_intermediates:
-        return result.tokens
-    return result.tokens, [event.tokens for event in result.history or ()]
-
-
-REPLACES = {"llada_inference": llada_inference}
+REPLACES = {"llada_inference": llada_inference, "MaskProbPath.generate_sample": generate_sample}

@@ -20,7 +20,8 @@ class Looped(UnmaskThenRemask):
 
     The window's steps count the loop's too: of S, ``S - loops`` make the progress. A step of the loop starts from a
     canvas of which ``loop_count`` random committed positions were masked, which is done at the end of the step before,
-    and commits as many (the loop stage of PRISM's sampler, arXiv 2510.01384, authors' code).
+    and commits as many (the loop stage of PRISM's sampler, arXiv 2510.01384, authors' code). What the plan remasks in
+    the step before the loop it remasks in the loop too, beside the exchange.
 
     Args:
         loop_start: progress steps before the loop, at least 1.
@@ -41,10 +42,7 @@ class Looped(UnmaskThenRemask):
             )
 
     def prepare(self, state: State, view: View) -> Counts:
-        intent = super().prepare(state, self._progress(view))
-        # In the loop nothing but its own exchange is masked.
-        remask = torch.where(self._inside(view.step), 0, intent.remask)
-        return replace(intent, need=intent.need & (intent.unmask + remask > 0), remask=remask)
+        return super().prepare(state, self._progress(view))
 
     def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
         update = super().__call__(state, self._progress(view), intent, scores)

@@ -178,3 +178,18 @@ def test_the_loop_holds_the_count_and_exchanges_random_tokens():
     assert (result.state.commits.sum(1) > 24 + 8).all()
     with pytest.raises(ValueError, match="loop_start, loops, loop_count: expected at least 1, 0 and 0, got 0, 3 and 0"):
         PRISM(steps=3, remask=None, loop_start=0, loop_steps=3)
+
+
+def test_remasking_goes_on_in_the_loop():
+    tokens = torch.full((3, 24), 11)
+    preset = PRISM(steps=12, remask_count=2, loop_start=6, loop_steps=3, loop_count=3)
+    result = preset(Toy(), tokens, mask_id=11, seed=3)
+    inside = result.history[6:9]
+    for event in inside:
+        assert ((event.before != 11).sum(1) == 12 - 3).all()
+        assert (event.committed.sum(1) >= 3 + 2 - 3).all()  # of 3 + 2 that were filled, some were at once exchanged
+    counts = [int((event.before[0] != 11).sum()) for event in result.history]
+    assert counts == [0, 2, 4, 6, 8, 10, 9, 9, 9, 12, 14, 16, 18, 20, 22]
+    alone = PRISM(steps=12, remask=None, loop_start=6, loop_steps=3, loop_count=3)(Toy(), tokens, mask_id=11, seed=3)
+    taken = [sum(int(event.remasked.sum()) for event in run.history[6:8]) for run in (result, alone)]
+    assert taken[0] > taken[1]

@@ -32,9 +32,9 @@ class PRISM(Preset):
         remask_count: R, every row in every step where ``0 < R < n < N - R`` for its n committed positions.
         eta: instead, ``R ~ Binomial(n, min(eta, (1 - alpha_s) / alpha_t))``.
         step_on, step_off: steps ``step_on <= i < step_off`` remask.
-        loop_start, loop_steps, loop_count: after ``loop_start`` steps, ``loop_steps`` further ones only exchange
-            ``loop_count`` random committed tokens each: a step masks them, the next fills as many. Other settings count
-            steps without these.
+        loop_start, loop_steps, loop_count: after ``loop_start`` steps, ``loop_steps`` further ones make no progress and
+            exchange ``loop_count`` random committed tokens each: a step masks them, the next fills as many. Other
+            settings count steps without these; what they remask in the step before goes on in between.
         temperature, top_p: of the draw; top_p drops the token that crosses it.
     """
 
