@@ -58,6 +58,37 @@ static ChunkScan scan(const Chunk& chunk, float reference, float first_scale, fl
   return out;
 }
 
+// Sums over the values from `floor` on, above -inf, relative to a maximum that is known.
+template <FloatType type, bool dot>
+static ChunkSums sums_from(const Chunk& chunk, float max, float scale, float floor) {
+  const ScaledExp exp = scaled_exp(scale);
+  const Floats zero = broadcast(0.0f), least = broadcast(floor);
+  Floats sums[2] = {zero, zero}, dots[2] = {zero, zero};
+  for (int i = 0; i < chunk.padded; i += kPair) {
+    Floats x[2];
+    load_pair<type>(chunk.data, i, &x[0], &x[1]);
+    for (int k = 0; k < 2; ++k) {
+      const Floats y = bounded(exp, sub(x[k], broadcast(max)));
+      const Floats w = select(at_least(x[k], least), evaluate(exp, y), zero);
+      sums[k] = add(sums[k], w);
+      if constexpr (dot) dots[k] = multiply_add(y, w, dots[k]);
+    }
+  }
+  return {reduce_add(add(sums[0], sums[1])), dot ? reduce_add(add(dots[0], dots[1])) : 0.0f};
+}
+
+template <bool dot>
+static ChunkSums sums_from(const Chunk& chunk, float max, float scale, float floor) {
+  switch (chunk.type) {
+    case FloatType::bfloat16:
+      return sums_from<FloatType::bfloat16, dot>(chunk, max, scale, floor);
+    case FloatType::float16:
+      return sums_from<FloatType::float16, dot>(chunk, max, scale, floor);
+    default:
+      return sums_from<FloatType::float32, dot>(chunk, max, scale, floor);
+  }
+}
+
 // The maximum alone, NaN if there is one.
 template <FloatType type>
 static float top(const Chunk& chunk) {

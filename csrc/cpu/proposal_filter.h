@@ -2,9 +2,8 @@
 //
 // Every filter keeps a prefix of the order "falling value, then rising id", so a kept set is a value and, among the ids
 // that tie with it, the last one kept. The prefix ends where a cumulative weight crosses a limit (a count for top_k,
-// probability mass for top_p), and that place is found by counting into 256 bins, eight bits of the value at a time;
-// before that, top_p narrows the range of values by the mass above a few pivots until few candidates are left in it.
-// Masses are integers, so their sums have no order.
+// probability mass for top_p), and that place is found by counting into 256 bins, eight bits of the value at a time.
+// Masses are integers, so their sums have no order. nucleus_search.h finds the few candidates to count.
 #pragma once
 
 #include "core/score_row.h"
@@ -13,18 +12,16 @@
 
 namespace MDM_NAMESPACE {
 
-// Memory for the candidates of one row; see filter_scratch_words.
+// Memory for the candidates of one row (csrc/torch/scoring.h: scratch_words).
 struct FilterScratch {
-  uint64_t* mass;    // [vocab]
+  uint64_t* mass;    // [vocab + kLanes]
   float* values;     // [vocab + kLanes]
-  uint32_t* ids;     // [vocab + kLanes]
   float* chunk_max;  // [chunks + kLanes], of what may be proposed
 };
 
 MDM_INLINE FilterScratch carve_filter_scratch(uint64_t* words, int64_t vocab) {
-  uint32_t* halves = reinterpret_cast<uint32_t*>(words + vocab);
-  return {words, reinterpret_cast<float*>(halves), halves + vocab + kLanes,
-          reinterpret_cast<float*>(halves + 2 * (vocab + kLanes))};
+  float* values = reinterpret_cast<float*>(words + vocab + kLanes);
+  return {words, values, values + vocab + kLanes};
 }
 
 // ---- chunks of a proposal ----
@@ -67,6 +64,20 @@ static FloatChunk read_proposal_chunk(const ProposalRow& row, int64_t index, con
   return proposable(row, read_chunk(row, index), index, kept);
 }
 
+// As it lies, where no id of it is forbidden.
+static Chunk read_allowed_chunk(const ProposalRow& row, int64_t index) {
+  const Chunk chunk = read_chunk(row, index);
+  const IdRange forbidden = forbidden_in(row, index, chunk.padded);
+  if (forbidden.first == forbidden.last) return chunk;
+  const FloatChunk rest = proposable(row, chunk, index, nullptr);
+  return {rest.values, FloatType::float32, rest.padded};
+}
+
+// The weight of an id is e^(scale (x - max)).
+struct LawScale {
+  float max, scale;
+};
+
 // ---- masses in fixed point ----
 
 constexpr float kMassHalf = 0x1p20f;               // a mass has two digits to this base:
@@ -82,12 +93,12 @@ MDM_INLINE void mass_digits(Floats y, Words* high, Words* low) {
 MDM_INLINE uint64_t mass_from_digits(uint32_t high, uint32_t low) { return (static_cast<uint64_t>(high) << 20) + low; }
 
 // Masses of candidates, 0 below `smallest`; returns their sum. values is padded with -inf.
-static uint64_t candidate_masses(const FilterScratch& scratch, int64_t count, float max, float scale, float smallest) {
+static uint64_t candidate_masses(const FilterScratch& scratch, int64_t count, const LawScale& law, float smallest) {
   uint64_t total = 0;
   for (int64_t i = 0; i < count; i += kLanes) {
     uint32_t highs[kLanes], lows[kLanes];
     Words high, low;
-    mass_digits(mul(sub(load(scratch.values + i), broadcast(max)), broadcast(scale)), &high, &low);
+    mass_digits(mul(sub(load(scratch.values + i), broadcast(law.max)), broadcast(law.scale)), &high, &low);
     store(highs, high);
     store(lows, low);
     for (int64_t lane = 0; lane < kLanes && i + lane < count; ++lane) {
@@ -126,24 +137,56 @@ static Crossing find_crossing(const float* values, const uint64_t* weights, int6
   return {true, value_of_key(prefix), before};
 }
 
-// Copies the proposable ids with smallest <= x <= largest, in rising order of id, and pads the values; returns how many.
-// Gives up as soon as there are more than `most`.
-static int64_t collect_candidates(const ProposalRow& row, const FilterScratch& scratch, float smallest, float largest,
-                                  int64_t most) {
+MDM_INLINE float next_smaller(float x) { return value_of_key(static_cast<uint32_t>(ordered_bits(x)) - 1); }
+MDM_INLINE float next_larger(float x) { return value_of_key(static_cast<uint32_t>(ordered_bits(x)) + 1); }
+
+constexpr float kLowest = -0x1.fffffep127f;  // above -inf, which nothing proposable is
+
+// Copies the values of a chunk with low <= x <= high; returns how many. above: see collect_candidates.
+template <FloatType type, bool weigh>
+static int64_t collect_chunk(const Chunk& chunk, float low, float high, const LawScale& law, float* values,
+                             double* above) {
+  const ScaledExp exp = scaled_exp(law.scale);
+  const Floats from = broadcast(low), to = broadcast(high);
+  Floats sum = broadcast(0.0f);
   int64_t count = 0;
-  for (int64_t index = 0; index < row.chunks && count <= most; ++index) {
-    if (!(scratch.chunk_max[index] >= smallest) || scratch.chunk_max[index] == -__builtin_inff()) continue;
-    const FloatChunk chunk = read_proposal_chunk(row, index, nullptr);
-    for (int i = 0; i < chunk.padded; i += kLanes) {
-      const Floats x = load(chunk.values + i);
-      uint32_t hits = bits(at_least(x, broadcast(smallest))) & bits(at_least(broadcast(largest), x));
-      for (; hits != 0; hits &= hits - 1) {
-        const int lane = i + __builtin_ctz(hits);
-        if (chunk.values[lane] == -__builtin_inff()) continue;
-        scratch.values[count] = chunk.values[lane];
-        scratch.ids[count++] = static_cast<uint32_t>(index * kChunk + lane);
-      }
+  for (int i = 0; i < chunk.padded; i += kLanes) {
+    const Floats x = load_as_float<type>(chunk.data, i);
+    const Mask inside = at_least(to, x);
+    const uint32_t hits = bits(inside) & bits(at_least(x, from));
+    if constexpr (weigh) {
+      const Floats w = evaluate(exp, bounded(exp, sub(x, broadcast(law.max))));
+      sum = add(sum, select(inside, broadcast(0.0f), w));
     }
+    store_compressed(values + count, hits, x);
+    count += __builtin_popcount(hits);
+  }
+  if constexpr (weigh) *above += static_cast<double>(reduce_add(sum));
+  return count;
+}
+
+template <bool weigh>
+static int64_t collect_chunk(const Chunk& chunk, float low, float high, const LawScale& law, float* values,
+                             double* above) {
+  switch (chunk.type) {
+    case FloatType::bfloat16:
+      return collect_chunk<FloatType::bfloat16, weigh>(chunk, low, high, law, values, above);
+    case FloatType::float16:
+      return collect_chunk<FloatType::float16, weigh>(chunk, low, high, law, values, above);
+    default:
+      return collect_chunk<FloatType::float32, weigh>(chunk, low, high, law, values, above);
+  }
+}
+
+// Copies the proposable values with low <= x <= high, low at least kLowest, and pads them; returns how many. weigh: adds
+// the weight of all larger ones to `above`.
+template <bool weigh>
+static int64_t collect_candidates(const ProposalRow& row, const FilterScratch& scratch, float low, float high,
+                                  const LawScale& law, double* above) {
+  int64_t count = 0;
+  for (int64_t index = 0; index < row.chunks; ++index) {
+    if (!(scratch.chunk_max[index] >= low)) continue;
+    count += collect_chunk<weigh>(read_allowed_chunk(row, index), low, high, law, scratch.values + count, above);
   }
   for (int64_t i = count; i < count + kLanes; ++i) scratch.values[i] = -__builtin_inff();
   return count;
@@ -154,144 +197,31 @@ static float kth_largest(const ProposalRow& row, const FilterScratch& scratch, i
   // The k-th largest chunk maximum is a lower bound, and usually close.
   const uint64_t limit = static_cast<uint64_t>(k - 1);
   const Crossing bound = find_crossing(scratch.chunk_max, nullptr, row.chunks, limit);
-  *count = collect_candidates(row, scratch, bound.found ? bound.value : -__builtin_inff(), __builtin_inff(),
-                              row.params->vocab);
+  const float low = bound.found && bound.value > kLowest ? bound.value : kLowest;
+  *count = collect_candidates<false>(row, scratch, low, __builtin_inff(), {}, nullptr);
   const Crossing kth = find_crossing(scratch.values, nullptr, *count, limit);
   return kth.found ? kth.value : -__builtin_inff();
 }
 
-// The id of the n-th candidate (from 1) that equals value; -1 for n = 0.
-static int64_t nth_tie(const FilterScratch& scratch, int64_t count, float value, uint64_t n) {
-  int64_t id = -1;
-  for (int64_t i = 0; i < count && n > 0; ++i) {
-    if (scratch.values[i] == value) id = scratch.ids[i], --n;
-  }
-  return id;
-}
-
-// Where a nucleus ends: at a value in [smallest, largest], above which lies a mass of `above` that is within the limit.
-struct SearchRange {
-  float smallest, largest;
-  uint64_t above;
-};
-
-// The nucleus among the candidates, which are those of the range and whose masses are in scratch.
-static KeptSet nucleus(const FilterScratch& scratch, int64_t count, const SearchRange& range, uint64_t limit,
-                       bool inclusive) {
-  const uint64_t left = limit - range.above;
-  const Crossing crossing = find_crossing(scratch.values, scratch.mass, count, left);
-  if (!crossing.found) return {range.smallest, INT64_MAX};
-  uint64_t mass = 1;
-  for (int64_t i = 0; i < count; ++i) {
-    if (scratch.values[i] == crossing.value) {
-      mass = scratch.mass[i];
-      break;
-    }
-  }
-  uint64_t ties = (left - crossing.before) / mass + (inclusive ? 1 : 0);
-  if (ties == 0 && range.above + crossing.before == 0) ties = 1;  // the most likely id always stays
-  return {crossing.value, nth_tie(scratch, count, crossing.value, ties)};
-}
-
-constexpr int kPivots = 4;
-
-// Masses of the proposable ids that are at least as large as each of the pivots, which rise.
-static void masses_from(const ProposalRow& row, const FilterScratch& scratch, float max, float scale,
-                        const float* pivots, double* masses) {
-  const ScaledExp exp = scaled_exp(scale);
-  for (int k = 0; k < kPivots; ++k) masses[k] = 0.0;
+// The id of the n-th proposable value (from 1) that equals `value`; -1 for n = 0.
+static int64_t nth_tie(const ProposalRow& row, const FilterScratch& scratch, float value, uint64_t n) {
+  if (n == 0) return -1;
   for (int64_t index = 0; index < row.chunks; ++index) {
-    if (!(scratch.chunk_max[index] >= pivots[0])) continue;
-    const FloatChunk chunk = read_proposal_chunk(row, index, nullptr);
-    Floats sums[kPivots];
-    for (int k = 0; k < kPivots; ++k) sums[k] = broadcast(0.0f);
+    if (!(scratch.chunk_max[index] >= value)) continue;
+    const Chunk chunk = read_allowed_chunk(row, index);
+    const float* values = widen(chunk, row.reader->wide);
     for (int i = 0; i < chunk.padded; i += kLanes) {
-      const Floats x = load(chunk.values + i);
-      const Floats w = evaluate(exp, bounded(exp, sub(x, broadcast(max))));
-      for (int k = 0; k < kPivots; ++k) {
-        sums[k] = add(sums[k], select(at_least(x, broadcast(pivots[k])), w, broadcast(0.0f)));
+      uint32_t hits = bits(equal(load(values + i), broadcast(value)));
+      const uint64_t ties = static_cast<uint64_t>(__builtin_popcount(hits));
+      if (ties < n) {
+        n -= ties;
+        continue;
       }
-    }
-    for (int k = 0; k < kPivots; ++k) masses[k] += static_cast<double>(reduce_add(sums[k]));
-  }
-}
-
-// Cuts the range at pivots and keeps the part in which the nucleus ends.
-static SearchRange narrowed(const ProposalRow& row, const FilterScratch& scratch, float max, float scale,
-                            SearchRange range, uint64_t limit) {
-  const double smallest = range.smallest, width = range.largest - smallest;
-  float pivots[kPivots];
-  double masses[kPivots];
-  for (int k = 0; k < kPivots; ++k) pivots[k] = static_cast<float>(smallest + width * (k + 1) / (kPivots + 1));
-  masses_from(row, scratch, max, scale, pivots, masses);
-  for (int k = 0; k < kPivots; ++k) {
-    const uint64_t mass = static_cast<uint64_t>(masses[k] * static_cast<double>(kMassUnit));
-    if (mass > limit) {
-      range.smallest = pivots[k];
-    } else {
-      range.largest = value_of_key(static_cast<uint32_t>(ordered_bits(pivots[k])) - 1);  // the next smaller float
-      range.above = mass;
-      break;
+      while (--n > 0) hits &= hits - 1;
+      return index * kChunk + i + __builtin_ctz(hits);
     }
   }
-  return range;
-}
-
-constexpr int64_t kFewCandidates = 1024;  // gathering and sorting out more takes longer than narrowing
-constexpr int kMostNarrowings = 8;        // then it is ties that are many
-constexpr double kReach = 4.0;            // nats below the maximum in which a nucleus usually ends
-
-// The nucleus of everything proposable. Rows with a few likely ids are done at the first attempt, from the chunks that
-// hold those.
-static KeptSet find_nucleus(const ProposalRow& row, const FilterScratch& scratch, float max, double sum, float scale,
-                            double p) {
-  const uint64_t total = static_cast<uint64_t>(sum * static_cast<double>(kMassUnit));
-  const uint64_t limit = static_cast<uint64_t>(p * static_cast<double>(total));
-  const float everything = -__builtin_inff();
-  if (limit >= total) return {everything, INT64_MAX};
-  // Values below `bound` hold less than total - limit together, whatever their number, so the nucleus ends above it.
-  const double share = static_cast<double>(total - limit) / (static_cast<double>(kMassUnit) * row.params->vocab);
-  const double bound = max + (log(share) - 1e-3) / scale, near = max - kReach / scale;
-  const bool inclusive = row.params->top_p_inclusive;
-  SearchRange range{static_cast<float>(near > bound ? near : bound > -3e38 ? bound : -3e38), max, 0};
-  int64_t count = collect_candidates(row, scratch, range.smallest, range.largest, kFewCandidates);
-  if (count <= kFewCandidates) {
-    const uint64_t mass = candidate_masses(scratch, count, max, scale, everything);
-    if (mass > limit || near <= bound) return nucleus(scratch, count, range, limit, inclusive);
-    range.largest = value_of_key(static_cast<uint32_t>(ordered_bits(range.smallest)) - 1);
-    range.above = mass;
-  }
-  range.smallest = static_cast<float>(bound > -3e38 ? bound : -3e38);
-  for (int pass = 0; pass < kMostNarrowings && range.smallest < range.largest; ++pass) {
-    range = narrowed(row, scratch, max, scale, range, limit);
-    count = collect_candidates(row, scratch, range.smallest, range.largest, kFewCandidates);
-    if (count <= kFewCandidates) break;
-  }
-  if (count > kFewCandidates) {
-    count = collect_candidates(row, scratch, range.smallest, range.largest, row.params->vocab);
-  }
-  candidate_masses(scratch, count, max, scale, everything);
-  return nucleus(scratch, count, range, limit, inclusive);
-}
-
-// The kept set of a row whose largest proposable value is `max`; `sum` is that of its weights relative to it, which a
-// nucleus of everything needs. top_k is at least 1; top_p not below 1 means no nucleus.
-static inline KeptSet find_kept(const ProposalRow& row, const FilterScratch& scratch, float max, double sum,
-                                float scale, int64_t top_k, double top_p) {
-  const bool by_count = top_k < row.params->vocab, by_mass = top_p < 1.0;
-  const double p = top_p > 0.0 ? top_p : 0.0;
-  const float everything = -__builtin_inff();
-  int64_t count = 0;
-  const float kth = by_count ? kth_largest(row, scratch, top_k, &count) : everything;
-  if (!by_mass) return {kth, INT64_MAX};
-
-  if (by_count && !row.params->top_p_first) {
-    const uint64_t total = candidate_masses(scratch, count, max, scale, kth);
-    const uint64_t limit = static_cast<uint64_t>(p * static_cast<double>(total));
-    return nucleus(scratch, count, {kth, max, 0}, limit, row.params->top_p_inclusive);
-  }
-  const KeptSet kept = find_nucleus(row, scratch, max, sum, scale, p);
-  return kth > kept.threshold ? KeptSet{kth, INT64_MAX} : kept;
+  return INT64_MAX;  // all
 }
 
 }  // namespace MDM_NAMESPACE

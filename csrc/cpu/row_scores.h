@@ -13,7 +13,7 @@
 #include "core/score_row.h"
 #include "core/sequence_seed.h"
 #include "cpu/chunk_scan.h"
-#include "cpu/proposal_filter.h"
+#include "cpu/nucleus_search.h"
 #include "cpu/vector_random.h"
 
 namespace MDM_NAMESPACE {

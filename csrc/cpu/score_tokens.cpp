@@ -1,28 +1,42 @@
 // score_tokens, one row at a time: one pass over the logits for every statistic and for the draw (cpu/row_scores.h).
 //
-// top_k and top_p come between: they read the row again to find the kept set (proposal_filter.h), then only chunks that
+// top_k and top_p come between: they read the row again to find the kept set (nucleus_search.h), then only chunks that
 // hold some of it.
 #include "cpu/kernels.h"
 #include "cpu/row_scores.h"
 
 namespace MDM_NAMESPACE {
 
-// The proposal's statistics and draw from the kept set alone.
+// The proposal's statistics and draw from the kept set alone, relative to the maximum, which it shares with everything
+// proposable. Chunks are summed where they lie from the smallest kept value on; a copy without the others is made where
+// the kept set ends between ids that tie, and for what looks at single values.
 static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores* scores) {
   const ScanPlan& plan = scores->plan;
+  const KeptSet& kept = scores->kept;
   OnlineStats* proposal = &scores->proposal;
-  const Scanner scanner = scanner_of(FloatType::float32, plan.kept, plan.scale, Terms::none, 1.0f);
-  *proposal = empty_stats(plan.scale);
+  const auto sums_of = plan.kept == Terms::sum_and_dot ? sums_from<true> : sums_from<false>;
+  const float smallest = kept.threshold > kLowest ? kept.threshold : kLowest;
+  proposal->sum = proposal->dot = 0.0;
+  proposal->second = -__builtin_inff();
   for (int64_t index = 0; index < row.chunks; ++index) {
-    if (!(chunk_max[index] >= scores->kept.threshold)) continue;
-    const FloatChunk kept = read_proposal_chunk(row, index, &scores->kept);
-    if (kept.max == -__builtin_inff()) continue;
-    const Chunk chunk{kept.values, FloatType::float32, kept.padded};
-    Laws laws{proposal, nullptr, 1.0};
-    ChunkScan scan;
-    take_chunk(row, scanner, chunk, index, plan.second, &laws, &scan);
-    add_sums(proposal, scan.first);
-    draw_from_chunk(row, chunk, index, laws.shrink, scan.max, scan.first.sum, scores);
+    if (!(chunk_max[index] >= smallest)) continue;
+    const int64_t begin = index * kChunk, end = begin + kChunk;
+    Chunk chunk;
+    float floor;
+    if (plan.second || plan.dense || (kept.last_tie >= begin && kept.last_tie < end - 1)) {
+      const FloatChunk copy = read_proposal_chunk(row, index, &kept);
+      chunk = {copy.values, FloatType::float32, copy.padded};
+      floor = kLowest;
+      const bool holds_max = proposal->argmax >= begin && proposal->argmax < end;
+      const float second = holds_max ? second_largest(copy.values, copy.padded) : copy.max;
+      if (second > proposal->second) proposal->second = second;
+    } else {
+      chunk = read_allowed_chunk(row, index);
+      floor = kept.last_tie >= end - 1 ? smallest : next_larger(smallest);
+    }
+    const ChunkSums sums = sums_of(chunk, proposal->max, plan.scale, floor);
+    add_sums(proposal, sums);
+    draw_from_chunk(row, chunk, index, 1.0, chunk_max[index], sums.sum, scores);
   }
 }
 
@@ -33,7 +47,8 @@ static void score_row(const ProposalRow& row, int64_t b, int64_t l, uint64_t* sc
   if (plan.filtered) filter = carve_filter_scratch(scratch, row.params->vocab);
   scan_chunks(row, 0, row.chunks, filter.chunk_max, &scores);
   if (plan.filtered && scores.valid && scores.proposal.argmax >= 0) {
-    scores.kept = find_kept(row, filter, scores.proposal.max, scores.proposal.sum, plan.scale, plan.top_k, plan.top_p);
+    scores.kept =
+        find_kept(row, filter, {scores.proposal.max, plan.scale}, scores.proposal.sum, plan.top_k, plan.top_p);
     scan_kept(row, filter.chunk_max, &scores);
   }
   choose_token(row, b, l, &scores);

@@ -15,6 +15,7 @@
 //   as_words, as_floats                         the same bits
 //   signed_to_float(w), truncate(v)             int32 <-> float32, truncate for |v| < 2^31
 //   float_from_u64(high, low)                   uint64 to float32, rounded to nearest even
+//   store_compressed(p, bits, v)                the lanes whose bit is set, side by side; may write all sixteen places
 //   kHasTable; Table, load_table(p), look_up(table, w)  entry (w mod 32) of 32, where that is one instruction
 //
 // All of it lives in the instruction set's own namespace (core/config.h).
@@ -34,4 +35,17 @@ constexpr int kLanes = 16;
 #include "cpu/simd_avx2.h"
 #else
 #include "cpu/simd_generic.h"
+#endif
+
+#if !defined(__AVX512F__) || !defined(__AVX512DQ__) || !defined(__AVX512BW__)
+namespace MDM_NAMESPACE {
+
+template <typename Element, typename Lanes>
+MDM_INLINE void store_compressed(Element* p, uint32_t mask, Lanes v) {
+  Element lanes[kLanes];
+  store(lanes, v);
+  for (; mask != 0; mask &= mask - 1) *p++ = lanes[__builtin_ctz(mask)];
+}
+
+}  // namespace MDM_NAMESPACE
 #endif

@@ -86,6 +86,14 @@ MDM_INLINE void multiply_wide(Words a, uint32_t multiplier, Words* high, Words* 
   *low = {_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32))};
 }
 
+// Packs the lanes of `mask` to the front; writes all sixteen places.
+MDM_INLINE void store_compressed(float* p, uint32_t mask, Floats a) {
+  _mm512_storeu_ps(p, _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), a.v));
+}
+MDM_INLINE void store_compressed(uint32_t* p, uint32_t mask, Words a) {
+  _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), a.v));
+}
+
 MDM_INLINE Words as_words(Floats a) { return {_mm512_castps_si512(a.v)}; }
 MDM_INLINE Floats as_floats(Words a) { return {_mm512_castsi512_ps(a.v)}; }
 MDM_INLINE Floats signed_to_float(Words a) { return {_mm512_cvtepi32_ps(a.v)}; }

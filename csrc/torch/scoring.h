@@ -39,7 +39,7 @@ struct ScoreCall {
   // Scratch of one thread of the kernel score_tokens.
   int64_t scratch_words() const {
     const bool filters = params.top_k.data != nullptr || params.top_p.data != nullptr;
-    return filters ? 2 * params.vocab + params.vocab / 1024 + 64 : 0;
+    return filters ? params.vocab + (params.vocab + params.vocab / kVocabularyChunk) / 2 + 64 : 0;
   }
 
   // Rows that will not be scored.

@@ -170,9 +170,12 @@ def test_extreme_temperatures():
 @pytest.mark.parametrize("p", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize("rule", ["inclusive", "exclusive"])
 def test_wide_nuclei(rule, p, dtype):
-    """Nuclei of thousands of ids, in rows without a peak, with many ties, rising, and with all values equal."""
+    """Nuclei of thousands of ids, in rows without a peak, with many ties, rising, with all values equal, and with
+    unlikely ids wherever the CPU kernel looks for a sample of the row (csrc/cpu/nucleus_search.h)."""
     generator = torch.Generator().manual_seed(0)
     vocab = 30_000
+    chunk, group = torch.arange(vocab) // 512, torch.arange(vocab) % 512 // 32
+    unlike = group == chunk % 16
     rows = torch.stack(
         [
             torch.randn(vocab, generator=generator),
@@ -180,6 +183,7 @@ def test_wide_nuclei(rule, p, dtype):
             torch.arange(vocab) / vocab,
             torch.zeros(vocab),
             torch.randn(vocab, generator=generator) * 5 - 1e4,
+            torch.where(unlike, -6.0, torch.randn(vocab, generator=generator)),
         ]
     )
     logits = rows[None].to(dtype)
