@@ -55,7 +55,9 @@ struct BidirectionalAttentionParams {
   double scale;        // positive
 
   MutableHeads out;  // [B, Hq, Sq, D]
-  float* lse;        // [B, Hq, Sq] contiguous: log-sum-exp of the scaled scores, -inf where nothing is visible
+  // [B, Hq, Sq] contiguous: log-sum-exp of the scaled scores, -inf where nothing is visible. In truth float64 where type
+  // is, here and in the backward's params.
+  float* lse;
 
   const AttentionTile* tiles;
 };

@@ -8,7 +8,9 @@ namespace MDM_NAMESPACE {
 
 MDM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-MDM_INLINE int64_t bytes_of(FloatType type) { return type == FloatType::float32 ? 4 : 2; }
+MDM_INLINE int64_t bytes_of(FloatType type) {
+  return type == FloatType::float64 ? 8 : (type == FloatType::float32 ? 4 : 2);
+}
 
 // The first element of row `row` of head h of sequence b.
 MDM_INLINE const char* row_address(const Heads& heads, FloatType type, int64_t b, int64_t h, int64_t row) {

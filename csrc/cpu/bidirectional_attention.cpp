@@ -4,6 +4,7 @@
 // Scores are transposed, [keys][queries]: keys are then read straight from the tensor, word by word, only the values
 // are packed, and the softmax works on registers of queries. The transposed weights are the left operand of the second
 // product. Blocks start at the sequence's first key, so a row's result is the same in any batch, tile, padding or thread.
+#include "cpu/attention_float64.h"
 #include "cpu/attention_panels.h"
 #include "cpu/attention_softmax.h"
 #include "cpu/kernels.h"
@@ -107,6 +108,10 @@ void bidirectional_attention(const BidirectionalAttentionParams& params, int64_t
                              uint64_t* scratch) {
   const Workspace work = carve(scratch, params.width);
   for (int64_t i = begin; i < end; ++i) {
+    if (params.type == FloatType::float64) {
+      attend_float64(params, params.tiles[i]);
+      continue;
+    }
 #if defined(__AVX512BF16__)
     if (params.type == FloatType::bfloat16) {
       attend<Bfloat16Pairs>(params, params.tiles[i], work);

@@ -5,6 +5,7 @@
 //
 // P and dS are transposed, [keys][queries], as in the forward pass. One thread has a whole head, adds up dK and dV in
 // float32 in the order of the tiles, and so gives the same gradients in any batch and on any number of threads.
+#include "cpu/attention_float64.h"
 #include "cpu/attention_panels.h"
 #include "cpu/attention_softmax.h"
 #include "cpu/kernels.h"
@@ -246,6 +247,10 @@ void differentiate_head(const BidirectionalAttentionBackwardParams& params, cons
 void bidirectional_attention_backward(const BidirectionalAttentionBackwardParams& params, int64_t begin, int64_t end,
                                       uint64_t* scratch) {
   for (int64_t i = begin; i < end; ++i) {
+    if (params.forward.type == FloatType::float64) {
+      differentiate_float64(params, params.heads[i]);
+      continue;
+    }
 #if defined(__AVX512BF16__)
     if (params.forward.type == FloatType::bfloat16) {
       differentiate_head<Bfloat16Pairs>(params, params.heads[i], scratch);

@@ -22,6 +22,11 @@ inline void check_heads(const char* op, const char* name, const Tensor& tensor, 
   check(tensor.numel() == 0 || tensor.stride(3) == 1, op, name, ": expected a contiguous last dimension");
 }
 
+// Of log-sum-exps.
+inline ScalarType lse_type(const Tensor& q) {
+  return q.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 inline Heads heads_of(const Tensor& tensor) {
   return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
@@ -77,8 +82,11 @@ inline BidirectionalAttentionParams attention_params(const char* op, const Tenso
     case ScalarType::Half:
       params.type = FloatType::float16;
       break;
+    case ScalarType::Double:
+      params.type = FloatType::float64;
+      break;
     default:
-      check(false, op, "q: expected float32, bfloat16 or float16");
+      check(false, op, "q: expected float32, bfloat16, float16 or float64");
   }
   params.q = heads_of(q);
   params.k = heads_of(k);

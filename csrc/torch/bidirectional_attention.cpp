@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor
       attention_params(kOp, q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale);
   Tensor out = empty_heads(params.batch, params.heads, params.queries, q);
   Tensor lse =
-      torch::stable::empty({params.batch, params.heads, params.queries}, ScalarType::Float, std::nullopt, q.device());
+      torch::stable::empty({params.batch, params.heads, params.queries}, lse_type(q), std::nullopt, q.device());
   params.out = mutable_heads_of(out);
   params.lse = static_cast<float*>(lse.mutable_data_ptr());
   if (q.is_cuda()) {

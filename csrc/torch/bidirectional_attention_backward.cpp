@@ -19,7 +19,7 @@ void check_rows(const char* name, const Tensor& tensor, const BidirectionalAtten
             tensor.size(2) == params.queries,
         kOp, name, ": expected shape [", params.batch, ", ", params.heads, ", ", params.queries, "], got ",
         shape_of(tensor));
-  check(tensor.scalar_type() == ScalarType::Float, kOp, name, ": expected dtype float32");
+  check(tensor.scalar_type() == lse_type(q), kOp, name, ": expected dtype float32, or float64 where q is");
   check(tensor.is_contiguous(), kOp, name, ": expected a contiguous tensor");
   check(tensor.device() == q.device(), kOp, name, ": expected the device of q");
 }

@@ -20,8 +20,8 @@ inline Tensor aligned_heads(const Tensor& tensor) {
 }
 
 inline void check_cuda_attention(const char* op, const BidirectionalAttentionParams& params) {
-  check(params.type != FloatType::float32, op,
-        "q: the CUDA kernels take bfloat16 and float16; use torch's scaled_dot_product_attention for float32");
+  check(params.type == FloatType::bfloat16 || params.type == FloatType::float16, op,
+        "q: the CUDA kernels take bfloat16 and float16; use torch's scaled_dot_product_attention for wider floats");
   check(params.batch * params.heads * params.queries <= std::numeric_limits<int32_t>::max(), op,
         "q: expected fewer than 2^31 rows on CUDA");
 }

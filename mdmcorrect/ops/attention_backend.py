@@ -95,6 +95,8 @@ def _obstacle(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> str 
         return "it was given a mask of every query and key"
     if kind not in ("cpu", "cuda") or not has_kernel("bidirectional_attention", q):
         return f"this build has no kernel for {kind} tensors"
+    if kind == "cpu" and q.dtype == torch.float64:
+        return "ours of float64 is for gradient checks only"
     if q.dtype not in (arguments.SCORE_DTYPES if kind == "cpu" else (torch.bfloat16, torch.float16)):
         return f"there is no kernel for {_name(q.dtype)} on {kind}"
     if width not in WIDTHS:

@@ -12,6 +12,7 @@ from mdmcorrect.ops import _arguments as arguments
 
 MASKS = ("full", "block_causal", "shadow")  # in the order of core/bidirectional_attention_params.h
 WIDTHS = tuple(range(32, 257, 32))
+DTYPES = (*arguments.SCORE_DTYPES, torch.float64)
 
 
 @overload
@@ -74,8 +75,9 @@ def bidirectional_attention(
     Sequence b is the positions ``starts[b], ..., starts[b] + lengths[b] - 1`` of k and v; the rest is padding.
 
     Args:
-        q: ``[B, Hq, Sq, D]`` float32, bfloat16 or float16; D a multiple of 32, at most 256. Strides are free but for
-            the last dimension, which is copied if it is not contiguous: slices of a fused projection need no copy.
+        q: ``[B, Hq, Sq, D]`` float32, bfloat16 or float16 (on the CPU also float64, slowly, for gradient checks); D a
+            multiple of 32, at most 256. Strides are free but for the last dimension, which is copied if it is not
+            contiguous: slices of a fused projection need no copy.
         k, v: ``[B, Hkv, Sk, D]`` of the same dtype, Hkv dividing Hq: query head h reads head ``h // (Hq // Hkv)``.
         starts: where each sequence begins (left padding), an int or int64 ``[]`` or ``[B]``. Default: 0.
         lengths: how long it is, an int or int64 ``[]`` or ``[B]``. Default: up to Sk.
@@ -95,14 +97,14 @@ def bidirectional_attention(
 
     Returns:
         ``[B, Hq, Sq, D]`` in the dtype of q, laid out in memory as ``[B, Sq, Hq, D]``, so that merging the heads is a
-        view; with ``return_lse`` also float32 ``[B, Hq, Sq]``. A row that sees nothing gets 0, and -inf as log-sum-exp.
-        NaN and +inf scores give NaN. Sums are float32. Processors with AVX512_BF16 multiply bfloat16 pairs with
-        subnormal numbers taken as zero.
+        view; with ``return_lse`` also float32 (or float64) ``[B, Hq, Sq]``. A row that sees nothing gets 0, and -inf as
+        log-sum-exp. NaN and +inf scores give NaN. Sums are float32. Processors with AVX512_BF16 multiply bfloat16 pairs
+        with subnormal numbers taken as zero.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: a shape, device, number or combination that does not fit.
-        RuntimeError: a CUDA tensor of float32, or in a build without CUDA kernels: those take bfloat16 and float16.
+        RuntimeError: a CUDA tensor that is not bfloat16 or float16, or in a build without CUDA kernels.
 
     Example:
         >>> q = k = v = torch.eye(32)[None, None, :2]
@@ -145,14 +147,14 @@ def bidirectional_attention(
 
 
 def _same_dtype(q: object, k: object, v: object) -> tuple[Tensor, Tensor, Tensor]:
-    """The tensors in one dtype (under autocast, its own), with contiguous last dimensions."""
+    """The tensors in one dtype (under autocast, its own, but for float64), with contiguous last dimensions."""
     tensors = [arguments.require_tensor(name, value) for name, value in (("q", q), ("k", k), ("v", v))]
     kind = tensors[0].device.type
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+        tensors = [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
     for name, tensor in zip("qkv", tensors, strict=True):
-        arguments.require_dtype(name, tensor, *arguments.SCORE_DTYPES)
+        arguments.require_dtype(name, tensor, *DTYPES)
         arguments.require_dtype(name, tensor, tensors[0].dtype)
     first, second, third = (t if t.dim() == 0 or t.stride(-1) == 1 else t.contiguous() for t in tensors)
     return first, second, third
@@ -215,7 +217,8 @@ def _fake(
 ) -> tuple[Tensor, Tensor]:
     batch, heads, queries, width = q.shape
     out = q.new_empty((batch, queries, heads, width)).transpose(1, 2)
-    return out, q.new_empty((batch, heads, queries), dtype=torch.float32)
+    lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return out, q.new_empty((batch, heads, queries), dtype=lse_dtype)
 
 
 @torch.library.register_fake("mdmcorrect::bidirectional_attention_backward")
