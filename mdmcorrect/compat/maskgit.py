@@ -1,10 +1,10 @@
-"""Drop-in for valeoai/Maskgit-pytorch: ``Sampler.confidence_sampler.ConfidenceSampler`` (arXiv 2202.04200).
+"""Drop-ins for valeoai/Maskgit-pytorch: ``ConfidenceSampler`` (arXiv 2202.04200), ``HaltonSampler`` (2503.17076).
 
-    from mdmcorrect.compat.maskgit import ConfidenceSampler
+    from mdmcorrect.compat.maskgit import ConfidenceSampler, HaltonSampler
 
-The same constructor, call and return values. Of the original, two things differ: noise is drawn on the device instead
-of by NumPy on the host, and exactly as many tokens are committed as the schedule says; there ``conf >= threshold``
-commits more where confidences tie.
+The same constructors, calls and return values. Of the first, two things differ: noise is drawn on the device instead of
+by NumPy on the host, and exactly as many tokens are committed as the schedule says; there ``conf >= threshold`` commits
+more where confidences tie.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from .. import rng
 from ..model import Output, Request
-from ..samplers import Noise, Pool, Sampler, Scoring, State, View
+from ..samplers import Intent, Noise, Pool, Sampler, Scores, Scoring, State, Update, View
 
 _MODES = ("root", "linear", "square", "cosine", "arccos")
 _CLASSES = (1, 7, 282, 604, 724, 179, 751, 404, 850)  # those the original shows by default
@@ -91,34 +92,21 @@ class ConfidenceSampler:
             labels: int64 ``[nb_sample]``; default nine classes and random ones.
             seed: default torch's own generator.
         """
-        args, size = trainer.args, trainer.input_size
-        network = trainer.ema if getattr(args, "use_ema", False) else trainer.vit
-        network.eval()
-        if labels is None:
-            chosen = [*_CLASSES, *(random.randint(0, 999) for _ in range(nb_sample - len(_CLASSES)))]
-            labels = torch.tensor(chosen[:nb_sample], device=args.device)
-        if init_code is None:
-            tokens = torch.full((nb_sample, size**2), args.mask_value, dtype=torch.int64, device=args.device)
-        else:
-            tokens = init_code.reshape(nb_sample, size**2).clone()
-        result = self._sampler(size)(
-            _classed(network, size, args.mask_value, [self.w * (1 - each) for each in self._left()]),
+        tokens, labels = _start(trainer, init_code, nb_sample, labels)
+        network = _network(trainer)
+        result = self._sampler(trainer.input_size)(
+            _classed(network, trainer, [self.w * (1 - each) for each in self._left()]),
             tokens,
-            mask_id=args.mask_value,
+            mask_id=trainer.args.mask_value,
             condition=labels,
             seed=torch.default_generator if seed is None else seed,
             history={"token"},
         )
         assert result.history is not None
-        shape = (nb_sample, size, size)
-        codes, masks = [], []
+        codes, masks = _codes(result.history, trainer.input_size), []
         for event in result.history:
-            drawn = event.scores["token"]
-            codes.append(torch.where(drawn >= 0, drawn, event.before).reshape(shape))
-            masks.append((event.tokens == args.mask_value).float().reshape(shape))
-        code = result.tokens.reshape(shape).clamp(0, args.codebook_size - 1)
-        trainer.vit.train()
-        return trainer.ae.decode_code(code).clamp(-1, 1), codes, masks
+            masks.append((event.tokens == trainer.args.mask_value).float().reshape(codes[0].shape))
+        return _images(trainer, result.tokens), codes, masks
 
     def _left(self) -> list[float]:
         """Share of the run that is left at each step, 1 at the first and 0 at the last."""
@@ -143,6 +131,182 @@ class ConfidenceSampler:
         )
 
 
+class HaltonSampler:
+    """A fixed order that spreads over the image; in each step all tokens so far are drawn, those that stand anew.
+
+    Args:
+        sm_temp_min, sm_temp_max, temp_pow: factor of the logits before the softmax, from the first step to the last,
+            to the power of ``temp_pow``.
+        w: guidance, the same in all steps; 0 for none.
+        sched_pow: not used, as in the original.
+        step: number of steps.
+        randomize: every image begins somewhere else in the order.
+        top_k: draw among so many tokens; -1 for all.
+        temp_warmup: steps in which the factor is halved.
+    """
+
+    def __init__(
+        self,
+        sm_temp_min: float = 1,
+        sm_temp_max: float = 1,
+        temp_pow: float = 1,
+        w: float = 4,
+        sched_pow: float = 2.5,
+        step: int = 64,
+        randomize: bool = False,
+        top_k: int = -1,
+        temp_warmup: int = 0,
+    ) -> None:
+        self.sm_temp_min, self.sm_temp_max, self.temp_pow, self.w = sm_temp_min, sm_temp_max, temp_pow, w
+        self.sched_pow, self.step, self.randomize, self.top_k = sched_pow, step, randomize, top_k
+        self.temp_warmup = temp_warmup
+        self.basic_halton_mask: Tensor | None = None
+        self.temperature = torch.linspace(sm_temp_min, sm_temp_max, step)
+
+    def __str__(self) -> str:
+        return (
+            f"Scheduler: halton, Steps: {self.step}, sm_temp_min: {self.sm_temp_min}, sm_temp_max: {self.sm_temp_max}, "
+            f"w: {self.w}, Top_k: {self.top_k}, temp_warmup: {self.temp_warmup}"
+        )
+
+    @staticmethod
+    def build_halton_mask(input_size: int, nb_point: int = 10_000) -> Tensor:
+        """Cells in the order in which a Halton sequence of bases 2 and 3 meets them: int64 ``[N, 2]``."""
+        number = torch.arange(1, nb_point + 1)
+        # float32, as there: where a point falls on a border its rounding says which cell it is in.
+        cells = torch.stack([_mirrored(number, base) for base in (2, 3)], 1).float().mul(input_size).long()
+        met = torch.full((input_size**2,), nb_point)
+        met.scatter_reduce_(0, cells[:, 0] * input_size + cells[:, 1], number - 1, "amin")
+        return cells[met[met < nb_point].sort().values]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        trainer: Any,
+        init_code: Tensor | None = None,
+        nb_sample: int = 50,
+        labels: Tensor | None = None,
+        verbose: bool = True,
+        *,
+        seed: int | Tensor | torch.Generator | None = None,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Images, and per step the tokens drawn (those that stand elsewhere) and which positions they were drawn for.
+
+        Args:
+            trainer, init_code, labels, seed: as for :class:`ConfidenceSampler`; what ``init_code`` holds is drawn anew
+                when its turn comes.
+        """
+        size = trainer.input_size
+        tokens, labels = _start(trainer, init_code, nb_sample, labels)
+        seeds = rng.sequence_seeds(torch.default_generator if seed is None else seed, nb_sample, device=tokens.device)
+        plan = _Redraw(self._place(size, seeds), tuple(self._counts(size**2)))
+        sampler = Sampler(
+            name="HaltonSampler",
+            steps=self.step,
+            plan=plan,
+            scoring=Scoring(temperature=1.0, top_k=self.top_k if self.top_k > 0 else None),
+            finish=False,
+        )
+        factors = [
+            float(each) ** self.temp_pow * (0.5 if index < self.temp_warmup else 1.0)
+            for index, each in enumerate(self.temperature)
+        ]
+        result = sampler(
+            _classed(_network(trainer), trainer, [self.w] * self.step, factors),
+            tokens,
+            mask_id=trainer.args.mask_value,
+            fixed=torch.zeros_like(tokens, dtype=torch.bool),
+            condition=labels,
+            seed=seeds,
+            history={"token"},
+        )
+        assert result.history is not None
+        codes = _codes(result.history, size)
+        masks = [plan.chosen(index).float().reshape(codes[0].shape) for index in range(len(codes))]
+        return _images(trainer, result.tokens), codes, masks
+
+    def _counts(self, total: int) -> list[int]:
+        """How many positions of the order are drawn in each step."""
+        share = 1 - torch.arccos((torch.arange(self.step) + 1) / self.step) / (math.pi * 0.5)
+        return [max(index + 1, int(each * total)) for index, each in enumerate(share)]
+
+    def _place(self, size: int, seeds: Tensor) -> Tensor:
+        """int64 ``[B, N]``: the place of each position in its image's order."""
+        if self.basic_halton_mask is None:
+            self.basic_halton_mask = self.build_halton_mask(size)
+        order = (self.basic_halton_mask[:, 0] * size + self.basic_halton_mask[:, 1]).to(seeds.device)
+        turn = torch.arange(len(order), device=seeds.device).expand(len(seeds), -1)
+        if self.randomize:
+            shift = rng.uniform(seeds, 1, 0, rng.Purpose.ORDER, dtype=torch.float64) * size**2
+            turn = (turn + shift.long()) % len(order)
+        return torch.full((len(seeds), size**2), size**2, device=seeds.device).scatter(1, order.expand_as(turn), turn)
+
+
+@dataclass(frozen=True, eq=False)
+class _Redraw:
+    """The positions of the first ``counts[i]`` places are drawn in step i, whether they are masked or not."""
+
+    place: Tensor
+    counts: tuple[int, ...]
+
+    wants: ClassVar[frozenset[str]] = frozenset()
+    revisits: ClassVar[bool] = True
+
+    def chosen(self, step: int) -> Tensor:
+        return self.place < self.counts[step]
+
+    def time(self, state: State, view: View) -> Tensor:
+        return 1 - view.step.double() / view.steps.clamp(min=1)
+
+    def prepare(self, state: State, view: View) -> Intent:
+        counts = torch.tensor(self.counts, device=view.step.device)[view.step.clamp(max=len(self.counts) - 1)]
+        due = (self.place < counts[:, None]) & view.eligible
+        return Intent(need=due.any(1), wanted=due)
+
+    def __call__(self, state: State, view: View, intent: Intent, scores: Scores) -> Update:
+        due = intent.wanted & (scores["token"] >= 0)
+        masked = state.tokens == view.mask_id
+        tokens = torch.where(due, scores["token"], state.tokens)
+        return Update(tokens, due & masked, torch.zeros_like(due), corrected=due & ~masked & (tokens != state.tokens))
+
+
+def _mirrored(number: Tensor, base: int) -> Tensor:
+    """The digits of each number mirrored at the point, float64 in [0, 1)."""
+    value, scale = torch.zeros_like(number), 1
+    while bool(number.any()):
+        value, number, scale = value * base + number % base, number // base, scale * base
+    return value.double() / scale
+
+
+def _start(trainer: Any, init_code: Tensor | None, count: int, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The canvas int64 ``[count, N]`` and the classes."""
+    args, cells = trainer.args, trainer.input_size**2
+    if labels is None:
+        chosen = [*_CLASSES, *(random.randint(0, 999) for _ in range(count - len(_CLASSES)))]
+        labels = torch.tensor(chosen[:count], device=args.device)
+    if init_code is not None:
+        return init_code.reshape(count, cells).clone(), labels
+    return torch.full((count, cells), args.mask_value, dtype=torch.int64, device=args.device), labels
+
+
+def _network(trainer: Any) -> Any:
+    network = trainer.ema if getattr(trainer.args, "use_ema", False) else trainer.vit
+    network.eval()
+    return network
+
+
+def _codes(history: Any, size: int) -> list[Tensor]:
+    """Per step the tokens drawn, and where none was, those that stood."""
+    drawn = [torch.where(event.scores["token"] >= 0, event.scores["token"], event.before) for event in history]
+    return [each.reshape(-1, size, size) for each in drawn]
+
+
+def _images(trainer: Any, tokens: Tensor) -> Tensor:
+    code = tokens.reshape(-1, trainer.input_size, trainer.input_size).clamp(0, trainer.args.codebook_size - 1)
+    trainer.vit.train()
+    return trainer.ae.decode_code(code).clamp(-1, 1)
+
+
 @dataclass(frozen=True)
 class _Table:
     """So many tokens of the canvas stand after each step."""
@@ -155,18 +319,24 @@ class _Table:
         return table[view.step.clamp(max=len(self.counts) - 1)] - given
 
 
-def _classed(network: Any, size: int, mask_id: int, weights: list[float]) -> Any:
-    """The network with labels; rows keep step, so each call has one weight of guidance."""
+def _classed(network: Any, trainer: Any, weights: list[float], factors: list[float] | None = None) -> Any:
+    """The network with labels; rows keep step, so each call has one weight of guidance and one factor of the logits."""
+    size, mask_id = trainer.input_size, trainer.args.mask_value
 
     def call(tokens: Tensor, request: Request) -> Output:
         grid, labels = tokens.reshape(-1, size, size), request.condition
         keep = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        step = min(int(request.step[0]), len(weights) - 1)
+        factor = factors[step] if factors else 1.0
+
+        def read(logits: Tensor) -> Tensor:
+            return _with_mask(logits if factor == 1.0 else logits * factor, mask_id)
+
         if not any(weights):
-            return Output(logits=_with_mask(network(grid, labels, drop_label=keep), mask_id))
+            return Output(logits=read(network(grid, labels, keep)))
         logits = network(torch.cat([grid, grid]), torch.cat([labels, labels]), torch.cat([keep, ~keep]))
-        seen, blind = _with_mask(logits, mask_id).chunk(2)
-        weight = weights[min(int(request.step[0]), len(weights) - 1)]
-        return Output(logits=seen, uncond_logits=blind, guidance=weight, forwards=2)
+        seen, blind = read(logits).chunk(2)
+        return Output(logits=seen, uncond_logits=blind, guidance=weights[step], forwards=2)
 
     return call
 
@@ -176,5 +346,5 @@ def _with_mask(logits: Tensor, mask_id: int) -> Tensor:
     return logits if missing <= 0 else torch.nn.functional.pad(logits, (0, missing), value=-1e4)
 
 
-MODULES = ("Sampler.confidence_sampler",)
-REPLACES = {"ConfidenceSampler": ConfidenceSampler}
+MODULES = ("Sampler.confidence_sampler", "Sampler.halton_sampler")
+REPLACES = {"ConfidenceSampler": ConfidenceSampler, "HaltonSampler": HaltonSampler}

@@ -49,7 +49,7 @@ def patch(repository: str, module: ModuleType | str | None = None) -> Patch:
 
     Args:
         repository: a module of :mod:`mdmcorrect.compat`, such as "fast_dllm".
-        module: the original, or its import name; default the name it has when its own folder is on the path.
+        module: the original, or its import name; default the names its modules have when its own folder is on the path.
 
     Returns:
         A :class:`Patch`, whose ``replaced`` says what was replaced and whose ``undo`` takes it back; a context manager.
@@ -64,23 +64,30 @@ def patch(repository: str, module: ModuleType | str | None = None) -> Patch:
         ('generate.generate', 'generate.generate_with_prefix_cache', ...)
     """
     drop_in = _drop_in(repository)
-    original = _original(repository, drop_in, module)
-    swaps = []
-    for path, ours in drop_in.REPLACES.items():
-        *owners, attribute = path.split(".")
-        owner: Any = original
-        for name in owners:
-            owner = getattr(owner, name, None)
-        getattr(owner, attribute, None)  # some packages load what they hold when it is first asked for
-        theirs = getattr(owner, "__dict__", {}).get(attribute)
-        if theirs is None:
-            continue
-        swaps.append((owner, attribute, theirs, ours, f"{original.__name__}.{path}"))
-        if owner is original:
-            swaps += _copies(original, attribute, theirs, ours)
+    originals = _originals(repository, drop_in, module)
+    swaps: dict[tuple[int, str], tuple[Any, str, Any, Any, str]] = {}  # by owner and attribute: modules share functions
+    for original in originals:
+        for path, ours in drop_in.REPLACES.items():
+            for swap in _swaps(original, path, ours):
+                swaps.setdefault((id(swap[0]), swap[1]), swap)
     if not swaps:
-        raise ValueError(f"module: {original.__name__} has none of {sorted(drop_in.REPLACES)}; is it {repository}?")
-    return Patch(repository, swaps)
+        names = " and ".join(original.__name__ for original in originals)
+        raise ValueError(f"module: {names} has none of {sorted(drop_in.REPLACES)}; is it {repository}?")
+    return Patch(repository, list(swaps.values()))
+
+
+def _swaps(original: ModuleType, path: str, ours: Any) -> list[tuple[Any, str, Any, Any, str]]:
+    """What of an original has the dotted name ``path``, and who else holds it."""
+    *owners, attribute = path.split(".")
+    owner: Any = original
+    for name in owners:
+        owner = getattr(owner, name, None)
+    getattr(owner, attribute, None)  # some packages load what they hold when it is first asked for
+    theirs = getattr(owner, "__dict__", {}).get(attribute)
+    if theirs is None:
+        return []
+    copies = _copies(original, attribute, theirs, ours) if owner is original else []
+    return [(owner, attribute, theirs, ours, f"{original.__name__}.{path}"), *copies]
 
 
 def _drop_in(repository: str) -> Any:
@@ -91,19 +98,22 @@ def _drop_in(repository: str) -> Any:
     return modules[repository]
 
 
-def _original(repository: str, drop_in: Any, module: ModuleType | str | None) -> ModuleType:
+def _originals(repository: str, drop_in: Any, module: ModuleType | str | None) -> list[ModuleType]:
+    """The module named, or those of the original that can be imported."""
     if isinstance(module, ModuleType):
-        return module
-    tried = [module] if module is not None else list(drop_in.MODULES)
+        return [module]
+    tried, found = [module] if module is not None else list(drop_in.MODULES), []
     for name in tried:
         try:
-            return importlib.import_module(name)
+            found.append(importlib.import_module(name))
         except ImportError:
             continue
-    raise ImportError(
-        f"{repository}: could not import {' or '.join(map(repr, tried))}; put the original on the path, or hand over "
-        f"its module: patch({repository!r}, module)"
-    )
+    if not found:
+        raise ImportError(
+            f"{repository}: could not import {' or '.join(map(repr, tried))}; put the original on the path, or hand "
+            f"over its module: patch({repository!r}, module)"
+        )
+    return found
 
 
 def _copies(

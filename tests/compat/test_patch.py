@@ -83,3 +83,19 @@ def test_what_a_package_loads_when_asked_is_replaced_too():
         assert done.replaced == ("generation_utils.sample_tokens",)
         assert original.sample_tokens is dream.sample_tokens
     assert original.sample_tokens() == "theirs"
+
+
+def test_an_original_of_several_modules_is_replaced_in_all(monkeypatch):
+    modules = [ModuleType(name) for name in ("Sampler.confidence_sampler", "Sampler.halton_sampler")]
+    for module, name in zip(modules, ("ConfidenceSampler", "HaltonSampler"), strict=True):
+        setattr(module, name, type(name, (), {}))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "Sampler", ModuleType("Sampler"))
+    modules[1].ConfidenceSampler = modules[0].ConfidenceSampler
+    with compat.patch("maskgit") as done:
+        assert done.replaced == (
+            "Sampler.confidence_sampler.ConfidenceSampler",
+            "Sampler.halton_sampler.ConfidenceSampler",
+            "Sampler.halton_sampler.HaltonSampler",
+        )
+    assert modules[1].HaltonSampler.__module__ == __name__
