@@ -1,7 +1,7 @@
 """What the CUDA operators move in typical cases, counted by the harness of tests/simt, and the time that predicts.
 
-A case runs at its true shape, so that its launches are the true ones. Where that would take long, only a few of its rows
-are asked for, and what they moved stands for all.
+A case runs at its true shape, so that its launches are the true ones. Where that would take long, only a few of its
+rows are asked for, and what they moved stands for all.
 """
 
 from __future__ import annotations
