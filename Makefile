@@ -9,7 +9,8 @@
 BASE_PYTHON ?= python3
 PYTHON ?= .venv/bin/python
 TORCH ?= torch==2.13.0
-PYTEST_ARGS ?=
+# Files are shared out among at most four processes.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 BENCH_ARGS ?=
 
 export OMP_WAIT_POLICY ?= passive
