@@ -30,3 +30,10 @@ struct CountPositionsParams {
 };
 
 }  // namespace mdmcorrect
+
+namespace MDM_NAMESPACE {
+
+// What the n-th score must reach by CountRule::factor.
+MDM_INLINE double factor_limit(double bound, int64_t n) { return 1.0 - bound / static_cast<double>(n + 1); }
+
+}  // namespace MDM_NAMESPACE

@@ -15,11 +15,6 @@ static inline bool is_sorted_rule(CountRule rule) {
   return rule != CountRule::threshold && rule != CountRule::strict_threshold;
 }
 
-// The inverse of ordered_bits.
-static inline float float_of_key(uint32_t key) {
-  return float_from_bits((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
-}
-
 // How many of n sorted keys the rule admits from the first on. descending: keys are those of negated scores.
 static inline int64_t admitted(CountRule rule, const uint32_t* keys, int64_t n, double bound) {
   if (rule == CountRule::cut_off) {
@@ -32,9 +27,9 @@ static inline int64_t admitted(CountRule rule, const uint32_t* keys, int64_t n, 
   }
   double sum = 0.0;
   for (int64_t i = 0; i < n; ++i) {
-    const double score = static_cast<double>(float_of_key(keys[i]));
+    const double score = static_cast<double>(value_of_key(keys[i]));
     if (rule == CountRule::factor) {
-      if (!(-score >= 1.0 - bound / static_cast<double>(i + 2))) return i;
+      if (!(-score >= factor_limit(bound, i + 1))) return i;
       continue;
     }
     const double with = sum + score;
@@ -57,7 +52,7 @@ void count_positions(const CountPositionsParams& params, int64_t begin, int64_t 
     if (is_sorted_rule(params.rule)) {
       const bool factor = params.rule == CountRule::factor;
       // What the factor admits is at least its first, lowest limit: nothing below needs an order.
-      const double least = factor && bound >= 0.0 ? 1.0 - bound / 2.0 : -__builtin_inf();
+      const double least = factor && bound >= 0.0 ? factor_limit(bound, 1) : -__builtin_inf();
       uint32_t* keys = room.take<uint32_t>(length);
       int64_t kept = 0;
       for (int64_t col = 0; col < length; ++col) {

@@ -134,10 +134,11 @@ __device__ inline bool is_selected(SelectState& state, uint64_t key, KeyCut* cut
   return tie || key > cut->key;
 }
 
-// [length] of this block: in shared memory behind the SelectState at its start, or in the workspace.
+// [length] of this block: in shared memory behind the state at its start, or in the workspace.
+template <class State = SelectState, int64_t kStateBytes = cuda::kSharedState>
 __device__ inline uint64_t* row_keys(uint64_t* workspace, int64_t length) {
-  static_assert(sizeof(SelectState) <= cuda::kSharedState, "the keys come after the state");
-  if (length <= cuda::kSharedKeys) return shared_at<uint64_t>(cuda::kSharedState);
+  static_assert(sizeof(State) <= kStateBytes, "the keys come after the state");
+  if (length <= cuda::kSharedKeys) return shared_at<uint64_t>(kStateBytes);
   return workspace + blockIdx.x * length;
 }
 

@@ -9,6 +9,7 @@ namespace mdmcorrect::cuda {
 constexpr int kMaxThreads = 1024;
 constexpr int64_t kSharedKeys = 4096;  // 32 KiB, within the 48 KiB every launch may have; longer rows use the workspace
 constexpr int64_t kSharedState = 1536;      // bytes before the keys, for what the block shares otherwise
+constexpr int64_t kCountState = 3584;       // the same for count_positions, which keeps sums too
 constexpr int64_t kSharedRowBlocks = 2048;  // blocks that together keep any GPU busy; each takes row after row
 // Each has room for one row's keys in the workspace: two blocks of 1024 threads for each of 148 multiprocessors.
 constexpr int64_t kWorkspaceRowBlocks = 296;

@@ -17,13 +17,14 @@ inline int64_t row_workspace(int64_t batch, int64_t length) {
 }
 
 template <class Params>
-void launch_rows(const char* kernel, const Params& params, void* workspace, Launcher& launch) {
+void launch_rows(const char* kernel, const Params& params, void* workspace, Launcher& launch,
+                 int64_t state_bytes = kSharedState) {
   const int64_t length = params.length;
   if (params.batch == 0 || length == 0) return;
   const unsigned threads = length <= 1024 ? 256 : length <= 8192 ? 512 : kMaxThreads;
   const int64_t key_bytes = length <= kSharedKeys ? length * static_cast<int64_t>(sizeof(uint64_t)) : 0;
   launch({kernel, static_cast<unsigned>(row_blocks(params.batch, length)), 1, threads,
-          static_cast<unsigned>(kSharedState + key_bytes)},
+          static_cast<unsigned>(state_bytes + key_bytes)},
          RowKernel<Params>{params, static_cast<uint64_t*>(workspace)});
 }
 

@@ -1,8 +1,9 @@
 // Binding of count_positions: tensors in, params out, kernel called.
 #include <torch/csrc/stable/library.h>
 
-#include "core/count_positions_params.h"
+#include "cuda/count_positions.h"
 #include "torch/checks.h"
+#include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 
 namespace mdmcorrect {
@@ -21,7 +22,6 @@ Tensor count_positions(const Tensor& scores, int64_t rule, const Tensor& bound, 
   check(bound.dim() == 0 || (bound.dim() == 1 && bound.size(0) == batch), kOp, "bound: expected shape [] or [", batch,
         "], got ", shape_of(bound));
   check(bound.device() == scores.device(), kOp, "bound: expected it on the device of scores");
-  if (scores.is_cuda()) throw_no_cuda_kernel(kOp);
   Tensor counts = torch::stable::empty({batch}, ScalarType::Long, std::nullopt, scores.device());
 
   CountPositionsParams params{};
@@ -35,6 +35,13 @@ Tensor count_positions(const Tensor& scores, int64_t rule, const Tensor& bound, 
   params.at_least = at_least;
   params.counts = static_cast<int64_t*>(counts.mutable_data_ptr());
 
+  if (scores.is_cuda()) {
+    if (length == 0) torch::stable::zero_(counts);
+    CudaLauncher launcher(kOp, scores);
+    const Tensor workspace = byte_tensor(cuda::count_positions_workspace(params), scores);
+    cuda::count_positions(params, workspace.mutable_data_ptr(), launcher);
+    return counts;
+  }
   const bool sorts = params.rule != CountRule::threshold && params.rule != CountRule::strict_threshold;
   parallel_rows(batch, (sorts ? kSortCost : 1) * length, 6 * length + 64,
                 [&, kernels = &chosen_kernels()](int64_t begin, int64_t end, uint64_t* scratch) {

@@ -6,6 +6,8 @@ import numpy as np
 from harness import BFloat16, Simt, Traffic, float_type
 from params import FLOAT_TYPES
 
+from mdmcorrect.ops.count_positions import RULES
+
 
 def _counts(value, dtype=np.int64) -> np.ndarray | None:
     return None if value is None else np.asarray(value, dtype)
@@ -56,6 +58,27 @@ def uniform(
         values=values,
     )
     return values, traffic
+
+
+def count_positions(
+    simt: Simt, scores, rule, bound, *, eligible=None, at_least=0
+) -> tuple[np.ndarray, dict[str, Traffic]]:
+    """bound: a number or [B]."""
+    bound = np.asarray(bound, np.float64)
+    counts = np.empty(len(scores), np.int64)
+    traffic = simt.launch(
+        "count_positions",
+        batch=len(scores),
+        length=scores.shape[1],
+        scores=scores,
+        eligible=eligible,
+        bound=bound,
+        bound_stride=bound.ndim,
+        rule=RULES.index(rule),
+        at_least=at_least,
+        counts=counts,
+    )
+    return counts, traffic
 
 
 def remask_step(

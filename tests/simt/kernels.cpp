@@ -6,6 +6,7 @@
 
 #include "cuda/bidirectional_attention.h"
 #include "cuda/bidirectional_attention_backward.h"
+#include "cuda/count_positions.h"
 #include "cuda/remask_step.h"
 #include "cuda/score_tokens.h"
 #include "cuda/select_positions.h"
@@ -66,6 +67,7 @@ SIMT_VISIBLE const char* simt_launches() { return launches.c_str(); }
 
 SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)
 SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)
+SIMT_OP(count_positions, CountPositionsParams)
 SIMT_OP(remask_step, RemaskStepParams)
 SIMT_OP(score_tokens, ScoreTokensParams)
 SIMT_OP(select_positions, SelectPositionsParams)
@@ -82,6 +84,7 @@ SIMT_OP(uniform, UniformParams)
 #define DECLARE_ATTENTION_BACKWARD(kernel) void attention_backward_##kernel(AttentionBackward);
 
 using mdmcorrect::BidirectionalAttentionParams;
+using mdmcorrect::CountPositionsParams;
 using mdmcorrect::RemaskStepParams;
 using mdmcorrect::SelectPositionsParams;
 using mdmcorrect::UniformParams;
@@ -92,6 +95,7 @@ using mdmcorrect::cuda::ScoreTokensKernel;
 extern "C" {
 ATTENTION_KERNELS(DECLARE_ATTENTION)
 ATTENTION_BACKWARD_KERNELS(DECLARE_ATTENTION_BACKWARD)
+void count_positions_rows(RowKernel<CountPositionsParams>);
 void remask_step_rows(RowKernel<RemaskStepParams>);
 void score_tokens_rows_float32(ScoreTokensKernel);
 void score_tokens_rows_bfloat16(ScoreTokensKernel);
@@ -113,7 +117,8 @@ namespace {
 
 const Entry entries[] = {
     ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY)
-        SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
+        SIMT_KERNEL(count_positions_rows, RowKernel<CountPositionsParams>),
+    SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
     SIMT_KERNEL(score_tokens_rows_float32, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_rows_bfloat16, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_rows_float16, ScoreTokensKernel),

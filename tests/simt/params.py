@@ -40,6 +40,7 @@ SCALARS = {
     "bool": ctypes.c_bool,
     "FloatType": ctypes.c_int32,
     "AttentionMask": ctypes.c_int32,
+    "CountRule": ctypes.c_int32,
     "RowInts": RowInts,
     "FloatGrid": FloatGrid,
     "Heads": Heads,

@@ -12,6 +12,7 @@ import device_ops
 import harness
 import numpy as np
 import pytest
+import test_simt_count_positions as count
 import test_simt_remask_step as remask
 import test_simt_score_tokens as score
 from harness import Fault, Simt
@@ -43,6 +44,14 @@ def run_remask(simt: Simt) -> None:
     remask.check(simt, tokens, proposals, **scores, keep_count=150)
 
 
+def run_count(simt: Simt) -> None:
+    """Rows one after another in a block, with several bytes of the key and many equal scores at the stop."""
+    scores = np.random.default_rng(0).choice(np.float32([0.5, 0.25, 0.50000006]), (2049, 64))
+    rows = np.broadcast_to(scores[:1], scores.shape).copy()
+    rows[-1] = 3 * scores[1]
+    count.check(simt, rows, "cumulative", 10.0)
+
+
 def run_attention(simt: Simt) -> None:
     """Three tiles of keys, the last one masked."""
     device_ops.bidirectional_attention(simt, *attention_cases.heads(1, 150, 64, q_heads=1))
@@ -67,6 +76,7 @@ def run_score(simt: Simt) -> None:
 # Device source -> the kernel and the run that reach all of it.
 REACHED_BY = {
     "radix_select.cuh": ("remask_step", run_remask),
+    "count_positions.cuh": ("count_positions", run_count),
     "proposal_filter.cuh": ("score_tokens", run_score),
     "score_tokens.cuh": ("score_tokens", run_score),
     "attention_keys.cuh": ("bidirectional_attention", run_attention),
