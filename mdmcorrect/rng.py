@@ -58,9 +58,7 @@ def random_bits(
 
     Integers outside [0, 2^32) are taken modulo 2^32, ``call`` modulo 2^16.
     """
-    index, position, step, call = (
-        torch.as_tensor(word, dtype=torch.int64, device=seed.device) for word in (index, position, step, call)
-    )
+    index, position, step, call = (_number(word, seed) for word in (index, position, step, call))
     stream = (int(purpose) << 16) | (call & 0xFFFF)
     seed, index, position, step, stream = torch.broadcast_tensors(seed, index, position, step, stream)
     key = (seed & _WORD, (seed >> 32) & _WORD)
@@ -150,7 +148,10 @@ def uniform(
         )
     if positions.dim() == 2 and positions.shape[0] != batch:
         raise ValueError(f"positions: expected [{batch}, L] as seed has it, got {list(positions.shape)}")
-    step, call = _number("step", step, seed), _number("call", call, seed)
+    step, call = _number(step, seed), _number(call, seed)
+    for name, number in (("step", step), ("call", call)):
+        if number.dtype != torch.int64:
+            raise ValueError(f"{name}: expected an int or an int64 tensor, got {number.dtype}")
     if step.dim() != 0 and step.shape != (batch,):
         raise ValueError(f"step: expected [] or [{batch}] as seed has it, got {list(step.shape)}")
     if call.dim() != 0:
@@ -161,12 +162,9 @@ def uniform(
     return torch.ops.mdmcorrect.uniform(seed, positions, step, int(purpose), call, dtype)
 
 
-def _number(name: str, value: Tensor | int, like: Tensor) -> Tensor:
-    if isinstance(value, int):
-        return torch.full((), value, dtype=torch.int64, device=like.device)
-    if value.dtype != torch.int64:
-        raise ValueError(f"{name}: expected an int or an int64 tensor, got {value.dtype}")
-    return value
+def _number(value: Tensor | int, like: Tensor) -> Tensor:
+    """A number where ``like`` is, filled in there: a copy from the host would make it wait."""
+    return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.int64, device=like.device)
 
 
 @torch.library.register_fake("mdmcorrect::uniform")

@@ -4,6 +4,7 @@ from .ancestral import Ancestral, Draws, JumpTimes
 from .correct import Correct, FixedPoint, HideAndAsk
 from .counts import AboveMean, CeilTarget, CountRule, EntropyBound, EvenSplit, Factor, RoundedGrid, Threshold, TimeGrid
 from .edit import Edit, EditRule, Overwrite, RemaskDoubtful, Rewrite
+from .fixed import FixedSteps
 from .informed import Informed, Resample
 from .loop import Looped
 from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update, WholeRow
@@ -90,6 +91,7 @@ __all__ = [
     "FirstHitting",
     "FixedOrder",
     "FixedPoint",
+    "FixedSteps",
     "ForwardBackward",
     "HideAndAsk",
     "HistoryRemask",

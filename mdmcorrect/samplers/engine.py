@@ -62,10 +62,10 @@ class Engine:
         self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None, shown: frozenset[str]
     ) -> tuple[State, str]:
         """Step until every row is done; the state then, and why it stopped. ``shown``: scores that events carry."""
-        state = self._close(state)
+        state = self.close(state)
         index = 0
         try:
-            while (step := self._step(state, shown)) is not None:
+            while (step := self.step(state, shown)) is not None:
                 before, (state, update, corrected, scores) = state, step
                 if callback is None and record is None:
                     continue
@@ -80,14 +80,33 @@ class Engine:
             return state, "interrupted"
         return state, "finished"
 
-    def _step(self, state: State, shown: frozenset[str]) -> tuple[State, Update, Tensor, Scores] | None:
-        """One step of every live row, or None if there is none."""
+    def step(self, state: State, shown: frozenset[str]) -> tuple[State, Update, Tensor, Scores] | None:
+        """One step of every live row: the state after it and what it did. None if there is no such row."""
         state, view = self.window.view(state, self.steps, self.mask_id)
         intent = self.plan.prepare(state, view)
         due = self._due(state, view)
         ahead = self._ahead(state, view, intent, due)
-        if ahead is None:
-            return None
+        return None if ahead is None else self._made(state, view, intent, due, ahead, shown)
+
+    def fixed_step(self, state: State, *, closing: bool) -> State:
+        """The state after the same step, made without asking the host: the model reads every row, whoever needs it.
+
+        Rows that have used all their steps wait for a ``closing`` step to fill what is left. ``calls`` and
+        ``token_forwards`` are not counted.
+        """
+        waiting = torch.zeros_like(state.done) if closing else ~state.done & self.window.spent(state)
+        before = replace(state, done=state.done | waiting)
+        before, view = self.window.view(before, self.steps, self.mask_id)
+        intent = self.plan.prepare(before, view)
+        due = self._due(before, view)
+        need, correct = self._needs(before, view, intent, due)
+        ahead = Ahead(Rows(need), Rows(correct), closing, None)
+        after = self._made(before, view, intent, due, ahead, frozenset())[0]
+        return replace(after, done=after.done & ~waiting, calls=state.calls, token_forwards=state.token_forwards)
+
+    def _made(
+        self, state: State, view: View, intent: Intent, due: Tensor, ahead: Ahead, shown: frozenset[str]
+    ) -> tuple[State, Update, Tensor, Scores]:
         time = self.plan.time(state, view)
         scores = self.forward.nothing(state.tokens)
         corrected = torch.zeros_like(state.fixed)
@@ -118,7 +137,7 @@ class Engine:
         state = self._apply(state, view, update, scores, corrected, ahead.correcting)
         if self.tokens_processor is not None:
             state = replace(state, tokens=self._processed(state.tokens, self.tokens_processor))
-        return self._close(state), update, corrected, scores
+        return self.close(state), update, corrected, scores
 
     def _processed(self, tokens: Tensor, processor: TokensProcessor) -> Tensor:
         """The tokens a caller's processor makes of a step's, given the logits of the step's last forward."""
@@ -154,10 +173,7 @@ class Engine:
 
     def _ahead(self, state: State, view: View, intent: Intent, due: Tensor) -> Ahead | None:
         """What the host must know before the forward, in one question; None if every row is done."""
-        pointless = state.settled | ~state.committed(self.mask_id).any(1)
-        need = intent.need | (due & ~pointless) | view.finishing if self.cache else torch.ones_like(due)
-        need = need & ~state.done
-        correct = need & due
+        need, correct = self._needs(state, view, intent, due)
         flags = torch.stack([~state.done, need, correct, view.finishing])
         windows = None
         if self.forward.reads_windows:
@@ -169,6 +185,13 @@ class Engine:
         if not any(live):
             return None
         return Ahead(Rows(need, indices(needed)), Rows(correct, indices(correcting)), any(finishing), windows)
+
+    def _needs(self, state: State, view: View, intent: Intent, due: Tensor) -> tuple[Tensor, Tensor]:
+        """bool ``[B]`` each: rows that make a forward, and those of them to correct."""
+        pointless = state.settled | ~state.committed(self.mask_id).any(1)
+        need = intent.need | (due & ~pointless) | view.finishing if self.cache else torch.ones_like(due)
+        need = need & ~state.done
+        return need, need & due
 
     def _revise(self, state: State, tokens: Tensor, scores: Scores) -> tuple[State, Tensor]:
         """The state with corrected tokens, scored by the corrector's own probability, and where they are."""
@@ -227,7 +250,7 @@ class Engine:
             return self.plan.waiting(state)
         return ~state.settled if self.correct is not None and self.correct.revisits else torch.zeros_like(state.done)
 
-    def _close(self, state: State) -> State:
+    def close(self, state: State) -> State:
         """The state with rows marked done that have ended."""
         filled = self.window.filled(state, self.mask_id)
         spent = self.window.spent(state)

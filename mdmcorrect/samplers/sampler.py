@@ -136,33 +136,17 @@ class Sampler:
             )
         elif tokens is not None and tokens.shape != state.tokens.shape:
             raise ValueError(f"state: expected tokens {list(tokens.shape)}, got {list(state.tokens.shape)}")
-        assert self.plan is not None
         shown = frozenset[str]() if isinstance(history, bool) else frozenset(history)
-        padded = not bool(state.attention_mask.all())
-        engine = Engine(
-            steps=self.steps,
-            plan=self.plan,
-            window=self.window,
-            correct=self.correct,
-            finish=self.finish,
-            cache=self.cache,
-            forward=Forward(
-                model,
-                self.scoring,
-                mask_id,
-                self.plan.wants | shown | (self.correct.wants if self.correct else frozenset()),
-                self.name,
-                condition,
-                logits_processor,
-                padded=padded,
-                keep_logits=tokens_processor is not None,
-            ),
+        engine = self.engine(
+            model,
             mask_id=mask_id,
+            condition=condition,
             eos_id=eos_id,
             stop=stop,
+            logits_processor=logits_processor,
             tokens_processor=tokens_processor,
-            review=self.review,
-            review_forward=self._review_forward(mask_id, condition, padded=padded),
+            padded=not bool(state.attention_mask.all()),
+            shown=shown,
         )
         events: list[StepEvent] = []
         record: Callable[[StepEvent], Any] | None = None if history is False else events.append
@@ -181,8 +165,51 @@ class Sampler:
             token_forwards=state.token_forwards,
         )
 
-    def _review_forward(self, mask_id: int, condition: Any, *, padded: bool) -> Forward | None:
-        return None if self.review is None else self.review.forward(mask_id, self.name, condition, padded=padded)
+    def engine(
+        self,
+        model: Any,
+        *,
+        mask_id: int,
+        condition: Any = None,
+        eos_id: int | None = None,
+        stop: Stop | None = None,
+        logits_processor: LogitsProcessor | None = None,
+        tokens_processor: TokensProcessor | None = None,
+        padded: bool = False,
+        shown: frozenset[str] = frozenset(),
+    ) -> Engine:
+        """The loop that a call runs. ``padded``: the model is told where padding is; ``shown``: scores to compute."""
+        assert self.plan is not None
+        wants = self.plan.wants | shown | (self.correct.wants if self.correct else frozenset())
+        keep_logits = tokens_processor is not None
+        review = None
+        if self.review is not None:
+            review = self.review.forward(mask_id, self.name, condition, padded=padded)
+        return Engine(
+            steps=self.steps,
+            plan=self.plan,
+            window=self.window,
+            correct=self.correct,
+            finish=self.finish,
+            cache=self.cache,
+            forward=Forward(
+                model,
+                self.scoring,
+                mask_id,
+                wants,
+                self.name,
+                condition,
+                logits_processor,
+                padded=padded,
+                keep_logits=keep_logits,
+            ),
+            mask_id=mask_id,
+            eos_id=eos_id,
+            stop=stop,
+            tokens_processor=tokens_processor,
+            review=self.review,
+            review_forward=review,
+        )
 
 
 def _then(advance: Callable[[], None], callback: Callback | None) -> Callback:

@@ -142,7 +142,10 @@ def initial_state(
         raise ValueError(
             f"positions: expected int64 {list(tokens.shape)}, got {positions.dtype} {list(positions.shape)}"
         )
-    zeros = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    def zeros(dtype: torch.dtype = torch.int64) -> Tensor:  # one for each: a graph may update them in place
+        return torch.zeros(batch, dtype=dtype, device=device)
+
     fixed = fixed | ~real
     return State(
         tokens=tokens.clone(),
@@ -151,15 +154,15 @@ def initial_state(
         positions=positions.to(device),
         origin=_origin(origin, fixed),
         seed=rng.sequence_seeds(seed, batch, device=device),
-        step=zeros,
-        window=zeros,
-        window_step=zeros,
-        quota=zeros,
-        done=torch.zeros(batch, dtype=torch.bool, device=device),
-        settled=torch.zeros(batch, dtype=torch.bool, device=device),
+        step=zeros(),
+        window=zeros(),
+        window_step=zeros(),
+        quota=zeros(),
+        done=zeros(torch.bool),
+        settled=zeros(torch.bool),
         commit_score=torch.full(tokens.shape, torch.nan, device=device),
         commits=torch.zeros_like(tokens),
-        nfe=zeros,
+        nfe=zeros(),
     )
 
 

@@ -136,6 +136,17 @@ class Blocks:
             window_step=torch.where(leave, 0, state.window_step + live.long()),
         )
 
+    def most_steps(self, steps: int, length: int) -> int:
+        """Steps that a row of ``length`` positions makes at most, of a sampler of so many.
+
+        Raises:
+            ValueError: as many as its masks take.
+        """
+        if self.until_filled:
+            raise ValueError("steps: this sampler stays in a block until it is filled; say how many steps to make")
+        blocks = 1 if self.length is None else -(-length // self.length)
+        return (max(steps, blocks) if self.steps is None else blocks * self.steps) + blocks * self.extra
+
     def filled(self, state: State, mask_id: int) -> Tensor:
         """bool ``[B]``: rows without a mask; of rows that move together, none before all."""
         filled = ~state.masked(mask_id).any(1)

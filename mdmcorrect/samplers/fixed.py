@@ -1,0 +1,118 @@
+"""A sampler as one pure function of tensors, for ``torch.compile`` and CUDA graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .engine import Stop
+from .forward import LogitsProcessor
+from .presets.preset import Preset
+from .sampler import Sampler
+from .state import State, initial_state
+
+
+class FixedSteps:
+    """A sampler that makes a fixed number of steps, each the same operations whatever it finds.
+
+    Nothing is asked of the host, so the whole run, or a step of it, compiles with ``torch.compile(fullgraph=True)`` and
+    captures into a CUDA graph, if the model does. Tokens and NFE are those of the sampler, to the bit, where the
+    model's logits of a row do not depend on the batch. The price is that a row is in every forward: NFE counts the
+    forwards it needed, which are fewer than those made where rows end early, commit nothing or need no correction; a
+    corrector makes all its passes in every step.
+
+    Args:
+        sampler: a preset or a :class:`Sampler`.
+        model, mask_id, condition, eos_id, stop, logits_processor: as for a call of the sampler; ``stop`` may not ask
+            the host either.
+        padded: the model is told where padding is, as rows with ``lengths`` or an ``attention_mask`` need.
+
+    Raises:
+        ValueError: the sampler breaks ties as ``torch.topk`` does, or the model reads windows: both ask the host.
+
+    Example:
+        >>> from mdmcorrect.samplers import FixedSteps, LLaDA
+        >>> def model(tokens):
+        ...     return torch.eye(8, device=tokens.device)[tokens.cumsum(1) % 7] * 9
+        >>> run = FixedSteps(LLaDA(steps=3), model, mask_id=7)
+        >>> run(torch.tensor([[5, 7, 7, 7]])).tokens
+        tensor([[5, 5, 3, 6]])
+    """
+
+    def __init__(
+        self,
+        sampler: Preset | Sampler,
+        model: Any,
+        *,
+        mask_id: int,
+        condition: Any = None,
+        eos_id: int | None = None,
+        stop: Stop | None = None,
+        logits_processor: LogitsProcessor | None = None,
+        padded: bool = False,
+    ) -> None:
+        self.sampler = sampler.parts() if isinstance(sampler, Preset) else sampler
+        self.mask_id = mask_id
+        self.engine = self.sampler.engine(
+            model,
+            mask_id=mask_id,
+            condition=condition,
+            eos_id=eos_id,
+            stop=stop,
+            logits_processor=logits_processor,
+            padded=padded,
+        )
+        unmask = getattr(self.sampler.plan, "unmask", None)
+        if unmask is not None and unmask.ties != "lowest":
+            raise ValueError(f"ties: expected 'lowest' with fixed steps, got {unmask.ties!r}, which asks the host")
+        if self.engine.forward.reads_windows:
+            raise ValueError("model: it reads windows, plain numbers that a step would have to ask the host for")
+
+    def start(
+        self,
+        tokens: Tensor,
+        *,
+        fixed: Tensor | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        origin: int | Tensor | None = None,
+        seed: int | Tensor | torch.Generator = 0,
+    ) -> State:
+        """The state before the first step; arguments and errors as of a call of the sampler."""
+        state = initial_state(
+            tokens,
+            mask_id=self.mask_id,
+            fixed=fixed,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            positions=positions,
+            origin=origin,
+            seed=seed,
+        )
+        return self.engine.close(state)
+
+    def step(self, state: State, *, closing: bool = False) -> State:
+        """The state one step later. A ``closing`` step, the last, fills what is left with the argmax."""
+        with torch.no_grad():
+            return self.engine.fixed_step(state, closing=closing)
+
+    def __call__(self, tokens: Tensor, *, steps: int | None = None, **layout: Any) -> State:
+        """The state after all steps: its ``tokens`` and ``nfe``.
+
+        Args:
+            tokens: int64 ``[B, L]``.
+            steps: how many, before the closing one; default as many as a row can make.
+            layout: as for :meth:`start`.
+
+        Raises:
+            ValueError: no ``steps`` for a sampler that stays in a block until it is filled.
+        """
+        state = self.start(tokens, **layout)
+        if steps is None:
+            steps = self.sampler.window.most_steps(self.sampler.steps, tokens.shape[1])
+        for _ in range(steps):
+            state = self.step(state)
+        return self.step(state, closing=True) if self.sampler.finish else state
