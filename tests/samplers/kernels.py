@@ -80,6 +80,24 @@ def grid_kernels(steps, sigma_of, eps=1e-5, alpha=lambda t: 1 - t, before=None):
     return [*kernels, argmax_kernel()]
 
 
+def corrected_kernels(steps, eps=1e-5):
+    """ProSeCo with one pass per step: the model reads the canvas filled by its argmax; masks are drawn from what it
+    says there, committed tokens become its argmax."""
+
+    def kernel(t, s):
+        gain = (t - s) / t
+
+        def step(i, old, _, state):
+            draft = tuple(int(P[INDEX[state], j].argmax()) if state[j] == MASK else state[j] for j in range(L))
+            p = P[INDEX[draft], i]
+            return np.append(gain * p, 1 - gain) if old == MASK else np.append(np.eye(V)[p.argmax()], 0)
+
+        return product_kernel(step)
+
+    times = np.linspace(1, eps, steps + 1)
+    return [*(kernel(t, s) for t, s in itertools.pairwise(times)), argmax_kernel()]
+
+
 def argmax_kernel():
     """Noise removal: masks take their most probable token, all at once."""
     return product_kernel(lambda i, old, p, _: np.append(np.eye(V)[p.argmax() if old == MASK else old], 0))
