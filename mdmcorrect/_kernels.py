@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -24,11 +26,17 @@ def require_kernel(op: str, tensor: Tensor) -> None:
     if kind == "cuda":
         if torch.compiler.is_compiling():  # the operator itself answers, if its kernels are not loaded by then
             return
-        if not jit.available(op):
-            raise RuntimeError(
-                f"{op}: got a tensor on {tensor.device}, but this build of mdmcorrect has no CUDA kernel for it: move "
-                "the tensors to the CPU, or see `mdmcorrect doctor` for how to get CUDA kernels."
-            )
-        jit.load([op], device=tensor.device)
+        _load(op, tensor.device)
         return
     raise RuntimeError(f"{op}: expected tensors on cpu or cuda, got {tensor.device}.")
+
+
+@functools.cache
+def _load(op: str, device: torch.device) -> None:
+    """Once for each device: what there is to find out takes longer than a small kernel."""
+    if not jit.available(op):
+        raise RuntimeError(
+            f"{op}: got a tensor on {device}, but this build of mdmcorrect has no CUDA kernel for it: move the tensors "
+            "to the CPU, or see `mdmcorrect doctor` for how to get CUDA kernels."
+        )
+    jit.load([op], device=device)

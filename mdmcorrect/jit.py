@@ -83,22 +83,25 @@ def compile(op: str, capability: tuple[int, int]) -> bytes:
     return image
 
 
-def load(ops: Iterable[str] | None = None, *, device: torch.device | int | str | None = None) -> None:
+def load(
+    ops: Iterable[str] | None = None, *, device: torch.device | int | str | None = None, replace: bool = False
+) -> None:
     """Compile and install the kernels of ``ops`` for ``device``; those the library has are left alone.
 
     Args:
         ops: names of operators. Default: all that have CUDA sources.
         device: a CUDA device. Default: the current one.
+        replace: use NVRTC's kernels also where the library has its own, if those were not used yet.
 
     Raises:
-        RuntimeError: there is no CUDA device.
+        RuntimeError: there is no CUDA device, or kernels to be replaced are in use.
         ValueError, ImportError: as :func:`compile`.
     """
     if not torch.cuda.is_available():
         raise RuntimeError("mdmcorrect.jit.load: expected a CUDA device, and torch finds none")
     capability = torch.cuda.get_device_capability(device)
     for op in sorted(cuda_ops()) if ops is None else ops:
-        if op not in _native.build_info()["cuda_ops"]:
+        if replace or op not in _native.build_info()["cuda_ops"]:
             _install(op, capability)
 
 

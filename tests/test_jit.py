@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from mdmcorrect import _native, jit, ops
+from mdmcorrect import _native, jit
 
 CAPABILITIES = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
 
@@ -77,14 +77,19 @@ def test_bad_requests():
             jit.load()
 
 
+def test_the_librarys_own_kernels_stay_unless_they_are_to_be_replaced(monkeypatch):
+    installed = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(_native, "build_info", lambda: {"cuda_ops": ["select_positions"]})
+    monkeypatch.setattr(jit, "_install", lambda op, capability: installed.append((op, capability)))
+    jit.load(["select_positions", "remask_step"])
+    assert installed == [("remask_step", (9, 0))]
+    jit.load(["select_positions"], replace=True)
+    assert installed[1:] == [("select_positions", (9, 0))]
+
+
 def test_images_come_from_the_cpu_as_bytes():
+    _native.load()
     with pytest.raises(RuntimeError, match="image: expected contiguous uint8"):
         torch.ops.mdmcorrect.add_cuda_image("select_positions", torch.zeros(2, 2))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(bool(_native.build_info()["cuda_ops"]), reason="this build has kernels by nvcc")
-def test_kernels_of_nvrtc_run():
-    scores = torch.randn(3, 1000, device="cuda")
-    assert torch.equal(ops.select_positions(scores, 100).cpu(), ops.select_positions(scores.cpu(), 100))

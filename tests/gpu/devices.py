@@ -19,7 +19,7 @@ def busy_stream(device: torch.device) -> Iterator[None]:
         yield
         return
     torch.cuda.synchronize(device)
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)) as _:
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
         torch.cuda._sleep(CYCLES)
         yield
         torch.cuda.current_stream().synchronize()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle, product
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from mdmcorrect.ops.count_positions import RULES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Around a block's threads, around what fits shared memory (4096 positions), and far beyond.
-SHAPES = [(3, 1), (2, 255), (2, 1025), (2, 4096), (2, 4097), (1, 20_000), (0, 9), (4, 0), (2100, 3)]
+SHAPES = [(3, 1), (2, 255), (2, 256), (2, 1025), (2, 4096), (2, 4097), (1, 20_000), (0, 9), (4, 0), (2100, 3)]
 MASK = 9
 
 
@@ -88,26 +89,21 @@ def check_counts(results: Results, arguments: Arguments) -> None:
 
 
 def counts() -> Iterator[Case]:
-    for dtype_name, dtype in DTYPES.items():
-        for rule in RULES:
-            for shape in [(3, 1), (5, 257), (2, 4097), (0, 9), (4, 0)]:
+    shapes = [(3, 1), (5, 257), (2, 4097), (0, 9), (4, 0)]
+    for (rule, shape), (dtype_name, dtype) in zip(product(RULES, shapes), cycle(DTYPES.items())):
 
-                def make(
-                    seed: int, rule: str = rule, shape: tuple[int, int] = shape, dtype: torch.dtype = dtype
-                ) -> Arguments:
-                    scores = confidences(*shape, dtype, seed)
-                    bound = torch.linspace(0, 1, shape[0] + 1, dtype=torch.float64)[1:]
-                    return {
-                        "scores": scores if rule not in ("entropy_bound", "cumulative") else 1 - scores,
-                        "rule": rule,
-                        "bound": bound if rule != "cut_off" else (bound * shape[1]).round(),
-                        "eligible": coins(*shape, 0.8, seed),
-                        "at_least": 1,
-                    }
+        def make(seed: int, rule: str = rule, shape: tuple[int, int] = shape, dtype: torch.dtype = dtype) -> Arguments:
+            scores = confidences(*shape, dtype, seed)
+            bound = torch.linspace(0, 1, shape[0] + 1, dtype=torch.float64)[1:]
+            return {
+                "scores": scores if rule not in ("entropy_bound", "cumulative") else 1 - scores,
+                "rule": rule,
+                "bound": bound if rule != "cut_off" else (bound * shape[1]).round(),
+                "eligible": coins(*shape, 0.8, seed),
+                "at_least": 1,
+            }
 
-                yield Case(
-                    "count_positions", f"{rule}, {list(shape)} {dtype_name}", count_positions, make, check_counts
-                )
+        yield Case("count_positions", f"{rule}, {list(shape)} {dtype_name}", count_positions, make, check_counts)
 
 
 def check_update(results: Results, arguments: Arguments) -> None:
@@ -117,36 +113,31 @@ def check_update(results: Results, arguments: Arguments) -> None:
 
 def updates() -> Iterator[Case]:
     modes = ("two bands", "refill never", "one pool", "given masks")
-    for mode in modes:
-        for dtype_name, dtype in DTYPES.items():
-            for shape in SHAPES:
+    for (mode, shape), (dtype_name, dtype) in zip(product(modes, SHAPES), cycle(DTYPES.items())):
 
-                def make(
-                    seed: int, mode: str = mode, shape: tuple[int, int] = shape, dtype: torch.dtype = dtype
-                ) -> Arguments:
-                    proposals = torch.randint(-1, MASK + 1, shape, generator=torch.Generator().manual_seed(seed))
-                    arguments = {
-                        "tokens": torch.where(coins(*shape, 0.5, seed), MASK, 3),
-                        "proposals": proposals,  # some are no token, some the mask itself
-                        "mask_id": MASK,
-                        "fixed": coins(*shape, 0.1, seed + 1),
-                        "eligible": coins(*shape, 0.9, seed + 2),
-                    }
-                    if mode == "given masks":
-                        return {**arguments, "commit": coins(*shape, 0.4, seed), "remask": coins(*shape, 0.4, seed + 3)}
-                    scores = {
-                        "unmask_score": confidences(*shape, dtype, seed),
-                        "keep_score": confidences(*shape, dtype, seed + 1),
-                    }
-                    many = numbers(shape[1] // 2 + 3, shape[0], seed, low=-1)
-                    if mode == "one pool":
-                        return {**arguments, **scores, "keep_count": many}
-                    few = numbers(shape[1] // 4 + 3, shape[0], seed + 1, low=-1)
-                    refill = "never" if mode == "refill never" else "if_short"
-                    return {**arguments, **scores, "unmask_count": many, "remask_count": few, "refill": refill}
+        def make(seed: int, mode: str = mode, shape: tuple[int, int] = shape, dtype: torch.dtype = dtype) -> Arguments:
+            proposals = torch.randint(-1, MASK + 1, shape, generator=torch.Generator().manual_seed(seed))
+            arguments = {
+                "tokens": torch.where(coins(*shape, 0.5, seed), MASK, 3),
+                "proposals": proposals,  # some are no token, some the mask itself
+                "mask_id": MASK,
+                "fixed": coins(*shape, 0.1, seed + 1),
+                "eligible": coins(*shape, 0.9, seed + 2),
+            }
+            if mode == "given masks":
+                return {**arguments, "commit": coins(*shape, 0.4, seed), "remask": coins(*shape, 0.4, seed + 3)}
+            scores = {
+                "unmask_score": confidences(*shape, dtype, seed),
+                "keep_score": confidences(*shape, dtype, seed + 1),
+            }
+            many = numbers(shape[1] // 2 + 3, shape[0], seed, low=-1)
+            if mode == "one pool":
+                return {**arguments, **scores, "keep_count": many}
+            few = numbers(shape[1] // 4 + 3, shape[0], seed + 1, low=-1)
+            refill = "never" if mode == "refill never" else "if_short"
+            return {**arguments, **scores, "unmask_count": many, "remask_count": few, "refill": refill}
 
-                title = f"{mode}, {list(shape)} {dtype_name}"
-                yield Case("remask_step", title, remask_step, make, check_update)
+        yield Case("remask_step", f"{mode}, {list(shape)} {dtype_name}", remask_step, make, check_update)
 
 
 def check_numbers(results: Results, arguments: Arguments) -> None:

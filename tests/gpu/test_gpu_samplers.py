@@ -1,12 +1,14 @@
-"""Samplers with fixed steps on a device: the CPU's tokens, no waiting, one CUDA graph."""
+"""Samplers on a device: the CPU's tokens from end to end; with fixed steps no waiting and one CUDA graph."""
 
 from __future__ import annotations
 
+import combinations
 import pytest
 import torch
 from combinations import MASK, canvas
 from devices import Captured, no_synchronisation
 from test_fixed_steps import model
+from toys import Toy
 
 from mdmcorrect.samplers import MDLM, PRISM, FixedSteps, LLaDA
 
@@ -44,3 +46,14 @@ def test_a_run_is_one_graph(preset, device):
     expected = call()
     for name, value in captured.replay().items():
         assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("preset", combinations.PRESETS.values(), ids=combinations.PRESETS)
+def test_a_run_is_the_cpus_run(preset, device):
+    """The model is integer arithmetic, so logits are equal; none of a few hundred draws should be a near tie."""
+    expected = preset(Toy(), canvas(), mask_id=MASK, seed=7)
+    result = preset(Toy(), canvas().to(device), mask_id=MASK, seed=7)
+    assert result.tokens.device == device
+    assert torch.equal(result.tokens.cpu(), expected.tokens)
+    assert result.nfe.tolist() == expected.nfe.tolist()
+    assert result.steps.tolist() == expected.steps.tolist()

@@ -23,7 +23,7 @@ class Toy:
         place = request.position_ids
         context = ((tokens + 7) * (place + 3) * 7919 % 10007 * attended).sum(1, keepdim=True)
         state = context * 31 + place * 1009
-        ids = torch.arange(self.V)
+        ids = torch.arange(self.V, device=tokens.device)
         mixed = (state[..., None] * 65537 + ids * 40503 + 12345) % 99991
         mixed = mixed * mixed % 99991
         logits = (mixed.double() / 99991 * self.scale).to(self.dtype)
