@@ -1,8 +1,12 @@
-"""Gen-Verse/MMaDA: ``mmu_generate`` and ``mmu_generate_fast`` of ``modeling_mmada.py``."""
+"""Gen-Verse/MMaDA: ``mmu_generate``, ``mmu_generate_fast`` and ``t2i_generate`` of ``modeling_mmada.py``."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
@@ -10,11 +14,12 @@ from torch import Tensor
 
 from ..adapters import Guided
 from ..model import Output, Request, read_output
-from ..samplers import Blocks, FastDLLM
+from ..samplers import Blocks, FastDLLM, Noise, Pool, Sampler, Scoring, State, View
 from ..samplers.engine import Stop
 from . import _common as common
 
 MODULES = ("models.modeling_mmada", "modeling_mmada")
+QUIRKS = ("compounding_temperature",)
 
 
 def mmu_generate(
@@ -97,8 +102,7 @@ def _generate(
     common.check_divides("steps", steps, "the number of blocks", blocks)
     bias = None
     if attention_mask is not None and bool((attention_mask == 0).any()):
-        real = attention_mask.bool()
-        bias = (real[:, :, None] & real[:, None, :])[:, None]
+        bias = _bias(attention_mask)
     preset = FastDLLM(steps=steps, remasking=remasking, temperature=temperature, ties=common.check_ties(ties))
     called = _Biased(model)
     sampler = replace(preset.parts(), window=Blocks(block_length, by="column", together=True))
@@ -133,7 +137,127 @@ def _ended(start: int, block_length: int, mask_id: int, eot_token: int) -> Stop:
     return stop
 
 
+def _bias(attention_mask: Tensor) -> Tensor:
+    """Who sees whom, bool ``[B, 1, L, L]``."""
+    real = attention_mask.bool()
+    return (real[:, :, None] & real[:, None, :])[:, None]
+
+
+def cosine_schedule(ratio: Tensor) -> Tensor:
+    """The share of image tokens that are masked when ``ratio`` of the steps are done."""
+    return torch.cos(ratio * math.pi * 0.5)
+
+
+@torch.no_grad()
+def t2i_generate(
+    self: Any,
+    input_ids: Tensor | None = None,
+    uncond_input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    uncond_attention_mask: Tensor | None = None,
+    temperature: float = 1.0,
+    timesteps: int = 18,
+    guidance_scale: float = 0,
+    noise_schedule: Callable[[Tensor], Tensor] = cosine_schedule,
+    generator: torch.Generator | None = None,
+    config: Any = None,
+    seq_len: int = 1024,
+    mask_token_id: int = 126336,
+    resolution: int = 512,
+    codebook_size: int = 8192,
+    *,
+    quirks: str | Collection[str] = (),
+    **kwargs: Any,
+) -> Tensor:
+    """MMaDA's images from text: MaskGIT's schedule over the ``seq_len`` ids before the last; int64 ``[B, seq_len]``.
+
+    ``input_ids`` is filled in place with what is returned, as ids of the whole vocabulary; the original leaves one mask
+    in it. Draws are exact, and confidences float32.
+
+    Args:
+        input_ids: int64 ``[B, L]``; image tokens that are not masks stay.
+        uncond_input_ids: its first ``resolution + 1`` columns stand before the image in the unconditional half.
+        temperature: of the Gumbel noise on the order, times the share of steps left.
+        noise_schedule: float32 share of steps done to share of masks.
+        quirks: "compounding_temperature" keeps a defect: the temperature is multiplied by the share of steps left in
+            every step anew.
+        kwargs: ``uni_prompting``, whose ``text_tokenizer`` has as many ids as stand before the codebook's.
+
+    Raises:
+        ValueError: no ``input_ids``, another quirk.
+    """
+    if input_ids is None:
+        raise ValueError("input_ids: expected token ids [B, L], got None")
+    kept = common.check_quirks(quirks, QUIRKS)
+    offset, image = len(kwargs["uni_prompting"].text_tokenizer), slice(-(seq_len + 1), -1)
+    shares = torch.tensor([1.0 * (step + 1) / timesteps for step in range(timesteps)])
+    counts = tuple(int((seq_len * noise_schedule(share)).floor()) for share in shares)
+    left = [1 - (step + 1) / timesteps for step in range(timesteps)]
+    scales = [temperature * each for each in (accumulate(left, mul) if kept else left)]
+    canvas = {"ids": input_ids, "mask": attention_mask}
+    if uncond_input_ids is not None and guidance_scale > 0:
+        canvas |= {"blind": uncond_input_ids[:, : resolution + 1], "blind_mask": uncond_attention_mask}
+    given = input_ids[:, image]
+    result = Sampler(
+        name="t2i_generate",
+        steps=timesteps,
+        plan=Pool(_Left(counts), committed="stays", noise=Noise(tuple(scales), annealed=False)),
+        scoring=Scoring(temperature=1.0),
+    )(
+        _Image(self, image, offset, mask_token_id, codebook_size, guidance_scale),
+        torch.where(given == mask_token_id, 0, given - offset + 1),
+        mask_id=0,
+        condition=canvas,
+        seed=torch.default_generator if generator is None else generator,
+        history=False,
+    )
+    codes = result.tokens - 1
+    input_ids[:, image] = codes + offset
+    return codes
+
+
+@dataclass(frozen=True)
+class _Left:
+    """So many masks are left after each step, one at least and one fewer than before; none after the last."""
+
+    counts: tuple[int, ...]
+
+    def __call__(self, state: State, view: View) -> Tensor:
+        table = torch.tensor(self.counts, device=view.step.device)[view.step.clamp(max=len(self.counts) - 1)]
+        now = ((state.tokens == view.mask_id) & view.eligible).sum(1)
+        left = torch.minimum(torch.minimum(table, now - 1).clamp(min=1), now)
+        return view.eligible.sum(1) - torch.where(view.step + 1 >= view.steps, 0, left)
+
+
+class _Image:
+    """The model on canvases whose image part is in codes, 0 the mask and code c as c + 1, and its logits of these.
+
+    The mask's logits are those of the id before the codebook's, which no canvas holds there: a view, not a copy.
+    """
+
+    def __init__(self, model: Any, image: slice, offset: int, mask_id: int, size: int, scale: float) -> None:
+        self.model, self.image, self.offset, self.mask_id = model, image, offset, mask_id
+        self.size, self.scale, self.__name__ = size, scale, type(model).__name__
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        canvas = request.condition
+        ids = canvas["ids"].clone()
+        ids[:, self.image] = torch.where(tokens == 0, self.mask_id, tokens - 1 + self.offset)
+        if "blind" not in canvas:
+            bias = None if canvas["mask"] is None else _bias(canvas["mask"])
+            return Output(logits=self._codes(self.model(ids, attention_bias=bias).logits))
+        blind = torch.cat([canvas["blind"], ids[:, canvas["blind"].shape[1] :]], 1)
+        masks = [canvas["mask"], canvas["blind_mask"]]
+        bias = None if masks[0] is None or masks[1] is None else _bias(torch.cat(masks))
+        seen, unseen = self._codes(self.model(torch.cat([ids, blind]), attention_bias=bias).logits).chunk(2)
+        return Output(logits=seen, uncond_logits=unseen, guidance=self.scale, forwards=2)
+
+    def _codes(self, logits: Tensor) -> Tensor:
+        return logits[:, self.image, self.offset - 1 : self.offset + self.size]
+
+
 REPLACES = {
     "MMadaModelLM.mmu_generate": mmu_generate,
     "MMadaModelLM.mmu_generate_fast": mmu_generate_fast,
+    "MMadaModelLM.t2i_generate": t2i_generate,
 }
