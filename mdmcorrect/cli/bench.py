@@ -2,8 +2,8 @@
 
 Columns: time of one call, the bytes it must move or the operations it must do over that time, that time as a multiple
 of the floor's, how many times as fast as each peer it is (1 is even, below 1 is slower) and, where a benchmark measures
-memory, the peak beyond what is returned as a multiple of each peer's. All from the same run; see
-benchmarks/conftest.py.
+memory, the peak beyond what is returned as a multiple of each peer's; and what else it counts, ours against the first
+peer's. All from the same run; see benchmarks/conftest.py.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def table(measured: dict[str, Any]) -> list[dict[str, Any]]:
                 "speedup_over": extra["speedup_over"],
                 "peak_bytes": ours,
                 "peak_of": {name: ours / peak for name, peak in peaks.items() if ours is not None and peak},
+                "beside": extra.get("beside", {}),
             }
         )
     return rows
@@ -117,6 +118,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         if row["peak_of"]:
             shares = ", ".join(f"{ratio:.2f} of {name}" for name, ratio in row["peak_of"].items())
             line += f"; peak memory {row['peak_bytes'] / 1e6:.1f} MB, {shares}"
+        for what, (mine, theirs) in row["beside"].items():
+            line += f"; {what} {mine} against {theirs}"
         print(line)
 
 

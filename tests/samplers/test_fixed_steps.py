@@ -3,15 +3,13 @@
 import pytest
 import torch
 from combinations import MASK, PRESETS, canvas
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from counting import Called, counted
 
 from mdmcorrect.model import Output
 from mdmcorrect.samplers import MDLM, PRISM, Blocks, FastDLLM, FixedSteps, LLaDA, ProSeCo, Sampler, Unmask
 
 V = 12
 LENGTH = 12  # of the canvases here
-QUESTIONS = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
 
 
 def model(tokens, request):
@@ -58,54 +56,23 @@ def test_the_end_of_sequence_ends_rows():
         assert torch.equal(FixedSteps(preset, model, mask_id=MASK, eos_id=5)(tokens, seed=1).tokens, expected.tokens)
 
 
-class Dispatched(TorchDispatchMode):
-    """Lists the operators that make the host wait where tensors are elsewhere: those that read, and boolean indices."""
-
-    def __init__(self):
-        super().__init__()
-        self.asked = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.name().split(".")[0]
-        if name in QUESTIONS:
-            self.asked.append(name)
-        if name in ("aten::index", "aten::index_put_"):
-            self.asked += [name for index in args[1] if index is not None and index.dtype == torch.bool]
-        return function(*args, **(kwargs or {}))
-
-
-class Called(TorchFunctionMode):
-    """Lists calls of these names, of torch or of tensors."""
-
-    def __init__(self, *names):
-        super().__init__()
-        self.names, self.asked = names, []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") in self.names:
-            self.asked.append(function.__name__)
-        return function(*args, **(kwargs or {}))
-
-
-def questions(run):
-    with Called("tolist", "numpy") as called, Dispatched() as dispatched:  # which no operator shows
-        result = run()
-    return result, called.asked + dispatched.asked
-
-
 def asked_by(preset):
     """Steps of a run, and what it asked."""
     events = []
     tokens, seed = canvas(2, LENGTH), torch.arange(2)
     preset(model, tokens, mask_id=MASK)  # fills the tables that are made once
-    _, asked = questions(lambda: preset(model, tokens, mask_id=MASK, seed=seed, history=False, callback=events.append))
+
+    def run():
+        preset(model, tokens, mask_id=MASK, seed=seed, history=False, callback=events.append)
+
+    asked = counted(run).waits
     return len(events), asked
 
 
 def test_the_counters_count():
     x = torch.arange(4)
     for ask in (x.sum().item, x.tolist, x.nonzero, lambda: x[x > 1], lambda: bool(x.any())):
-        assert questions(ask)[1], ask
+        assert counted(ask).waits, ask
 
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS.values() if not p.parts().correct], ids=lambda p: p.parts().name)
@@ -127,7 +94,7 @@ def test_fixed_steps_ask_none(preset):
         tokens, seed = canvas(2, LENGTH), torch.arange(2)
         run = FixedSteps(preset, model, mask_id=MASK)
         run(tokens, seed=seed, steps=2)
-        assert questions(lambda: run(tokens, seed=seed, steps=2))[1] == []
+        assert counted(lambda: run(tokens, seed=seed, steps=2)).waits == []
 
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS.values() if plain(p)], ids=lambda p: p.parts().name)
@@ -138,7 +105,7 @@ def test_fixed_steps_never_leave_the_device(preset):
     with Called("tensor", "as_tensor", "cpu") as called:
         state = run(tokens, seed=torch.empty(2, dtype=torch.int64, device="meta"), steps=2)
     assert state.tokens.device.type == "meta"
-    assert called.asked == []
+    assert called.waits == []
 
 
 FIXED = {
