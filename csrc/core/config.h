@@ -3,8 +3,8 @@
 // The kernels of csrc/cpu are compiled once per instruction set into one library. An inline function with the same
 // mangled name in two of those objects would be merged by the linker, and the generic kernel could end up running
 // AVX-512 code. So everything that has code lives in MDM_NAMESPACE, which differs per instruction set:
-//   mdmcorrect::generic, ::avx2, ::avx512, ::avx512_bf16        csrc/cpu, compiled with -DMDM_ISA=...
-//   mdmcorrect::portable                                        everything else: csrc/torch, csrc/host, csrc/cuda
+//   mdmcorrect::generic, ::avx2, ::avx512, ::avx512_bf16, ::avx512_amx    csrc/cpu, compiled with -DMDM_ISA=...
+//   mdmcorrect::portable                                      everything else: csrc/torch, csrc/host, csrc/cuda
 // Plain data without member functions (the *_params.h structs) lives in mdmcorrect itself and is shared.
 #pragma once
 

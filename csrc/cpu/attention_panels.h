@@ -121,9 +121,20 @@ static inline void pack_rows(Float32, const char* from, int64_t row_bytes, Float
   }
 }
 
-// The transpose of lines [steps][lanes] as the left operand of a product: a row of C per lane.
-MDM_INLINE Operand columns_of_lines(const float* words, int64_t lanes) {
-  return {reinterpret_cast<const char*>(words), lanes * 4, 4};
+// The transpose of lines [steps][lanes] as the left operand of a product, a row of C per lane: read across the lines, or,
+// as tiles need rows, transposed in `room` [lanes][steps, rounded up to 16].
+template <class Arithmetic>
+static inline Operand columns_of_lines(const float* lines, int64_t steps, int64_t lanes, [[maybe_unused]] float* room) {
+  const char* words = reinterpret_cast<const char*>(lines);
+#if defined(__AMX_BF16__)
+  if constexpr (Arithmetic::kPack == 2) {
+    const int vectors = static_cast<int>((steps + kLanes - 1) / kLanes);
+    pack_columns(words, lanes * 4, steps, lanes, vectors, room);
+    return rows_of_words(room, vectors * kLanes * 4);
+  }
+#endif
+  (void)steps;
+  return {words, lanes * 4, 4};
 }
 
 // Sixteen floats, rounded to nearest even, into columns of a row.

@@ -3,41 +3,12 @@
 //   C[row][lane] = sum over step of A[row][step] * B[step][lane]
 //
 // A is read one 32-bit word at a time and broadcast, straight from the tensor where it can be. B is a panel of whole
-// registers. A word is a float32, or a pair of bfloat16 whose products with the panel's pair are added (vdpbf16ps).
+// registers. Pairs of bfloat16 go through vdpbf16ps, or, where there are tiles, through those.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/tile_bf16.h"
 
 namespace MDM_NAMESPACE {
-
-struct Operand {
-  const char* words;  // at any address: strides of bfloat16 tensors may be odd
-  int64_t step_bytes;
-  int64_t row_bytes;
-};
-
-// Rows of memory, words side by side.
-MDM_INLINE Operand rows_of_words(const void* words, int64_t row_bytes) {
-  return {static_cast<const char*>(words), 4, row_bytes};
-}
-
-// Lines of registers: column c of line i at words[i * line_stride + c / 16 * group_stride + c % 16].
-struct Panels {
-  float* words;
-  int64_t line_stride;
-  int64_t group_stride;
-};
-
-// Lines that lie whole in memory.
-struct Lines {
-  float* words;
-  int64_t stride;
-};
-
-MDM_INLINE Panels panels_of(Lines lines) { return {lines.words, lines.stride, kLanes}; }
-
-// Panels [groups][lines][16], which the first-level cache holds whatever the number of groups.
-MDM_INLINE Panels as_panels(float* words, int64_t lines) { return {words, kLanes, lines * kLanes}; }
 
 MDM_INLINE Floats broadcast_word(const char* word) {
   float value;
@@ -118,10 +89,26 @@ template <class Arithmetic, int M, int N>
   multiply_rows<Arithmetic, 1, N>(a, row, rows, b, steps, update, factors, c);
 }
 
+#if defined(__AMX_BF16__)
+static inline void multiply_by_tiles(const Operand& a, int64_t rows, Panels b, int64_t steps, int64_t vectors,
+                                     Update update, const float* factors, Lines c) {
+  for (int64_t row = 0; row < rows && update == Update::decay; ++row) {
+    if (factors[row] == 1.0f) continue;
+    float* line = c.words + row * c.stride;
+    for (int64_t i = 0; i < vectors * kLanes; i += kLanes)
+      store(line + i, mul(load(line + i), broadcast(factors[row])));
+  }
+  multiply_tiles(a, rows, b, steps, vectors, update != Update::overwrite, c);
+}
+#endif
+
 // C [rows][16 * vectors] from A and B [steps][16 * vectors].
 template <class Arithmetic>
 static inline void multiply(const Operand& a, int64_t rows, Panels b, int64_t steps, int64_t vectors, Update update,
                             const float* factors, Lines c) {
+#if defined(__AMX_BF16__)
+  if constexpr (Arithmetic::kPack == 2) return multiply_by_tiles(a, rows, b, steps, vectors, update, factors, c);
+#endif
   const auto next = [&](int64_t done) {
     vectors -= done;
     b.words += done * b.group_stride;

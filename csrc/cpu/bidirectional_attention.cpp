@@ -22,7 +22,7 @@ struct Workspace {
   float* scores;   // [kBlockKeys][lanes], then weights [kBlockKeys / kPack][lanes]
   float* output;   // [kTileRows][D]
   float* values;   // [D / 16][kBlockKeys / kPack][16]
-  float* wide;     // [kBlockKeys][D]: rows widened to float32
+  float* wide;     // [kBlockKeys][D]: rows widened to float32, or weights transposed
 };
 
 Workspace carve(uint64_t* scratch, int64_t width) {
@@ -89,8 +89,9 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
     const int64_t steps = (keys + Arithmetic::kPack - 1) / Arithmetic::kPack;
     const Panels values = as_panels(work.values, steps);
     pack_rows(Arithmetic{}, v, v_bytes, params.type, keys, width, values);
-    multiply<Arithmetic>(columns_of_lines(work.scores, lanes), tile.count, values, steps, width / kLanes, Update::decay,
-                         state.decay, {work.output, width});
+    const Operand weights = columns_of_lines<Arithmetic>(work.scores, steps, lanes, work.wide);
+    multiply<Arithmetic>(weights, tile.count, values, steps, width / kLanes, Update::decay, state.decay,
+                         {work.output, width});
   }
 
   alignas(64) float inverse[kTileRows];
@@ -107,6 +108,7 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
 void bidirectional_attention(const BidirectionalAttentionParams& params, int64_t begin, int64_t end,
                              uint64_t* scratch) {
   const Workspace work = carve(scratch, params.width);
+  const TileRegisters tiles;
   for (int64_t i = begin; i < end; ++i) {
     if (params.type == FloatType::float64) {
       attend_float64(params, params.tiles[i]);

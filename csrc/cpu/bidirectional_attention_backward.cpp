@@ -33,7 +33,7 @@ struct Workspace {
   float* slopes;        // dS the same
   float* key_slopes;    // dS in words along keys, [kBlockKeys / kPack][lanes]
   float* keys;          // [D / 16][kBlockKeys / kPack][16]
-  float* wide_keys;     // [kBlockKeys][D]: rows widened to float32
+  float* wide_keys;     // [kBlockKeys][D]: rows widened to float32, or dS transposed
   float* wide_values;
   float* grad_keys;  // [Sk][D]
   float* grad_values;
@@ -203,8 +203,9 @@ void differentiate_tile(const BidirectionalAttentionBackwardParams& params, cons
     add_to_keys<Arithmetic>(work.slopes, keys, work.queries.rows, lanes, width, work.grad_keys + from * width);
     const Panels panels = as_panels(work.keys, steps);
     pack_rows(Arithmetic{}, k, k_bytes, type, keys, width, panels);
-    multiply<Arithmetic>(columns_of_lines(work.key_slopes, lanes), tile.count, panels, steps, width / kLanes,
-                         Update::add, nullptr, {work.grad_queries, width});
+    const Operand slopes = columns_of_lines<Arithmetic>(work.key_slopes, steps, lanes, work.wide_keys);
+    multiply<Arithmetic>(slopes, tile.count, panels, steps, width / kLanes, Update::add, nullptr,
+                         {work.grad_queries, width});
   }
   for (int64_t row = 0; row < tile.count; ++row) {
     char* line = row_address(params.grad_q, type, tile.batch, tile.head, tile.first + row);
@@ -246,6 +247,7 @@ void differentiate_head(const BidirectionalAttentionBackwardParams& params, cons
 
 void bidirectional_attention_backward(const BidirectionalAttentionBackwardParams& params, int64_t begin, int64_t end,
                                       uint64_t* scratch) {
+  const TileRegisters tiles;
   for (int64_t i = begin; i < end; ++i) {
     if (params.forward.type == FloatType::float64) {
       differentiate_float64(params, params.heads[i]);

@@ -22,6 +22,11 @@ namespace avx512_bf16 {
 extern const CpuKernels kernel_table;
 }
 #endif
+#if MDM_HAS_AVX512_AMX
+namespace avx512_amx {
+extern const CpuKernels kernel_table;
+}
+#endif
 namespace generic {
 extern const CpuKernels kernel_table;
 }
@@ -46,10 +51,17 @@ bool has_avx512() {
 }
 #endif
 
+#if MDM_HAS_AVX512_BF16
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
 // Best first.
 const Isa kIsas[] = {
+#if MDM_HAS_AVX512_AMX
+    {&avx512_amx::kernel_table, has_avx512_bf16() && request_tiles()},
+#endif
 #if MDM_HAS_AVX512_BF16
-    {&avx512_bf16::kernel_table, has_avx512() && __builtin_cpu_supports("avx512bf16")},
+    {&avx512_bf16::kernel_table, has_avx512_bf16()},
 #endif
 #if MDM_HAS_AVX512
     {&avx512::kernel_table, has_avx512()},

@@ -60,6 +60,9 @@ struct CpuKernels {
 const CpuKernels* cpu_kernels();
 const char* isa_error();
 
+// Whether the machine has the tile registers of AMX and the system lets this process use them, which is asked of it here.
+bool request_tiles();
+
 // Names, space separated: what was compiled in, and what this machine can run of it.
 const char* isas_built();
 const char* isas_supported();

@@ -23,10 +23,9 @@ void exponential_array(const float* u, float* y, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) store(y + i, exponential_from_uniform16(load(u + i)));
 }
 
-// Four rows by sixteen columns of registers over panels of 17 KB, so that every load is from the first-level cache.
-template <class Arithmetic>
-static void repeat_products(int64_t repeats) {
-  constexpr int64_t kSteps = 64, kRows = 4, kLines = 4 * kLanes;
+// Products of operands of up to 40 KB, so that every load is from the first-level cache.
+template <class Arithmetic, int64_t kRows, int64_t kSteps, int64_t kLines>
+static int64_t repeat_products(int64_t repeats) {
   alignas(64) float left[kRows * kSteps], right[kSteps * kLines], product[kRows * kLines];
   for (int64_t i = 0; i < kRows * kSteps; ++i) left[i] = 1.0f / static_cast<float>(i + 1);
   for (int64_t i = 0; i < kSteps * kLines; ++i) right[i] = 1.0f / static_cast<float>(i + 1);
@@ -35,19 +34,23 @@ static void repeat_products(int64_t repeats) {
                          Update::overwrite, nullptr, {product, kLines});
     left[i % kSteps] = product[i % kLines] * 0.0f + 1.0f;  // so that no repetition is like the last
   }
+  return repeats * kRows * kSteps * kLines * 2 * Arithmetic::kPack;
 }
 
 int64_t multiply_probe(bool bfloat16_pairs, int64_t repeats) {
 #if defined(__AVX512BF16__)
   if (bfloat16_pairs) {
-    repeat_products<Bfloat16Pairs>(repeats);
-    return repeats * 4 * 64 * 64 * 4;
+    const TileRegisters tiles;
+#if defined(__AMX_BF16__)
+    return repeat_products<Bfloat16Pairs, 32, 128, 32>(repeats);  // one block of tiles
+#else
+    return repeat_products<Bfloat16Pairs, 4, 64, 64>(repeats);
+#endif
   }
 #else
   if (bfloat16_pairs) return 0;
 #endif
-  repeat_products<Float32>(repeats);
-  return repeats * 4 * 64 * 64 * 2;
+  return repeat_products<Float32, 4, 64, 64>(repeats);
 }
 
 }  // namespace MDM_NAMESPACE
