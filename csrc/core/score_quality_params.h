@@ -21,19 +21,21 @@ struct ScoreQualityParams {
   int64_t size;    // D
 
   FloatRows hidden;  // [B, L, D]
-  // [D] each, followed by zeros up to a multiple of 16.
+  // [D] each. For the CPU's kernel followed by zeros up to a multiple of 16, and none of them null.
   const float* weight;
-  const float* norm_weight;
-  const float* norm_bias;
-  float bias;
-  FloatRows shift;  // [B, L, D], null: 0; position_stride 0: one for each sequence, as for scale
-  FloatRows scale;  // [B, L, D], null: 0
+  const float* norm_weight;  // null: 1
+  const float* norm_bias;    // null: 0
+  const float* bias;         // null: 0
+  FloatRows shift;           // [B, L, D], null: 0; position_stride 0: one for each sequence, as for scale
+  FloatRows scale;           // [B, L, D], null: 0
   QualityNorm norm;
   double eps;
   bool logit;  // before the sigmoid
 
-  const int64_t* row_index;  // the rows b * L + l to do, ascending
-  float* quality;            // [B * L]
+  int64_t rows;  // how many to do
+  // Which, b * L + l, ascending. On a device in any order, what is no row being padding; or null: all.
+  const int64_t* row_index;
+  float* quality;  // [B * L]
 };
 
 }  // namespace mdmcorrect

@@ -132,7 +132,7 @@ static float coefficients(const ScoreQualityParams& params, int64_t b, int64_t l
     if (shifted) constant = add(constant, load(shift + i));
     sum = multiply_add(w, constant, sum);
   }
-  return reduce_add(sum) + params.bias;
+  return reduce_add(sum) + (params.bias != nullptr ? *params.bias : 0.0f);
 }
 
 void score_quality(const ScoreQualityParams& params, int64_t begin, int64_t end, uint64_t* scratch) {

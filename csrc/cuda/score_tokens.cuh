@@ -87,7 +87,7 @@ __device__ inline void see_current(const ScoredRow& row, const KeptSet& kept, Ro
   if (!wanted(params, TokenScore::current_logprob)) return;
   const int64_t id = at(params.tokens, row.b, row.l);
   if (id < 0 || id >= params.vocab) return;
-  float x = read_logit(row.data, params.type, id);
+  float x = read_value(row.data, params.type, id);
   if (params.probabilities) x = logf(x);
   if (is_listed(params.suppress, params.suppress_count, id)) x = -__builtin_inff();
   outcome->current_value = x;

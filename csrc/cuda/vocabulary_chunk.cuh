@@ -18,12 +18,6 @@ struct PlainChunk {
   __device__ __forceinline__ int id(int slot) const { return lane_id() + slot * kWarpLanes; }
 };
 
-__device__ __forceinline__ float read_logit(const void* row, FloatType type, int64_t id) {
-  if (type == FloatType::float32) return static_cast<const float*>(row)[id];
-  const uint16_t bits = static_cast<const uint16_t*>(row)[id];
-  return type == FloatType::bfloat16 ? bfloat16_to_float(bits) : float16_to_float(bits);
-}
-
 // A chunk that is read again, one logit at a time in the order of PlainChunk: one short piece of code for all dtypes, where
 // little is left to read.
 struct ChunkReader {
@@ -35,7 +29,7 @@ struct ChunkReader {
   __device__ __forceinline__ float value(int slot) const {
     const int64_t id = begin + lane_id() + slot * kWarpLanes;
     if (id >= params->vocab || (dropped >> slot & 1) != 0) return -__builtin_inff();
-    const float x = read_logit(row, params->type, id);
+    const float x = read_value(row, params->type, id);
     return params->probabilities ? logf(x) : x;
   }
 };

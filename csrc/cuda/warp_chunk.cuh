@@ -157,6 +157,12 @@ __device__ __forceinline__ float widen_bits(uint32_t bits) {
                                      : float16_to_float(static_cast<uint16_t>(bits));
 }
 
+__device__ __forceinline__ float read_value(const void* row, FloatType type, int64_t index) {
+  if (type == FloatType::float32) return static_cast<const float*>(row)[index];
+  const uint16_t bits = static_cast<const uint16_t*>(row)[index];
+  return type == FloatType::bfloat16 ? bfloat16_to_float(bits) : float16_to_float(bits);
+}
+
 // What a warp holds of a chunk, as float32: value[slot] of lane i belongs to place id(slot) of the chunk.
 template <FloatType type>
 struct Chunk {
@@ -169,7 +175,17 @@ struct Chunk {
   }
 };
 
-// absent: what stands beyond the last value.
+// `absent` for what is beyond the last value.
+template <FloatType type>
+__device__ __forceinline__ void fill_absent(Chunk<type>* chunk, const ChunkPlace& place, float absent) {
+  using Traits = ChunkTraits<type>;
+  if (place.bytes == kChunkValues * Traits::kBytes) return;
+#pragma unroll
+  for (int slot = 0; slot < Traits::kSlots; ++slot) {
+    if (Chunk<type>::id(slot) * Traits::kBytes >= place.bytes) chunk->value[slot] = absent;
+  }
+}
+
 template <FloatType type>
 __device__ __forceinline__ Chunk<type> widen(const ChunkWords<type>& words, const ChunkPlace& place, float absent) {
   using Traits = ChunkTraits<type>;
@@ -179,11 +195,7 @@ __device__ __forceinline__ Chunk<type> widen(const ChunkWords<type>& words, cons
     const int byte = slot % Traits::kPerVector * Traits::kBytes;
     chunk.value[slot] = widen_bits<type>(words.vector[slot / Traits::kPerVector].word[byte / 4] >> (8 * (byte % 4)));
   }
-  if (place.bytes == kChunkValues * Traits::kBytes) return chunk;
-#pragma unroll
-  for (int slot = 0; slot < Traits::kSlots; ++slot) {
-    if (chunk.id(slot) * Traits::kBytes >= place.bytes) chunk.value[slot] = absent;
-  }
+  fill_absent(&chunk, place, absent);
   return chunk;
 }
 

@@ -4,7 +4,8 @@
 #include <limits>
 #include <vector>
 
-#include "core/score_quality_params.h"
+#include "cuda/score_quality.h"
+#include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 #include "torch/row_index.h"
 #include "torch/scoring.h"
@@ -27,20 +28,64 @@ FloatRows float_rows(const char* name, const Tensor& tensor, const Tensor& hidde
   return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), score_dtype(kOp, name, tensor.scalar_type())};
 }
 
-// A float32 vector of `size`, or `absent` throughout, followed by the zeros that the kernel asks for.
-std::vector<float> padded_vector(const char* name, const std::optional<Tensor>& tensor, float absent,
-                                 const Tensor& hidden) {
+void check_head(const char* name, const std::optional<Tensor>& tensor, const Tensor& hidden) {
+  if (!tensor) return;
   const int64_t size = hidden.size(2);
+  check(tensor->dim() == 1 && tensor->size(0) == size, kOp, name, ": expected shape [", size, "], got ",
+        shape_of(*tensor));
+  check(tensor->scalar_type() == ScalarType::Float, kOp, name, ": expected dtype float32");
+  check(tensor->device() == hidden.device(), kOp, name, ": expected the device of the other tensors");
+}
+
+// The head's vectors [D].
+struct Head {
+  const Tensor& weight;
+  const std::optional<Tensor>& norm_weight;
+  const std::optional<Tensor>& norm_bias;
+};
+
+void score_on_cuda(ScoreQualityParams params, const Head& head, const std::optional<Tensor>& row_index,
+                   const Tensor& hidden) {
+  std::vector<Tensor> held;  // until the launch
+  const auto data = [&held](const std::optional<Tensor>& tensor) -> const void* {
+    if (!tensor) return nullptr;
+    held.push_back(torch::stable::contiguous(*tensor));
+    return held.back().const_data_ptr();
+  };
+  params.weight = static_cast<const float*>(data(head.weight));
+  params.norm_weight = static_cast<const float*>(data(head.norm_weight));
+  params.norm_bias = static_cast<const float*>(data(head.norm_bias));
+  if (row_index) check_row_index(kOp, *row_index, hidden);
+  params.rows = row_index ? row_index->size(0) : params.batch * params.length;
+  params.row_index = static_cast<const int64_t*>(data(row_index));
+  CudaLauncher launcher(kOp, hidden);
+  cuda::score_quality(params, nullptr, launcher);
+}
+
+// The vector, or `absent` throughout, followed by the zeros that the CPU's kernel asks for.
+std::vector<float> padded_vector(const std::optional<Tensor>& tensor, float absent, int64_t size) {
   std::vector<float> values(static_cast<size_t>(size + kLanesOfKernels));
-  if (tensor) {
-    check(tensor->dim() == 1 && tensor->size(0) == size, kOp, name, ": expected shape [", size, "], got ",
-          shape_of(*tensor));
-    check(tensor->scalar_type() == ScalarType::Float, kOp, name, ": expected dtype float32");
-    check(tensor->device() == hidden.device(), kOp, name, ": expected the device of the other tensors");
-  }
   const float* data = tensor ? static_cast<const float*>(tensor->const_data_ptr()) : nullptr;
   for (int64_t i = 0; i < size; ++i) values[static_cast<size_t>(i)] = tensor ? data[i * tensor->stride(0)] : absent;
   return values;
+}
+
+void score_on_cpu(ScoreQualityParams params, const Head& head, const std::optional<Tensor>& row_index,
+                  const Tensor& hidden) {
+  const std::vector<float> weight = padded_vector(head.weight, 0.0f, params.size);
+  const std::vector<float> norm_weight = padded_vector(head.norm_weight, 1.0f, params.size);
+  const std::vector<float> norm_bias = padded_vector(head.norm_bias, 0.0f, params.size);
+  const std::vector<int64_t> rows = indexed_rows(kOp, row_index, params.batch * params.length, hidden);
+  params.weight = weight.data();
+  params.norm_weight = norm_weight.data();
+  params.norm_bias = norm_bias.data();
+  params.rows = static_cast<int64_t>(rows.size());
+  params.row_index = rows.data();
+  if (params.rows == 0) return;
+  const CpuKernels& kernels = chosen_kernels();
+  parallel_rows(
+      params.rows, params.size / 4, 2 * (params.size + kLanesOfKernels),
+      [&](int64_t begin, int64_t end, uint64_t* scratch) { kernels.score_quality(params, begin, end, scratch); });
 }
 
 Tensor score_quality(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t norm,
@@ -50,24 +95,20 @@ Tensor score_quality(const Tensor& hidden, const Tensor& weight, const std::opti
   check(hidden.dim() == 3 && hidden.size(2) > 0, kOp, "hidden: expected shape [B, L, D] with D >= 1, got ",
         shape_of(hidden));
   check(norm >= 0 && norm <= 2, kOp, "norm: expected 0 (none), 1 (layer) or 2 (rms), got ", norm);
-  if (hidden.is_cuda()) throw_no_cuda_kernel(kOp);
   const int64_t batch = hidden.size(0), length = hidden.size(1), size = hidden.size(2);
   ScoreQualityParams params{};
   params.batch = batch;
   params.length = length;
   params.size = size;
   params.hidden = float_rows("hidden", hidden, hidden);
-  const std::vector<float> projection = padded_vector("weight", weight, 0.0f, hidden);
-  const std::vector<float> norm_gain = padded_vector("norm_weight", norm_weight, 1.0f, hidden);
-  const std::vector<float> norm_offset = padded_vector("norm_bias", norm_bias, 0.0f, hidden);
-  params.weight = projection.data();
-  params.norm_weight = norm_gain.data();
-  params.norm_bias = norm_offset.data();
+  check_head("weight", weight, hidden);
+  check_head("norm_weight", norm_weight, hidden);
+  check_head("norm_bias", norm_bias, hidden);
   if (bias) {
     check(bias->dim() == 0, kOp, "bias: expected shape [], got ", shape_of(*bias));
     check(bias->scalar_type() == ScalarType::Float, kOp, "bias: expected dtype float32");
     check(bias->device() == hidden.device(), kOp, "bias: expected the device of the other tensors");
-    params.bias = *static_cast<const float*>(bias->const_data_ptr());
+    params.bias = static_cast<const float*>(bias->const_data_ptr());
   }
   if (shift) params.shift = float_rows("shift", *shift, hidden);
   if (scale) params.scale = float_rows("scale", *scale, hidden);
@@ -78,14 +119,7 @@ Tensor score_quality(const Tensor& hidden, const Tensor& weight, const std::opti
   Tensor quality = torch::stable::empty({batch, length}, ScalarType::Float, std::nullopt, hidden.device());
   params.quality = static_cast<float*>(quality.mutable_data_ptr());
   if (row_index) torch::stable::fill_(quality, std::numeric_limits<double>::quiet_NaN());
-  const std::vector<int64_t> rows = indexed_rows(kOp, row_index, batch * length, hidden);
-  params.row_index = rows.data();
-  const int64_t count = static_cast<int64_t>(rows.size());
-  if (count == 0) return quality;
-  const CpuKernels& kernels = chosen_kernels();
-  parallel_rows(count, size / 4, 2 * (size + kLanesOfKernels), [&](int64_t begin, int64_t end, uint64_t* scratch) {
-    kernels.score_quality(params, begin, end, scratch);
-  });
+  (hidden.is_cuda() ? score_on_cuda : score_on_cpu)(params, {weight, norm_weight, norm_bias}, row_index, hidden);
   return quality;
 }
 

@@ -270,3 +270,53 @@ def score_tokens(
         values=[None, None, *(out.get(name) for name in VALUE_SCORES)],
     )
     return out, traffic
+
+
+NORMS = (None, "layer", "rms")  # in the order of core/score_quality_params.h
+
+
+def score_quality(
+    simt: Simt,
+    hidden,
+    weight,
+    bias=None,
+    *,
+    norm="layer",
+    norm_weight=None,
+    norm_bias=None,
+    shift=None,
+    scale=None,
+    eps=1e-5,
+    logit=False,
+    row_index=None,
+) -> tuple[np.ndarray, dict[str, Traffic]]:
+    """hidden [B, L, D]; shift and scale [B, D] or [B, L, D]; rows left out are NaN."""
+    batch, length, size = hidden.shape
+    quality = np.empty((batch, length), np.float32)
+
+    def per_position(value):
+        if value is None or value.ndim == 3:
+            return value
+        strides = (value.strides[0], 0, value.strides[1])
+        return np.lib.stride_tricks.as_strided(value, hidden.shape, strides, subok=True)
+
+    traffic = simt.launch(
+        "score_quality",
+        batch=batch,
+        length=length,
+        size=size,
+        hidden=hidden,
+        weight=weight,
+        norm_weight=norm_weight,
+        norm_bias=norm_bias,
+        bias=bias,
+        shift=per_position(shift),
+        scale=per_position(scale),
+        norm=NORMS.index(norm),
+        eps=eps,
+        logit=logit,
+        rows=batch * length if row_index is None else len(row_index),
+        row_index=row_index,
+        quality=quality,
+    )
+    return quality, traffic

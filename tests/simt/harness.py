@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import cuda_code
 import numpy as np
-from params import FLOAT_TYPES, ROOT, FloatGrid, Grid, Heads, MutableHeads, RowInts, params_of
+from params import FLOAT_TYPES, ROOT, FloatGrid, FloatRows, Grid, Heads, MutableHeads, RowInts, params_of
 
 SOURCE = Path(__file__).resolve().parent
 RED_ZONE = 4096  # bytes around every buffer that belong to nobody
@@ -205,6 +205,9 @@ class Simt:
         strides = [stride // value.itemsize for stride in value.strides]
         if kind is FloatGrid:
             return FloatGrid(address, *strides, float_type(value))
+        if kind is FloatRows:
+            assert value.strides[2] == value.itemsize or value.size == 0
+            return FloatRows(address, *strides[:2], float_type(value))
         if kind is Grid:
             return Grid(address, *strides)
         if kind is Heads:

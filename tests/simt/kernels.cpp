@@ -8,6 +8,7 @@
 #include "cuda/bidirectional_attention_backward.h"
 #include "cuda/count_positions.h"
 #include "cuda/remask_step.h"
+#include "cuda/score_quality.h"
 #include "cuda/score_tokens.h"
 #include "cuda/select_positions.h"
 #include "cuda/uniform.h"
@@ -69,6 +70,7 @@ SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)
 SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)
 SIMT_OP(count_positions, CountPositionsParams)
 SIMT_OP(remask_step, RemaskStepParams)
+SIMT_OP(score_quality, ScoreQualityParams)
 SIMT_OP(score_tokens, ScoreTokensParams)
 SIMT_OP(select_positions, SelectPositionsParams)
 SIMT_OP(uniform, UniformParams)
@@ -86,6 +88,7 @@ SIMT_OP(uniform, UniformParams)
 using mdmcorrect::BidirectionalAttentionParams;
 using mdmcorrect::CountPositionsParams;
 using mdmcorrect::RemaskStepParams;
+using mdmcorrect::ScoreQualityParams;
 using mdmcorrect::SelectPositionsParams;
 using mdmcorrect::UniformParams;
 using mdmcorrect::cuda::AttentionBackward;
@@ -97,6 +100,9 @@ ATTENTION_KERNELS(DECLARE_ATTENTION)
 ATTENTION_BACKWARD_KERNELS(DECLARE_ATTENTION_BACKWARD)
 void count_positions_rows(RowKernel<CountPositionsParams>);
 void remask_step_rows(RowKernel<RemaskStepParams>);
+void score_quality_rows_float32(ScoreQualityParams);
+void score_quality_rows_bfloat16(ScoreQualityParams);
+void score_quality_rows_float16(ScoreQualityParams);
 void score_tokens_rows_float32(ScoreTokensKernel);
 void score_tokens_rows_bfloat16(ScoreTokensKernel);
 void score_tokens_rows_float16(ScoreTokensKernel);
@@ -119,6 +125,9 @@ const Entry entries[] = {
     ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY)
         SIMT_KERNEL(count_positions_rows, RowKernel<CountPositionsParams>),
     SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
+    SIMT_KERNEL(score_quality_rows_float32, ScoreQualityParams),
+    SIMT_KERNEL(score_quality_rows_bfloat16, ScoreQualityParams),
+    SIMT_KERNEL(score_quality_rows_float16, ScoreQualityParams),
     SIMT_KERNEL(score_tokens_rows_float32, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_rows_bfloat16, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_rows_float16, ScoreTokensKernel),

@@ -24,6 +24,10 @@ class FloatGrid(ctypes.Structure):
     _fields_ = [*Grid._fields_, ("type", ctypes.c_int32)]
 
 
+class FloatRows(FloatGrid):
+    """[B, L, D] with a contiguous last dimension, whose stride is not kept."""
+
+
 class Heads(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), *((f"{name}_stride", ctypes.c_int64) for name in ("batch", "head", "row"))]
 
@@ -43,6 +47,8 @@ SCALARS = {
     "CountRule": ctypes.c_int32,
     "RowInts": RowInts,
     "FloatGrid": FloatGrid,
+    "FloatRows": FloatRows,
+    "QualityNorm": ctypes.c_int32,
     "Heads": Heads,
     "MutableHeads": MutableHeads,
 }

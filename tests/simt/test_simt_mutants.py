@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import test_simt_count_positions as count
 import test_simt_remask_step as remask
+import test_simt_score_quality as quality
 import test_simt_score_tokens as score
 from harness import Fault, Simt
 from mutants import CUDA, compile_mutant
@@ -73,11 +74,18 @@ def run_score(simt: Simt) -> None:
     score.check(simt, flat[..., :3000], top_p=0.7, **options)
 
 
+def run_quality(simt: Simt) -> None:
+    """Rows one after another in a block, of two sequences, each with several chunks."""
+    hidden, options = quality.case("sequence", 2, 1100, 1040, "bfloat16")
+    device_ops.score_quality(simt, hidden, **options)
+
+
 # Device source -> the kernel and the run that reach all of it.
 REACHED_BY = {
     "radix_select.cuh": ("remask_step", run_remask),
     "count_positions.cuh": ("count_positions", run_count),
     "proposal_filter.cuh": ("score_tokens", run_score),
+    "score_quality.cuh": ("score_quality", run_quality),
     "score_tokens.cuh": ("score_tokens", run_score),
     "attention_keys.cuh": ("bidirectional_attention", run_attention),
     "bidirectional_attention.cuh": ("bidirectional_attention", run_attention),
