@@ -49,9 +49,10 @@ __device__ __forceinline__ void drop_ids(ChunkReader* reader, const int64_t* ids
   }
 }
 
-// Ids of a list, in any order, become -inf in the chunk that starts at id `begin`; says whether there was one.
+// Ids of a list, in any order, become -inf, or what is said, in the chunk that starts at id `begin`; says whether there was one.
 template <class AnyChunk>
-__device__ __forceinline__ bool drop_ids(AnyChunk* chunk, int64_t begin, const int64_t* ids, int64_t count) {
+__device__ __forceinline__ bool drop_ids(AnyChunk* chunk, int64_t begin, const int64_t* ids, int64_t count,
+                                         float become = -__builtin_inff()) {
   bool any = false;
 #pragma unroll 1
   for (int64_t first = 0; first < count; first += kWarpLanes) {
@@ -64,7 +65,7 @@ __device__ __forceinline__ bool drop_ids(AnyChunk* chunk, int64_t begin, const i
       const int dropped = static_cast<int>(__shfl_sync(kWholeWarp, id, __ffs(hits) - 1));
 #pragma unroll
       for (int slot = 0; slot < AnyChunk::kSlots; ++slot) {
-        if (chunk->id(slot) == dropped) chunk->value[slot] = -__builtin_inff();
+        if (chunk->id(slot) == dropped) chunk->value[slot] = become;
       }
     }
   }

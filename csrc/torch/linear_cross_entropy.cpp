@@ -1,4 +1,4 @@
-// Binding of linear_cross_entropy and its backward: tensors in, params and workspace out, the kernel's phases called.
+// Binding of linear_cross_entropy and its backward on the CPU: tensors in, params and workspace out, the kernel's phases called.
 #include <torch/csrc/stable/library.h>
 
 #if defined(__linux__)
@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "torch/checks.h"
+#include "torch/linear_cross_entropy.h"
 #include "torch/parallel.h"
 
 namespace mdmcorrect {
@@ -19,7 +19,6 @@ namespace {
 constexpr const char* kOp = "linear_cross_entropy";
 
 using Phase = LinearCrossEntropyPhase;
-using OptionalTensor = std::optional<Tensor>;
 
 // The backward goes through the vocabulary in stretches of this many slices, and holds the gradient of the logits of
 // three stretches: while one is consumed the next is made, and threads in between never wait for each other.
@@ -132,31 +131,13 @@ std::vector<int64_t> counted_rows(const Tensor& targets, const OptionalTensor& r
 Call::Call(const Tensor& hidden, const Tensor& weight, const Tensor& targets, const OptionalTensor& bias,
            const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index)
     : kernels(chosen_kernels()), targets_(torch::stable::contiguous(targets)) {
-  check(hidden.dim() == 2 && hidden.size(1) > 0, kOp, "hidden: expected shape [N, D] with D >= 1, got ",
-        shape_of(hidden));
-  check(weight.dim() == 2 && weight.size(1) == hidden.size(1) && weight.size(0) > 0, kOp, "weight: expected shape [V, ",
-        hidden.size(1), "] with V >= 1, got ", shape_of(weight));
-  check(weight.scalar_type() == hidden.scalar_type(), kOp, "weight: expected the dtype of hidden");
-  check(hidden.stride(1) == 1 || hidden.size(1) == 1, kOp, "hidden: expected a contiguous last dimension");
-  check(weight.stride(1) == 1 || weight.size(1) == 1, kOp, "weight: expected a contiguous last dimension");
-  check(targets.dim() == 1 && targets.size(0) == hidden.size(0), kOp, "targets: expected shape [", hidden.size(0),
-        "], got ", shape_of(targets));
-  check(targets.scalar_type() == ScalarType::Long, kOp, "targets: expected dtype int64");
-  if (row_index) {
-    check(row_index->dim() == 1, kOp, "row_index: expected shape [R], got ", shape_of(*row_index));
-    check(row_index->scalar_type() == ScalarType::Long, kOp, "row_index: expected dtype int64");
-  }
   params.type = element_type(hidden.scalar_type());
   const bool wide = params.type == FloatType::float64;
   value_type = wide ? ScalarType::Double : ScalarType::Float;
   value_size = wide ? 8 : 4;
   values_per_word = params.type == FloatType::bfloat16 && kernels.bfloat16_pairs ? 2 : 1;
-  if (bias) {
-    check(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->stride(0) == 1, kOp,
-          "bias: expected contiguous shape [", weight.size(0), "], got ", shape_of(*bias));
-    check(bias->scalar_type() == value_type, kOp, "bias: expected float32, or float64 where hidden is");
-    params.bias = bias->const_data_ptr();
-  }
+  check_loss_arguments(kOp, hidden, weight, targets, bias, row_index, value_type);
+  if (bias) params.bias = bias->const_data_ptr();
   rows_ = counted_rows(targets_, row_index, ignore_index);
   suppressed_ = sorted_ids(kOp, "suppress", suppress, weight.size(0), hidden);
   params.rows = static_cast<int64_t>(rows_.size());
@@ -181,7 +162,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
                                                                 const Tensor& targets, const OptionalTensor& bias,
                                                                 const OptionalTensor& suppress,
                                                                 const OptionalTensor& row_index, int64_t ignore_index) {
-  if (hidden.is_cuda()) throw_no_cuda_kernel(kOp);
   Call call(hidden, weight, targets, bias, suppress, row_index, ignore_index);
   LinearCrossEntropyParams& params = call.params;
   const int64_t all_rows = hidden.size(0);
@@ -210,10 +190,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
 }
 
 Tensor gradient_of(const Tensor& input, bool needed) {
-  if (!needed) return torch::stable::empty({0}, input.scalar_type());
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < input.dim(); ++i) shape.push_back(input.size(i));
-  Tensor gradient = torch::stable::empty(shape, input.scalar_type());
+  Tensor gradient = empty_gradient(input, needed);
   advise_large_pages(gradient.mutable_data_ptr(), gradient.numel() * static_cast<int64_t>(gradient.element_size()));
   return gradient;
 }
@@ -222,13 +199,9 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const Tensor& grad_losses, const Tensor& hidden, const Tensor& weight, const Tensor& targets,
     const OptionalTensor& bias, const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index,
     const Tensor& logsumexp, bool needs_hidden, bool needs_weight, bool needs_bias) {
-  if (hidden.is_cuda()) throw_no_cuda_kernel(kOp);
   Call call(hidden, weight, targets, bias, suppress, row_index, ignore_index);
   LinearCrossEntropyParams& params = call.params;
-  for (const Tensor* tensor : {&grad_losses, &logsumexp}) {
-    check(tensor->dim() == 1 && tensor->size(0) == hidden.size(0) && tensor->scalar_type() == call.value_type, kOp,
-          "backward: expected grad_losses and logsumexp as the forward's losses are");
-  }
+  check_loss_gradient(kOp, grad_losses, logsumexp, hidden, call.value_type);
   check(!needs_bias || bias.has_value(), kOp, "backward: there is no bias to differentiate");
   const Tensor upstream = torch::stable::contiguous(grad_losses), normaliser = torch::stable::contiguous(logsumexp);
   Tensor grad_hidden = gradient_of(hidden, needs_hidden), grad_weight = gradient_of(weight, needs_weight);
@@ -297,10 +270,6 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
 }  // namespace mdmcorrect
 
 STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) {
-  m.impl("linear_cross_entropy", TORCH_BOX(&mdmcorrect::linear_cross_entropy));
-  m.impl("linear_cross_entropy_backward", TORCH_BOX(&mdmcorrect::linear_cross_entropy_backward));
-}
-STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CUDA, m) {
   m.impl("linear_cross_entropy", TORCH_BOX(&mdmcorrect::linear_cross_entropy));
   m.impl("linear_cross_entropy_backward", TORCH_BOX(&mdmcorrect::linear_cross_entropy_backward));
 }

@@ -251,6 +251,20 @@ def test_memory_does_not_grow_with_the_vocabulary():
     assert large - small < 0.05 * 8000 * 64 * 4
 
 
+@pytest.mark.parametrize(
+    ("operator", "schema"),
+    [
+        ("mm.out", "(Tensor self, Tensor mat2, *, Tensor(a!) out) -> Tensor(a!)"),
+        ("mm.dtype_out", "(Tensor self, Tensor mat2, ScalarType out_dtype, *, Tensor(a!) out) -> Tensor(a!)"),
+        ("view.dtype", "(Tensor(a) self, ScalarType dtype) -> Tensor(a)"),
+    ],
+)
+def test_torch_operators_take_what_the_cuda_binding_passes(operator, schema):
+    """csrc/torch/matmul.h calls them by position, and on a machine without a GPU nothing else would notice."""
+    name, overload = operator.split(".")
+    assert str(getattr(getattr(torch.ops.aten, name), overload)._schema) == f"aten::{operator}{schema}"
+
+
 @pytest.mark.slow
 def test_opcheck():
     hidden, weight, targets = problem(8, 6, 20, torch.float32)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
-from harness import BFloat16, Simt, Traffic, float_type
+from harness import BFloat16, Simt, Traffic, float_type, widen
 from params import FLOAT_TYPES
 
 from mdmcorrect.ops.count_positions import RULES
@@ -113,6 +115,87 @@ def remask_step(
         **grids,
     )
     return (out_tokens, committed.astype(bool), remasked.astype(bool)), traffic
+
+
+def linear_cross_entropy(
+    simt: Simt,
+    hidden,
+    weight,
+    targets,
+    *,
+    bias=None,
+    suppress=(),
+    ignore_index=-100,
+    row_index=None,
+    block_ids=None,
+    logsumexp=None,
+    grad_losses=None,
+    needs_hidden=True,
+) -> tuple[tuple[np.ndarray, ...], dict[str, Traffic]]:
+    """Forward, losses, logsumexp, correct and counted; or with ``grad_losses`` and the forward's ``logsumexp``, the
+    gradients of hidden, weight and bias. NumPy multiplies, in float32."""
+    (n, width), (vocab, _) = hidden.shape, weight.shape
+    rows = n if row_index is None else len(row_index)
+    block_ids = block_ids or (vocab + 7) // 8 * 8
+    packed, logits = np.empty((rows, width), hidden.dtype), np.empty((rows, block_ids), np.float32)
+    packed = packed.view(type(hidden))
+    product, sums = np.empty((rows, width), np.float32), np.empty((rows, width), np.float32)
+    outputs = {
+        "losses": np.empty(n, np.float32),
+        "logsumexp": np.empty(n, np.float32),
+        "correct": np.empty(n, np.uint8),
+        "counted": np.empty(n, np.uint8),
+    }
+    grad_hidden = np.zeros_like(hidden, order="C") if needs_hidden else None
+    grad_weight, grad_bias = np.zeros((vocab, width)), np.zeros(vocab)
+
+    def multiply(which: int, first: int, ids: int) -> None:
+        inputs = widen(simt.memory_of(packed).view(type(hidden))).astype(np.float32)
+        block, held = widen(weight[first : first + ids]).astype(np.float32), simt.memory_of(logits)
+        gradient = held if hidden.dtype == np.float32 else held.view(hidden.dtype).view(type(hidden))
+        with np.errstate(invalid="ignore", over="ignore"):  # rows that hold NaN or inf
+            gradient = widen(gradient[:, :ids]).astype(np.float32)
+            if which == 0:
+                held[:, :ids] = inputs @ block.T
+                simt.written_by_host(held[:, :ids])
+            elif which == 1:
+                grad_weight[first : first + ids] = gradient.T @ inputs
+            elif which == 2:
+                grad_bias[first : first + ids] = gradient.sum(0)
+            else:
+                simt.memory_of(product)[...] = gradient @ block
+                simt.written_by_host(simt.memory_of(product))
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)(multiply)
+    simt.library.simt_set_product(callback)
+    traffic = simt.launch(
+        "linear_cross_entropy_blocks",
+        all_rows=n,
+        rows=rows,
+        vocab=vocab,
+        width=width,
+        block_ids=block_ids,
+        type=float_type(hidden),
+        hidden=hidden,
+        hidden_stride=hidden.strides[0] // hidden.itemsize,
+        targets=_counts(targets),
+        ignore_index=ignore_index,
+        row_index=_counts(row_index),
+        bias=bias,
+        suppress=np.array(suppress, np.int64),
+        suppress_count=len(suppress),
+        packed_hidden=packed,
+        logits=logits,
+        **(outputs if grad_losses is None else dict.fromkeys(outputs)),
+        grad_losses=grad_losses,
+        known_logsumexp=logsumexp,
+        hidden_product=product,
+        hidden_sums=sums,
+        grad_hidden=None if grad_losses is None else grad_hidden,
+    )
+    if grad_losses is None:
+        return (*list(outputs.values())[:2], *(outputs[name].astype(bool) for name in ("correct", "counted"))), traffic
+    return (grad_hidden, grad_weight, grad_bias), traffic
 
 
 MASKS = ("full", "block_causal", "shadow")  # in the order of core/bidirectional_attention_params.h

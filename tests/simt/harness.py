@@ -162,6 +162,15 @@ class Simt:
             array[...] = copy
         return traffic
 
+    def memory_of(self, array: np.ndarray) -> np.ndarray:
+        """The device's memory of an array that was given for an output, while an operator runs."""
+        return next(memory for output, memory in self._outputs if output is array)
+
+    def written_by_host(self, memory: np.ndarray) -> None:
+        """Says that all of a part of `memory_of` has been written, for the launches to come."""
+        for row in memory.reshape(-1, memory.shape[-1]) if memory.flags.c_contiguous else memory:
+            self.library.simt_written_by_host(ctypes.c_void_p(row.ctypes.data), ctypes.c_size_t(row.nbytes))
+
     def place(self, name: str, array: np.ndarray, *, granule: int = 0, initialised: bool = False) -> int:
         """A copy of the array in device memory of its own; its address. granule 0: read-only."""
         low, high = np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)

@@ -7,6 +7,7 @@
 #include "cuda/bidirectional_attention.h"
 #include "cuda/bidirectional_attention_backward.h"
 #include "cuda/count_positions.h"
+#include "cuda/linear_cross_entropy.h"
 #include "cuda/remask_step.h"
 #include "cuda/score_quality.h"
 #include "cuda/score_tokens.h"
@@ -53,16 +54,18 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
 }  // namespace
 
 #define SIMT_VISIBLE extern "C" __attribute__((visibility("default")))
+#define SIMT_SIZES(op, Params)                                                                \
+  SIMT_VISIBLE int64_t simt_workspace_##op(const void* params) {                              \
+    return mdmcorrect::cuda::op##_workspace(*static_cast<const mdmcorrect::Params*>(params)); \
+  }                                                                                           \
+  SIMT_VISIBLE size_t simt_sizeof_##op() { return sizeof(mdmcorrect::Params); }
 #define SIMT_OP(op, Params)                                                                     \
   SIMT_VISIBLE int simt_##op(const void* params, void* workspace) {                             \
     SimtLauncher launcher;                                                                      \
     mdmcorrect::cuda::op(*static_cast<const mdmcorrect::Params*>(params), workspace, launcher); \
     return launcher.failed;                                                                     \
   }                                                                                             \
-  SIMT_VISIBLE int64_t simt_workspace_##op(const void* params) {                                \
-    return mdmcorrect::cuda::op##_workspace(*static_cast<const mdmcorrect::Params*>(params));   \
-  }                                                                                             \
-  SIMT_VISIBLE size_t simt_sizeof_##op() { return sizeof(mdmcorrect::Params); }
+  SIMT_SIZES(op, Params)
 
 SIMT_VISIBLE const char* simt_launches() { return launches.c_str(); }
 
@@ -75,6 +78,28 @@ SIMT_OP(score_tokens, ScoreTokensParams)
 SIMT_OP(select_positions, SelectPositionsParams)
 SIMT_OP(uniform, UniformParams)
 
+// linear_cross_entropy's products are made by a function of the test's: which of them, the first id, how many.
+using Product = void (*)(int which, int64_t first_id, int64_t ids);
+static Product test_product = nullptr;
+SIMT_VISIBLE void simt_set_product(Product product) { test_product = product; }
+
+class TestProducts final : public mdmcorrect::cuda::LossProducts {
+ public:
+  void logits(int64_t first_id, int64_t ids) override { test_product(0, first_id, ids); }
+  void grad_weight(int64_t first_id, int64_t ids) override { test_product(1, first_id, ids); }
+  void grad_bias(int64_t first_id, int64_t ids) override { test_product(2, first_id, ids); }
+  void hidden_product(int64_t first_id, int64_t ids) override { test_product(3, first_id, ids); }
+};
+
+SIMT_SIZES(linear_cross_entropy_blocks, LinearCrossEntropyBlocksParams)
+SIMT_VISIBLE int simt_linear_cross_entropy_blocks(const void* params, void* workspace) {
+  SimtLauncher launcher;
+  TestProducts products;
+  mdmcorrect::cuda::linear_cross_entropy_blocks(*static_cast<const mdmcorrect::LinearCrossEntropyBlocksParams*>(params),
+                                                workspace, products, launcher);
+  return launcher.failed;
+}
+
 #define ATTENTION_WIDTHS(of, prefix) of(prefix##_32) of(prefix##_64) of(prefix##_96) of(prefix##_128)
 #define ATTENTION_KERNELS(of)    \
   ATTENTION_WIDTHS(of, bfloat16) \
@@ -82,6 +107,10 @@ SIMT_OP(uniform, UniformParams)
 #define ATTENTION_BACKWARD_KERNELS(of)                                                                 \
   of(rows_32) of(rows_64) ATTENTION_WIDTHS(of, queries_bfloat16) ATTENTION_WIDTHS(of, queries_float16) \
       ATTENTION_WIDTHS(of, keys_bfloat16) ATTENTION_WIDTHS(of, keys_float16)
+#define LOSS_KERNELS(of)                                                                           \
+  of(clear) of(name) of(pack) of(statistics) of(losses) of(gradient_float32) of(gradient_bfloat16) \
+      of(gradient_float16) of(add_hidden_float32) of(add_hidden_bfloat16) of(add_hidden_float16)
+#define DECLARE_LOSS(kernel) void linear_cross_entropy_##kernel(LossKernel);
 #define DECLARE_ATTENTION(kernel) void bidirectional_attention_##kernel(BidirectionalAttentionParams);
 #define DECLARE_ATTENTION_BACKWARD(kernel) void attention_backward_##kernel(AttentionBackward);
 
@@ -92,12 +121,14 @@ using mdmcorrect::ScoreQualityParams;
 using mdmcorrect::SelectPositionsParams;
 using mdmcorrect::UniformParams;
 using mdmcorrect::cuda::AttentionBackward;
+using mdmcorrect::cuda::LossKernel;
 using mdmcorrect::cuda::RowKernel;
 using mdmcorrect::cuda::ScoreTokensKernel;
 
 extern "C" {
 ATTENTION_KERNELS(DECLARE_ATTENTION)
 ATTENTION_BACKWARD_KERNELS(DECLARE_ATTENTION_BACKWARD)
+LOSS_KERNELS(DECLARE_LOSS)
 void count_positions_rows(RowKernel<CountPositionsParams>);
 void remask_step_rows(RowKernel<RemaskStepParams>);
 void score_quality_rows_float32(ScoreQualityParams);
@@ -118,11 +149,12 @@ void uniform_numbers(UniformParams);
 
 #define ATTENTION_ENTRY(kernel) SIMT_KERNEL(bidirectional_attention_##kernel, BidirectionalAttentionParams),
 #define ATTENTION_BACKWARD_ENTRY(kernel) SIMT_KERNEL(attention_backward_##kernel, AttentionBackward),
+#define LOSS_ENTRY(kernel) SIMT_KERNEL(linear_cross_entropy_##kernel, LossKernel),
 
 namespace {
 
 const Entry entries[] = {
-    ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY)
+    ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY) LOSS_KERNELS(LOSS_ENTRY)
         SIMT_KERNEL(count_positions_rows, RowKernel<CountPositionsParams>),
     SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
     SIMT_KERNEL(score_quality_rows_float32, ScoreQualityParams),

@@ -12,6 +12,8 @@ from pathlib import Path
 import attention_cases
 import device_ops
 import numpy as np
+import test_simt_count_positions as count
+import test_simt_linear_cross_entropy as loss
 import test_simt_remask_step as remask
 import test_simt_score_tokens as score
 import test_simt_select_positions as select
@@ -44,6 +46,8 @@ def run_positions(simt: Simt) -> None:
     for length, (seed, mode) in itertools.product([1, 33, 4100], enumerate(remask.MODES)):
         tokens, proposals, options = remask.case(mode, length, "bfloat16", seed)
         remask.check(simt, tokens, proposals, **options)
+    for length, rule in itertools.product([1, 33, 4100], count.RULES):
+        count.check(simt, count.confidences(rule, (2, length)).astype(np.float32), rule, np.array([0.3, 1.5]))
     uniform.check(simt, np.array([3, -1]), np.arange(300), 2, np.float32)
 
 
@@ -80,8 +84,16 @@ def run_attention(simt: Simt) -> None:
     device_ops.bidirectional_attention(simt, q[:, :, :9], k, v, q_positions=np.arange(60, 69))
 
 
+def run_loss(simt: Simt) -> None:
+    """Rows of every alignment, blocks that end within a vector."""
+    for dtype, width in itertools.product(loss.TYPES, (5, 16)):
+        hidden, weight, targets = loss.problem(5, width, 1301, dtype, counted=1.0)
+        options = {"row_index": np.array([-1, 0, 3, 3, 4]), "suppress": [1300], "bias": np.zeros(1301, np.float32)}
+        loss.check(simt, hidden, weight, targets.clip(max=1299), dtype, 648, **options)
+
+
 if __name__ == "__main__":
     simt = RecordingSimt(Path(sys.argv[1]))
-    for run in (run_positions, run_scores, run_attention):
+    for run in (run_positions, run_scores, run_attention, run_loss):
         run(simt)
     print(*sorted(simt.kernels))

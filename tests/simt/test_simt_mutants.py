@@ -13,6 +13,7 @@ import harness
 import numpy as np
 import pytest
 import test_simt_count_positions as count
+import test_simt_linear_cross_entropy as loss
 import test_simt_remask_step as remask
 import test_simt_score_quality as quality
 import test_simt_score_tokens as score
@@ -80,10 +81,16 @@ def run_quality(simt: Simt) -> None:
     device_ops.score_quality(simt, hidden, **options)
 
 
+def run_loss(simt: Simt) -> None:
+    """A 16-bit gradient in place of the logits, over three chunks."""
+    loss.check(simt, *loss.problem(2, 3, 1300, "bfloat16", counted=1.0), "bfloat16")
+
+
 # Device source -> the kernel and the run that reach all of it.
 REACHED_BY = {
     "radix_select.cuh": ("remask_step", run_remask),
     "count_positions.cuh": ("count_positions", run_count),
+    "linear_cross_entropy.cuh": ("linear_cross_entropy", run_loss),
     "proposal_filter.cuh": ("score_tokens", run_score),
     "score_quality.cuh": ("score_quality", run_quality),
     "score_tokens.cuh": ("score_tokens", run_score),

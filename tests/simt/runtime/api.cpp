@@ -48,6 +48,9 @@ SIMT_API void simt_add_buffer(const char* name, void* data, size_t bytes, unsign
   buffers.push_back(std::move(buffer));
 }
 
+// What a test has written into a buffer between two launches.
+SIMT_API void simt_written_by_host(void* address, size_t bytes) { written_by_host(address, bytes); }
+
 // Read then written: bytes, requests, sectors each.
 SIMT_API void simt_traffic(int buffer, uint64_t* out) {
   for (const Traffic* traffic : {&buffers[buffer]->read, &buffers[buffer]->written}) {

@@ -182,6 +182,17 @@ void load_or_store(void* pointer, unsigned bytes, Access kind, const void* pc) {
   access(pointer, bytes, kind, pc);
 }
 
+void written_by_host(void* pointer, size_t bytes) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  int index = 0;
+  Buffer* buffer = buffer_of(address, &index);
+  if (buffer == nullptr || buffer->granule == 0) return;
+  const size_t offset = address - reinterpret_cast<uintptr_t>(buffer->data);
+  for (size_t i = offset / buffer->granule; i * buffer->granule < offset + bytes; ++i) {
+    buffer->cells[i].write.launch = machine.launch;  // which the next one comes after
+  }
+}
+
 void read_bytes(const void* address, unsigned bytes) {
   access(const_cast<void*>(address), bytes, Access::read, __builtin_return_address(0));
 }

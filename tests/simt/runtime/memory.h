@@ -37,6 +37,9 @@ void read_bytes(const void* address, unsigned bytes);
 // A cp.async's destination; `landed` says which end.
 void copy_in_flight(unsigned char* shared, unsigned bytes, bool landed, const void* pc);
 
+// Memory that something outside the device has written between two launches.
+void written_by_host(void* address, size_t bytes);
+
 void start_block_memory();   // poisons shared memory
 void finish_block_memory();  // adds up the requests of every warp
 
