@@ -55,13 +55,31 @@ def test_draws_keep_the_shape_and_follow_the_seed():
     probs = torch.rand(3, 4, 2, 7)
     for shape in ((7,), (2, 7), (4, 2, 7), (3, 4, 2, 7)):
         assert mdlm._sample_categorical(probs[(0,) * (4 - len(shape))]).shape == shape[:-1]
-    assert torch.equal(sedd.sample_categorical(probs, seed=2), sedd.sample_categorical(probs, seed=2))
+    for noise in ("exact", "fp32"):
+        assert torch.equal(*(sedd.sample_categorical(probs, noise=noise, seed=2) for _ in range(2)))
     torch.manual_seed(0)
     one = sedd.sample_categorical(probs.repeat(1, 9, 1, 1))
     torch.manual_seed(0)
     assert torch.equal(one, sedd.sample_categorical(probs.repeat(1, 9, 1, 1)))
     assert not torch.equal(one, sedd.sample_categorical(probs.repeat(1, 9, 1, 1)))
     assert mdlm._sample_categorical(torch.zeros(2, 3, 5)).tolist() == [[0] * 3] * 2  # as the argmax of zeros
+
+
+@pytest.mark.parametrize(("behind", "wins"), [(16.5, True), (16.7, False)])
+def test_under_fp32_noise_a_token_beats_the_mask_by_16_point_6_and_no_more(behind, wins, monkeypatch):
+    def luckiest(shape, **options):  # the largest float32 uniform for token 0, noise 0 for the others
+        u = torch.full(shape, 1 / np.e)
+        u[..., 0] = 1 - 2.0**-24
+        return u
+
+    monkeypatch.setattr(torch, "rand", luckiest)
+    t, dt = 0.5, 0.001
+    share = (t - dt) / dt * np.exp(-behind)  # of the token, whose odds against the mask are e^-behind
+    model = diffusion()
+    model.forward = lambda x, sigma: torch.tensor([share, 1 - share, 0.0, 0.0, 0.0]).log().expand(*x.shape, 5)
+    x, times = torch.full((1, 2), MASK), torch.full((1, 1), t)
+    _, xs = mdlm._ddpm_caching_update(model, x, times, dt, noise="fp32")
+    assert xs.tolist() == [[0 if wins else MASK] * 2]
 
 
 def test_the_fp32_noise_loses_the_tail_and_the_exact_one_does_not():
@@ -126,9 +144,10 @@ def test_mdlm_steps(state):
     law = row_law(state, ancestral(1 - t, 1 - s, 0.0))
     assert fits_both_ways(mdlm.posterior_step(P.log().float().expand(CHAINS, 2, 5), x, t, s, mask_id=MASK), law)
     times = torch.full((CHAINS, 1), t)
-    assert fits_both_ways(mdlm._ddpm_update(diffusion(), x, times, t - s), law)
-    p_x0, xs = mdlm._ddpm_caching_update(diffusion(), x, times, t - s)
-    assert fits_both_ways(xs, law)
+    for noise in ("exact", "fp32"):
+        assert fits_both_ways(mdlm._ddpm_update(diffusion(), x, times, t - s, noise=noise), law)
+        p_x0, xs = mdlm._ddpm_caching_update(diffusion(), x, times, t - s, noise=noise)
+        assert fits_both_ways(xs, law)
     torch.testing.assert_close(p_x0, diffusion().forward(x, None).exp())
     again, _ = mdlm._ddpm_caching_update(SimpleNamespace(**vars(diffusion()) | {"forward": None}), x, times, 0.1, p_x0)
     assert again is p_x0
@@ -238,6 +257,8 @@ def test_bad_arguments_are_named():
         mdlm._sample_categorical(P, noise="fp8")
     with pytest.raises(ValueError, match="Method soft for sampling categorical variables is not valid"):
         sedd.sample_categorical(P, method="soft")
+    with pytest.raises(TypeError, match="seed: noise='fp32' draws all rows from one stream"):
+        mdlm._sample_categorical(P[None], noise="fp32", seed=torch.arange(1))
     model = diffusion()
     model.config.noise.type = "cosine"
     for step in (mdlm._ddpm_caching_update, remdm._ddpm_caching_update):

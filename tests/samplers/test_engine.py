@@ -1,5 +1,7 @@
 """The loop: presets are their parts, rows are independent, runs resume, forwards are counted."""
 
+import ast
+import inspect
 import io
 import sys
 
@@ -8,8 +10,9 @@ import torch
 from combinations import COMBINATIONS, MASK, PRESETS, canvas
 from toys import Toy
 
+from mdmcorrect import samplers
 from mdmcorrect.model import Request
-from mdmcorrect.samplers import MDLM, LLaDA, State
+from mdmcorrect.samplers import MDLM, LLaDA, Preset, State
 
 each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 
@@ -28,6 +31,18 @@ def equal_runs(one, other):
 def test_a_preset_is_its_parts(preset, parts):
     assert preset.parts() == parts
     equal_runs(preset(Toy(), canvas(), mask_id=MASK, seed=3), parts(Toy(), canvas(), mask_id=MASK, seed=3))
+
+
+def test_every_preset_is_among_them_and_none_is_more_than_a_combination():
+    """Each is a screen of fields and parts: without a loop of its own, of steps or of anything else."""
+    public = {getattr(samplers, name) for name in samplers.__all__}
+    presets = {kind for kind in public if isinstance(kind, type) and issubclass(kind, Preset) and kind is not Preset}
+    assert {type(preset) for preset in PRESETS.values()} == presets
+    for preset in presets:
+        source = inspect.getsource(preset)
+        assert len(source.splitlines()) <= 70
+        loops = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.For, ast.While))]
+        assert not loops
 
 
 @each_preset
