@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from mdmcorrect.compat import d1, dllm, dream, fast_dllm, llada, mmada, open_dllm, p2, prism, proseco
+from mdmcorrect.compat import d1, dinfer, dllm, dream, fast_dllm, llada, mmada, open_dllm, p2, prism, proseco, smdm
 from mdmcorrect.samplers import BlockProSeCo, EntropyBounded, LLaDA2, LLaDA21, Scoring
 
 MASK, V, CHAINS = 3, 3, 20_000
@@ -239,6 +239,22 @@ def p2_run(rows, seed):
     return p2.p2_sampling(xt, lambda tokens: model(tokens).logits, MASK, 3, **settings)
 
 
+def smdm_run(alg):
+    settings = {"alg": alg, "steps": 2, "temperature": T, "cfg_scale": 0.0, "context_length": 3, "dim": MASK}
+    return lambda rows, seed: smdm.diff_sample(
+        lambda tokens: model(tokens).logits, None, prompt(rows), **settings, device="cpu", seed=seed
+    )
+
+
+def dinfer_run(rows, seed):
+    torch.manual_seed(seed)
+    x = torch.cat([prompt(rows), torch.full((rows, 2), MASK)], 1)
+    decoder = dinfer.ThresholdParallelDecoder(T, 0.35, mask_id=MASK)
+    while (x == MASK).any():
+        decoder.decode(model(x).logits[:, 1:], 1, 3, x)
+    return x
+
+
 def with_dream(function, called, **settings):
     return lambda rows, seed: function(called, prompt(rows), **DREAM, **settings, seed=seed)
 
@@ -288,6 +304,9 @@ CASES = {
         with_dream(open_dllm.diffusion_generate, shifted, alg="maskgit_plus", alg_temp=0.3),
         lambda: dreams("maskgit_plus", 0.3),
     ),
+    "smdm": (smdm_run("origin"), lambda: dreams_origin(1e-5)),
+    "smdm-greedy": (smdm_run("greddy"), at_once),  # int(2 (1 - s / t)) is 0 before the last step
+    "dinfer": (dinfer_run, lambda: by_threshold(0.35)),
     "prism": (prism_run, exchanged),
     "prism-fp32": (lambda rows, seed: prism_run(rows, seed, noise="fp32"), exchanged),
     "proseco": (
@@ -335,7 +354,7 @@ def test_the_law(name):
     assert fits(run(CHAINS, 3), law()) > 1e-4
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.endswith("fp32")])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.endswith(("fp32", "dinfer"))])
 def test_draws_shared_by_positions_and_steps_are_noticed(name, monkeypatch):
     score = Scoring.__call__
 

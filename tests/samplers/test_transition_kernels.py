@@ -168,7 +168,7 @@ def test_bernoulli_draws_shared_by_all_steps_are_noticed(monkeypatch):
     assert g_test(run(LAWS["mdlm"][0], middle_of("mdlm")), law_of("mdlm")) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["mdlm", "remdm-cap", "first-hitting", "informed-confidence"])
+@pytest.mark.parametrize("name", ["mdlm", "remdm-cap", "first-hitting", "p2", "proseco", "informed-confidence"])
 def test_token_draws_shared_by_all_positions_and_steps_are_noticed(name, monkeypatch):
     score = Scoring.__call__
 
