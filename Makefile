@@ -1,6 +1,6 @@
 # make build   compile the library in place and install it, editable, into PYTHON's environment
 # make demo    watch a model correct itself on Sudoku
-# make test    the whole test suite
+# make test    the whole test suite; CUTLASS's headers are what fragment layouts are compared with
 # make lint    ruff, mypy, clang-format
 # make bench   the benchmarks
 #
@@ -35,6 +35,7 @@ demo: $(PYTHON)
 
 test: $(PYTHON)
 	$(call install,test)
+	$(pip) --no-deps "nvidia-cutlass==4.2.0.0"
 	$(PYTHON) -m pytest -q $(PYTEST_ARGS)
 
 bench: $(PYTHON)

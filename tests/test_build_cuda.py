@@ -7,7 +7,9 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import cuda_cases
 import cuda_code
+import cuda_table
 import pytest
 from cuda_code import Budget, Usage
 
@@ -30,6 +32,43 @@ def test_every_kernel_has_a_budget():
 def launched_kernels(header: Path) -> list[str]:
     """Strings that are the name of a kernel in the source beside the header."""
     return re.findall(r'"(\w{4,})"', header.read_text())
+
+
+def test_the_documented_tables_are_those_of_the_tool():
+    """Columns, rows and limits; the figures are as old as the last `python tools/cuda_table.py --write`."""
+    text = cuda_table.DOCS.read_text()
+    tables = text[text.index(cuda_table.BEGIN) : text.index(cuda_table.END)]
+    kernels, cases = re.findall(r"(?:^\|.*\|\n)+", tables, re.M)
+    head, _, *rows = cells_of(kernels)
+    assert head == ["kernel", "threads", "shared bytes", "registers", *(f"sm_{arch}" for arch in cuda_code.ARCHS)]
+    limits = {budget.pattern: budget for budget in cuda_code.budgets()}
+    for pattern, threads, shared, registers, *found in rows:
+        budget = limits[pattern]
+        assert (int(threads), int(shared), int(registers)) == (budget.threads, budget.shared, budget.registers), pattern
+        assert len(found) == len(cuda_code.ARCHS)
+        assert all(int(cell.split(",")[0]) <= budget.registers for cell in found), pattern
+    assert {row[0] for row in cells_of(cases)[2:]} <= cuda_cases.CASES.keys()
+
+
+def cells_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "threads", "shared", "warps"),
+    [
+        ("90", 32, 1024, 0, 64),
+        ("90", 64, 1024, 0, 32),  # registers
+        ("90", 128, 256, 0, 16),
+        ("90", 129, 256, 0, 8),  # granted by eights: three of four quarters hold three warps, so one block
+        ("90", 32, 128, 99 * 1024, 8),  # shared memory, of which every block loses 1 KiB
+        ("86", 32, 256, 0, 48),
+        ("86", 32, 32, 0, 16),  # blocks
+    ],
+)
+def test_resident_warps(arch, registers, threads, shared, warps):
+    """As NVIDIA's occupancy calculator counts."""
+    assert cuda_table.resident_warps(arch, registers, threads, shared) == warps
 
 
 @pytest.fixture(scope="module")

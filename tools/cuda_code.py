@@ -109,8 +109,16 @@ def find_cuobjdump() -> str | None:
 
 
 def compile_kernels(source: Path, fatbin: Path, archs: Iterable[str], *, strict: bool = True) -> None:
-    """By nvcc, with the options of cmake/cuda.cmake; strict: what nvcc or ptxas warns of is an error."""
-    command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "--fmad=false", f"-I{ROOT / 'csrc'}"]
+    """By nvcc, with the options of cmake/cuda.cmake; strict: what nvcc or ptxas warns of is an error.
+
+    Leaves `fatbin` alone where it is newer than everything it was made of.
+    """
+    made_of = fatbin.with_suffix(".d")
+    if fatbin.exists() and made_of.exists():
+        parts = made_of.read_text().replace("\\\n", " ").split(":", 1)[1].split()
+        if all(Path(part).stat().st_mtime < fatbin.stat().st_mtime for part in parts if Path(part).exists()):
+            return
+    command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "--fmad=false", f"-I{ROOT / 'csrc'}", "-MD", "-MF", made_of]
     command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     if strict:
         command += ["-Werror", "all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage"]
