@@ -15,7 +15,8 @@ namespace MDM_NAMESPACE {
 namespace {
 
 constexpr int64_t kBlockKeys = 128;
-constexpr int64_t kStripKeys = 16;
+constexpr int64_t kAheadKeys = 16;      // how far ahead of the product memory is asked for keys,
+constexpr int64_t kBytesAtOnce = 1024;  // and for how much at once, as much again for values
 
 struct Workspace {
   float* queries;  // [D / kPack][lanes]
@@ -59,7 +60,7 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
   for (int64_t i = 0; i < width * tile.count; i += kLanes) store(work.output + i, broadcast(0.0f));
   if (mask.end > 0) {
     prefetch_rows(row_address(params.k, params.type, tile.batch, kv_head, mask.begin), k_bytes,
-                  least(mask.end, kBlockKeys), width * element);
+                  least(mask.end, kAheadKeys), width * element);
     const char* q = row_address(params.q, params.type, tile.batch, tile.head, tile.first);
     const Operand queries =
         rows_operand<Arithmetic>(q, params.q.row_stride * element, params.type, tile.count, width, work.wide);
@@ -71,11 +72,13 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
     const char* k = row_address(params.k, params.type, tile.batch, kv_head, mask.begin + from);
     const char* v = row_address(params.v, params.type, tile.batch, kv_head, mask.begin + from);
     Operand rows = rows_operand<Arithmetic>(k, k_bytes, params.type, keys, width, work.wide);
-    // Memory is asked for what comes next, the block's values and the next block's keys, while a strip is multiplied.
-    for (int64_t strip = 0; strip < keys; strip += kStripKeys, rows.words += kStripKeys * rows.row_bytes) {
-      const int64_t count = least(keys - strip, kStripKeys);
+    // Memory is asked for what comes next, the block's values and further keys, no more at a time than it can have
+    // under way, between strips of the product that are whole steps of it.
+    const int64_t step = clamp_index(kBytesAtOnce / (width * element), vectors == 4 ? 4 : 8, 16);
+    for (int64_t strip = 0; strip < keys; strip += step, rows.words += step * rows.row_bytes) {
+      const int64_t count = least(keys - strip, step);
       prefetch_rows(v + strip * v_bytes, v_bytes, count, width * element);
-      prefetch_rows(k + (keys + strip) * k_bytes, k_bytes, least(mask.end - from - keys - strip, count),
+      prefetch_rows(k + (strip + kAheadKeys) * k_bytes, k_bytes, least(mask.end - from - strip - kAheadKeys, count),
                     width * element);
       score<Arithmetic>(rows, count, work.queries, width / Arithmetic::kPack, vectors, work.scores + strip * lanes);
     }
