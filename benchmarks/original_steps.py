@@ -45,8 +45,11 @@ def dream(x: Tensor, logits: Tensor, *, mask_id: int, temperature: float, share:
     logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)[masked]
     if temperature > 0:
         probabilities = (logits / temperature).softmax(-1)
-        token = Categorical(probs=probabilities).sample()
-        confidence = probabilities.gather(-1, token[:, None])[:, 0]
+        try:
+            token = Categorical(probs=probabilities).sample()
+            confidence = probabilities.gather(-1, token[:, None])[:, 0]
+        except ValueError:  # bfloat16 probabilities whose sum is not 1: the argmax then, without a word
+            confidence, token = probabilities.max(-1)
     else:
         confidence, token = logits.softmax(-1).max(-1)
     count = int(masked.sum() / len(x) * share)

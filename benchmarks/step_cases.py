@@ -128,10 +128,11 @@ def engine_step(case: Halfway, sampler: Sampler, *, every_row: bool = False, shi
         settings = {setting.name: getattr(sampler.scoring, setting.name) for setting in fields(sampler.scoring)}
         sampler = replace(sampler, plan=sampler.plan, scoring=EveryRow(**settings))
     engine = sampler.engine(partial(case.answer, shift=shift), mask_id=case.mask_id)
+    layout = engine.layout(case.state)
 
     @torch.no_grad()
     def run() -> Tensor:
-        made = engine.step(case.state, frozenset())
+        made = engine.step(case.state, layout)
         assert made is not None
         return made[0].tokens
 

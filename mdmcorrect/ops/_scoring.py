@@ -138,7 +138,9 @@ def named_scores(mask: int, ids: Tensor, stats: Tensor, lead: torch.Size) -> Tok
     """The native outputs ``[wanted, B, L]`` by name."""
     names = [name for bit, name in enumerate(SCORES) if mask >> bit & 1]
     outputs = [*ids.unbind(0), *stats.unbind(0)]
-    return TokenScores(**{name: output.reshape(lead) for name, output in zip(names, outputs, strict=True)})
+    if len(lead) != 2:
+        outputs = [output.reshape(lead) for output in outputs]
+    return TokenScores(**dict(zip(names, outputs, strict=True)))
 
 
 def fake_scores(want: int, batch: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -65,8 +65,8 @@ class Ancestral:
     def prepare(self, state: State, view: View) -> Draws:
         t, s = self._at(view.step, view)[:, None], self._at(view.step + 1, view)[:, None]
         moment = Moment(t, s, self.alpha(t), self.alpha(s))
-        masked = (state.tokens == view.mask_id) & view.eligible
-        committed = (state.tokens != view.mask_id) & view.eligible
+        masked = view.masked
+        committed = view.eligible & ~view.masked
         remask = torch.zeros_like(masked)
         gained = moment.alpha_s - moment.alpha_t
         if self.sigma is not None:
@@ -119,14 +119,14 @@ class JumpTimes:
         return False
 
     def time(self, state: State, view: View) -> Tensor:
-        masks = ((state.tokens == view.mask_id) & view.eligible).sum(1).clamp(min=1)
+        masks = view.masked.sum(1).clamp(min=1)
         # One number per row: its address has no position of the row's own, so padding does not move it.
         u = rng.uniform(state.seed, 1, state.step, rng.Purpose.COUNT, dtype=torch.float64)[:, 0]
         before = self._time_before(state)
         return torch.where(view.finishing, before, before * u ** (1 / masks))
 
     def prepare(self, state: State, view: View) -> Draws:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         rank = state.uniform(rng.Purpose.ORDER)
         commit = ops.select_positions(rank, 1, eligible=masked)
         return Draws(need=commit.any(1), wanted=commit, commit=commit, remask=torch.zeros_like(commit))

@@ -52,7 +52,7 @@ class CeilTarget:
 
     def before(self, state: State, view: View) -> Tensor:
         target = -(-view.quota * (view.step + 1) // view.steps.clamp(min=1))
-        masks = ((state.tokens == view.mask_id) & view.eligible).sum(1)
+        masks = view.masked.sum(1)
         return (target.clamp(max=view.quota) - (view.quota - masks)).clamp(min=0)
 
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
@@ -60,7 +60,7 @@ class CeilTarget:
 
 
 def _masks(state: State, view: View) -> Tensor:
-    return ((state.tokens == view.mask_id) & view.eligible).sum(1)
+    return view.masked.sum(1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class RoundedGrid:
     def before(self, state: State, view: View) -> Tensor:
         if self.stochastic:
             share = commit_shares(self.steps, self.stays, view.own.device)[view.step.clamp(max=self.steps - 1)]
-            masked = (state.tokens == view.mask_id) & view.eligible
+            masked = view.masked
             u = state.uniform(rng.Purpose.COUNT)
             return ((u < share[:, None]) & masked).sum(1)
         table = rounded_grid(view.own.shape[1], self.steps, self.stays, view.own.device)

@@ -121,7 +121,7 @@ class Edit(UnmaskThenRemask):
         return replace(planned, need=need, wanted=view.eligible)
 
     def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         rank = self.unmask.rank(state, scores)
         count = self.unmask.how_many(intent.unmask, masked, scores, rank)
         proposed = (scores["token"] >= 0) & (scores["token"] != view.mask_id)

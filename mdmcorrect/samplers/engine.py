@@ -23,7 +23,7 @@ from .review import Review
 from .rows import Rows, indices
 from .scoring import Scores
 from .state import State
-from .window import Blocks, View
+from .window import Blocks, Layout, View
 
 Callback = Callable[[StepEvent], Any]
 Stop = Callable[[Tensor, Tensor], Tensor]
@@ -62,10 +62,11 @@ class Engine:
         self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None, shown: frozenset[str]
     ) -> tuple[State, str]:
         """Step until every row is done; the state then, and why it stopped. ``shown``: scores that events carry."""
-        state = self.close(state)
+        layout = self.layout(state)
+        state = self.close(state, layout)
         index = 0
         try:
-            while (step := self.step(state, shown)) is not None:
+            while (step := self.step(state, layout, shown)) is not None:
                 before, (state, update, corrected, scores) = state, step
                 if callback is None and record is None:
                     continue
@@ -80,38 +81,52 @@ class Engine:
             return state, "interrupted"
         return state, "finished"
 
-    def step(self, state: State, shown: frozenset[str]) -> tuple[State, Update, Tensor, Scores] | None:
+    def layout(self, state: State) -> Layout:
+        """What of the windows no step changes."""
+        return self.window.layout(state, self.steps)
+
+    def step(
+        self, state: State, layout: Layout, shown: frozenset[str] = frozenset()
+    ) -> tuple[State, Update, Tensor, Scores] | None:
         """One step of every live row: the state after it and what it did. None if there is no such row."""
-        state, view = self.window.view(state, self.steps, self.mask_id)
+        state, view = self.window.view(state, layout, self.mask_id)
         intent = self.plan.prepare(state, view)
         due = self._due(state, view)
         ahead = self._ahead(state, view, intent, due)
-        return None if ahead is None else self._made(state, view, intent, due, ahead, shown)
+        return None if ahead is None else self._made(state, view, layout, intent, due, ahead, shown)
 
-    def fixed_step(self, state: State, *, closing: bool) -> State:
+    def fixed_step(self, state: State, layout: Layout, *, closing: bool) -> State:
         """The state after the same step, made without asking the host: the model reads every row, whoever needs it.
 
         Rows that have used all their steps wait for a ``closing`` step to fill what is left. ``calls`` and
         ``token_forwards`` are not counted.
         """
-        waiting = torch.zeros_like(state.done) if closing else ~state.done & self.window.spent(state)
+        waiting = torch.zeros_like(state.done) if closing else ~state.done & self.window.spent(state, layout)
         before = replace(state, done=state.done | waiting)
-        before, view = self.window.view(before, self.steps, self.mask_id)
+        before, view = self.window.view(before, layout, self.mask_id)
         intent = self.plan.prepare(before, view)
         due = self._due(before, view)
         need, correct = self._needs(before, view, intent, due)
         ahead = Ahead(Rows(need), Rows(correct), closing, None)
-        after = self._made(before, view, intent, due, ahead, frozenset())[0]
+        after = self._made(before, view, layout, intent, due, ahead, frozenset())[0]
         return replace(after, done=after.done & ~waiting, calls=state.calls, token_forwards=state.token_forwards)
 
     def _made(
-        self, state: State, view: View, intent: Intent, due: Tensor, ahead: Ahead, shown: frozenset[str]
+        self,
+        state: State,
+        view: View,
+        layout: Layout,
+        intent: Intent,
+        due: Tensor,
+        ahead: Ahead,
+        shown: frozenset[str],
     ) -> tuple[State, Update, Tensor, Scores]:
         time = self.plan.time(state, view)
-        scores = self.forward.nothing(state.tokens)
         corrected = torch.zeros_like(state.fixed)
         before = state
-        if not ahead.rows.empty:
+        if ahead.rows.empty:
+            scores = self.forward.nothing(state.tokens)
+        else:
             wanted = self._wanted(state, view, intent, shown)
             if not ahead.correcting.empty:
                 wanted = wanted | (due[:, None] & ~state.fixed)
@@ -137,7 +152,7 @@ class Engine:
         state = self._apply(state, view, update, scores, corrected, ahead.correcting)
         if self.tokens_processor is not None:
             state = replace(state, tokens=self._processed(state.tokens, self.tokens_processor))
-        return self.close(state), update, corrected, scores
+        return self.close(state, layout), update, corrected, scores
 
     def _processed(self, tokens: Tensor, processor: TokensProcessor) -> Tensor:
         """The tokens a caller's processor makes of a step's, given the logits of the step's last forward."""
@@ -154,12 +169,11 @@ class Engine:
 
     def _wanted(self, state: State, view: View, intent: Intent, shown: frozenset[str]) -> Tensor:
         """bool ``[B, L]``: positions to be scored for the plan, for a last step, and for the history's readers."""
-        masked = state.masked(self.mask_id) & view.eligible
         if intent.wanted is None:
-            wanted = masked
+            wanted = view.masked
         else:
             last = view.finishing[:, None] if not shown else torch.ones_like(view.finishing)[:, None]
-            wanted = intent.wanted | (masked & last)
+            wanted = intent.wanted | (view.masked & last)
         if self.review is not None:
             wanted = wanted | self.review.wanted(state, self.mask_id)
         if "current_logprob" in self.forward.wants:  # the one score that means something where a token stands
@@ -177,7 +191,7 @@ class Engine:
         flags = torch.stack([~state.done, need, correct, view.finishing])
         windows = None
         if self.forward.reads_windows:
-            spans = torch.stack([view.index, view.step, view.start, view.stop])
+            spans = torch.stack([view.index, view.step, *view.span()])
             live, needed, correcting, finishing, *numbers = torch.cat([flags.long(), spans]).tolist()
             windows = [Window(row, *span) for row, span in enumerate(zip(*numbers, strict=True))]
         else:
@@ -188,9 +202,14 @@ class Engine:
 
     def _needs(self, state: State, view: View, intent: Intent, due: Tensor) -> tuple[Tensor, Tensor]:
         """bool ``[B]`` each: rows that make a forward, and those of them to correct."""
-        pointless = state.settled | ~state.committed(self.mask_id).any(1)
-        need = intent.need | (due & ~pointless) | view.finishing if self.cache else torch.ones_like(due)
-        need = need & ~state.done
+        live = ~state.done
+        if not self.cache:
+            return live, live & due
+        need = intent.need | view.finishing
+        if self.correct is not None:
+            pointless = state.settled | ~state.committed(self.mask_id).any(1)
+            need = need | (due & ~pointless)
+        need = need & live
         return need, need & due
 
     def _revise(self, state: State, tokens: Tensor, scores: Scores) -> tuple[State, Tensor]:
@@ -221,11 +240,10 @@ class Engine:
         self, state: State, view: View, update: Update, scores: Scores, corrected: Tensor, correcting: Rows
     ) -> State:
         """The state after the step: what was written, what is known of it, the next step of each row."""
-        written = (update.committed | update.remasked).any(1)
         settled = state.settled
         if self.correct is not None and self.correct.settles:
-            settled = settled | correcting.mask
-        settled = settled & ~(written | corrected.any(1))
+            written = (update.committed | update.remasked | corrected).any(1)
+            settled = (settled | correcting.mask) & ~written
         kept = torch.where(update.remasked, torch.nan, state.commit_score)
         new = update.committed if update.corrected is None else update.committed | update.corrected
         state = replace(
@@ -250,10 +268,10 @@ class Engine:
             return self.plan.waiting(state)
         return ~state.settled if self.correct is not None and self.correct.revisits else torch.zeros_like(state.done)
 
-    def close(self, state: State) -> State:
+    def close(self, state: State, layout: Layout) -> State:
         """The state with rows marked done that have ended."""
         filled = self.window.filled(state, self.mask_id)
-        spent = self.window.spent(state)
+        spent = self.window.spent(state, layout)
         done = state.done | (filled & (spent | ~self._waiting(state)))
         if not self.finish:
             done = done | spent

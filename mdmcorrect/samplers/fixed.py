@@ -92,12 +92,12 @@ class FixedSteps:
             origin=origin,
             seed=seed,
         )
-        return self.engine.close(state)
+        return self.engine.close(state, self.engine.layout(state))
 
     def step(self, state: State, *, closing: bool = False) -> State:
         """The state one step later. A ``closing`` step, the last, fills what is left with the argmax."""
         with torch.no_grad():
-            return self.engine.fixed_step(state, closing=closing)
+            return self.engine.fixed_step(state, self.engine.layout(state), closing=closing)
 
     def __call__(self, tokens: Tensor, *, steps: int | None = None, **layout: Any) -> State:
         """The state after all steps: its ``tokens`` and ``nfe``.

@@ -101,8 +101,12 @@ class Forward:
             windows=None if windows is None else tuple(windows[row] for row in rows.listed or ()),
         )
         output = self.model(asked, request)
-        columns = slice(None) if output.start is None else slice(output.start, output.start + output.logits.shape[1])
-        shown = asked[:, columns]
+        start = output.start or 0
+
+        def cut(value: Tensor) -> Tensor:
+            return value if output.start is None else value[:, start : start + output.logits.shape[1]]
+
+        shown = cut(asked)
         self._check(output, shown)
         if self.logits_processor is not None or self.keep_logits or self.scoring.reads_logits:
             output = replace(output, logits=combine(output), uncond_logits=None, shift=0)
@@ -113,9 +117,9 @@ class Forward:
             self.logits = output.logits
         scores = self.scoring(
             output.logits,
-            tokens=shown if judged is None else take(judged)[:, columns],
-            rows=request.wanted[:, columns],
-            positions=request.position_ids[:, columns],
+            tokens=shown if judged is None else cut(take(judged)),
+            rows=cut(request.wanted),
+            positions=cut(request.position_ids),
             mask_id=self.mask_id,
             want=self.wants | also,
             seed=take(state.seed),
@@ -130,8 +134,8 @@ class Forward:
             scores["quality"] = quality if rows.listed is not None else quality.where(rows.mask[:, None], torch.nan)
         self._count(rows, asked, output.forwards)
         if output.start is not None:
-            after = asked.shape[1] - output.start - shown.shape[1]
-            scores = Scores({name: _pad(value, output.start, after) for name, value in scores.items()})
+            after = asked.shape[1] - start - shown.shape[1]
+            scores = Scores({name: _pad(value, start, after) for name, value in scores.items()})
         if index is None:
             return scores
         return Scores({name: _scatter(value, index, batch) for name, value in scores.items()})
@@ -155,7 +159,7 @@ class Forward:
         return counters
 
     def _count(self, rows: Rows, asked: Tensor, forwards: int) -> None:
-        made = rows.mask.long() * forwards
+        made = rows.mask * forwards
         self._nfe = made if self._nfe is None else self._nfe + made
         self._calls += 1
         self._token_forwards += asked.numel() * forwards

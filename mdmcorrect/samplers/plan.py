@@ -115,14 +115,14 @@ class UnmaskThenRemask:
         return state.masked(view.mask_id).sum(1).double() / (~state.fixed).sum(1).clamp(min=1)
 
     def prepare(self, state: State, view: View) -> Counts:
-        masks = (state.tokens == view.mask_id) & view.eligible
+        masks = view.masked
         count = self.unmask.count.before(state, view)
         remask = self.remask.how_many(state, view) if self.remask else torch.zeros_like(count)
         remask = torch.where(masks.any(1), remask, 0)
         return Counts(need=(count + remask > 0) & masks.any(1), unmask=count, remask=remask)
 
     def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         rank = self.unmask.rank(state, scores)
         count = self.unmask.how_many(intent.unmask, masked, scores, rank) + intent.remask
         tokens, committed, remasked = ops.remask_step(
@@ -156,7 +156,7 @@ class WholeRow(UnmaskThenRemask):
         return Counts(need=count > 0, unmask=count, remask=torch.zeros_like(count))
 
     def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         rank = self.unmask.rank(state, scores)
         if self.unmask.ties == "torch":
             chosen = torch_topk(rank, intent.unmask, masked)

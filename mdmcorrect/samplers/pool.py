@@ -66,7 +66,7 @@ class Kappa:
             masked = (total.float() * table[(done - 1).clamp(max=len(self.schedule) - 1)]).long()
         masked = torch.minimum(masked.clamp(min=0), total)
         if self.advance:
-            now = ((state.tokens == view.mask_id) & view.eligible).sum(1)
+            now = view.masked.sum(1)
             masked = torch.where(done == steps, 0, torch.minimum(masked, now - 1).clamp(min=1))
             masked = torch.minimum(masked, now)
         return total - masked
@@ -158,14 +158,14 @@ class Pool:
         return state.masked(view.mask_id).sum(1).double() / (~state.fixed).sum(1).clamp(min=1)
 
     def prepare(self, state: State, view: View) -> Intent:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         if self.committed == "stays":
             return Intent(need=masked.any(1), wanted=masked)
         need = masked.any(1) | (self.keep(state, view) < view.eligible.sum(1))
         return Intent(need=need, wanted=view.eligible)
 
     def __call__(self, state: State, view: View, intent: Intent, scores: Scores) -> Update:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         rank = self._score(self.masked, state, scores)
         keep_rank = self._score(self.committed, state, scores) * self.eta
         if self.noise is not None:
@@ -227,13 +227,13 @@ class FixedOrder:
         return state.masked(view.mask_id).sum(1).double() / (~state.fixed).sum(1).clamp(min=1)
 
     def prepare(self, state: State, view: View) -> Intent:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         commit = self._due(state, view, masked)
         first = view.step == 0
         return Intent(need=(first | commit.any(1)) & masked.any(1), wanted=torch.where(first[:, None], masked, commit))
 
     def __call__(self, state: State, view: View, intent: Intent, scores: Scores) -> Update:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         tokens, committed, remasked = ops.remask_step(
             state.tokens,
             scores["token"],

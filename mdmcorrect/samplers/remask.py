@@ -24,7 +24,7 @@ class RemaskCount(Protocol):
 
 
 def _committed(state: State, view: View) -> Tensor:
-    return (state.tokens != view.mask_id) & view.eligible
+    return view.eligible & ~view.masked
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,9 @@ class Scoring:
         suppress = [*self.suppress, *([mask_id] if self.mask_token == "suppress" else [])]
         forbid = [*self.forbid, *([mask_id] if self.mask_token == "forbid" else [])]
         half = dtype in (torch.bfloat16, torch.float16)
-        read = names - {"argmax"} if self._argmax_apart else names
+        read = names
         if half and "margin" in names:
-            read = read | {"max_logprob", "second_logprob"}  # in place of the margin in float32
+            read = names | {"max_logprob", "second_logprob"}  # in place of the margin in float32
         result = ops.score_tokens(
             logits,
             tokens=tokens,
@@ -139,14 +139,29 @@ class Scoring:
             )
             assert again.current_logprob is not None
             scores["confidence"] = again.current_logprob.exp().to(dtype or torch.float32)
-        if "argmax" in names and self._argmax_apart:
-            # What is forbidden keeps its place in the statistics, so their argmax may be the mask itself.
-            if self.temperature == 0:
-                scores["argmax"] = scores["token"]
-            else:
-                best = ops.score_tokens(logits, rows=rows, suppress=[*suppress, *forbid], want=["argmax"], **mixed)
-                scores["argmax"] = best.argmax
+        if "argmax" in names and forbid:
+            self._admit(scores, logits, rows, suppress, forbid, mixed)
         return scores
+
+    def _admit(
+        self,
+        scores: Scores,
+        logits: Tensor,
+        rows: Tensor,
+        suppress: list[int],
+        forbid: list[int],
+        mixed: dict[str, Any],
+    ) -> None:
+        """Puts the best id that may be proposed where ``argmax``, in which forbidden ids keep their place, is none."""
+        if self.temperature == 0:
+            scores["argmax"] = scores["token"]
+            return
+        argmax = scores["argmax"]
+        barred = torch.stack([argmax == index for index in forbid]).any(0)
+        # Only rows whose best id is barred are read again.
+        best = ops.score_tokens(logits, rows=rows & barred, suppress=[*suppress, *forbid], want=["argmax"], **mixed)
+        assert best.argmax is not None
+        scores["argmax"] = torch.where(barred, best.argmax, argmax)
 
     @staticmethod
     def _round(scores: Scores, result: ops.TokenScores, dtype: torch.dtype) -> None:
@@ -160,10 +175,6 @@ class Scoring:
             scores["margin"] = best - second
         if "entropy" in scores:
             scores["entropy"] = scores["entropy"].to(dtype)
-
-    @property
-    def _argmax_apart(self) -> bool:
-        return self.mask_token == "forbid" or bool(self.forbid)
 
 
 def _scorable(logits: Tensor) -> Tensor:

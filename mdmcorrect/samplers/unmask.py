@@ -81,7 +81,7 @@ class Unmask:
     def choose(self, rank: Tensor, count: Tensor, masked: Tensor, view: View) -> dict[str, Tensor]:
         """Arguments of :func:`mdmcorrect.ops.remask_step` that say what to commit."""
         if self.ties != "lowest":
-            columns = torch.stack([view.start, view.stop]) if self.ties == "torch_block" else None
+            columns = torch.stack(view.span()) if self.ties == "torch_block" else None
             return {"commit": torch_topk(rank, count, masked, columns) & masked}
         if self.spend_on_masks:
             return {"commit": ops.select_positions(rank, count, eligible=masked)}

@@ -41,7 +41,7 @@ class DraftAndVerify(UnmaskThenRemask):
         return self.unmask.wants | {"quality"}
 
     def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         committed = view.eligible & ~masked
         rank = self.unmask.rank(state, scores)
         masks = masked.sum(1)
@@ -72,7 +72,7 @@ class CosineTarget(CeilTarget):
     def before(self, state: State, view: View) -> Tensor:
         share = ((view.step + 1) / view.steps.clamp(min=1)).clamp(max=1).double()
         left = torch.where(share >= 1, 0, (view.quota * torch.cos(share * (math.pi / 2))).floor().long())
-        masks = ((state.tokens == view.mask_id) & view.eligible).sum(1)
+        masks = view.masked.sum(1)
         return (masks - left).clamp(min=0)
 
 
@@ -98,7 +98,7 @@ class HistoryRemask(UnmaskThenRemask):
 
     def prepare(self, state: State, view: View) -> Counts:
         planned = super().prepare(state, view)
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         share = view.step / view.steps.clamp(min=1)
         number = torch.zeros_like(view.step)
         for until, count in reversed(self.numbers):
@@ -108,7 +108,7 @@ class HistoryRemask(UnmaskThenRemask):
         return Counts(need=need, unmask=planned.unmask, remask=number, wanted=view.eligible)
 
     def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         believed = scores["current_logprob"].exp()
         known = believed.isfinite() & ~masked
         total = state.memory.get("believed", torch.zeros_like(believed)) + torch.where(known, believed, 0.0)
@@ -156,13 +156,13 @@ class ScoreThenFill(UnmaskThenRemask):
     def prepare(self, state: State, view: View) -> Counts:
         fills = view.step % 2 == 1
         halved = replace(view, step=view.step // 2, steps=(view.steps // 2).clamp(min=1))
-        masks = ((state.tokens == view.mask_id) & view.eligible).any(1)
+        masks = view.masked.any(1)
         unmask = torch.where(fills, self.unmask.count.before(state, halved), 0)
         remask = torch.where(fills | ~masks, 0, self.count(state, halved))
         return Counts(need=unmask + remask > 0, unmask=unmask, remask=remask)
 
     def __call__(self, state: State, view: View, intent: Counts, scores: Scores) -> Update:
-        masked = (state.tokens == view.mask_id) & view.eligible
+        masked = view.masked
         rank = self.unmask.rank(state, scores)
         keep = scores["quality"].log()
         if self.temperature > 0:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .state import State
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of a run's windows no step changes.
+
+    Attributes:
+        generated: bool ``[B, L]``, positions that may be written.
+        block: int64 ``[B, L]``, window of each position; only meaningful where generated.
+        count: int64 ``[B]``, windows of the row.
+        each, more: int64 ``[B]``, the sampler's steps over the windows, and how many windows get one more.
+    """
+
+    generated: Tensor
+    block: Tensor
+    count: Tensor
+    each: Tensor
+    more: Tensor
 
 
 @dataclass(frozen=True)
@@ -17,7 +37,6 @@ class View:
     Attributes:
         mask_id: the mask token.
         eligible: bool ``[B, L]``, positions of the row's window that may be written; none of a row that is done.
-        reach: bool ``[B, L]``, those of this and all earlier windows.
         index: int64 ``[B]``, which window the row is in.
         step: int64 ``[B]``, steps made within the window: the paper's i, from 0.
         steps: int64 ``[B]``, steps the window has for its schedule.
@@ -25,12 +44,14 @@ class View:
         quota: int64 ``[B]``, masks in it when the row entered.
         finishing: bool ``[B]``, the row has used all its steps and what is left is filled now.
         own: bool ``[B, L]``, positions of the row's window, whether or not they may be written now.
-        start, stop: int64 ``[B]``, the columns ``[start, stop)`` that the window spans; equal where it is none.
+        masked: bool ``[B, L]``, eligible positions that hold the mask token. Correctors leave it as it is.
+        span: gives int64 ``[B]`` twice, the columns ``[start, stop)`` of the window; equal where it is none.
+        live: bool ``[B]``, rows that are not done.
+        layout: the windows of the run.
     """
 
     mask_id: int
     eligible: Tensor
-    reach: Tensor
     index: Tensor
     step: Tensor
     steps: Tensor
@@ -38,8 +59,16 @@ class View:
     quota: Tensor
     finishing: Tensor
     own: Tensor
-    start: Tensor
-    stop: Tensor
+    masked: Tensor
+    span: Callable[[], tuple[Tensor, Tensor]]
+    live: Tensor
+    layout: Layout
+
+    @property
+    def reach(self) -> Tensor:
+        """bool ``[B, L]``, positions of this and all earlier windows."""
+        reached = (self.layout.block <= self.index[:, None]) | self.finishing[:, None]
+        return self.layout.generated & reached & self.live[:, None]
 
 
 @dataclass(frozen=True)
@@ -84,56 +113,63 @@ class Blocks:
         if self.behind not in (None, "always", "first"):
             raise ValueError(f"blocks behind: expected None, 'always' or 'first', got {self.behind!r}")
 
-    def view(self, state: State, steps: int, mask_id: int) -> tuple[State, View]:
-        """The row's window now, and the state with the quota of a window just entered."""
+    def layout(self, state: State, steps: int) -> Layout:
+        """The windows of a run of so many steps."""
         generated = ~state.fixed
-        block, count = self._layout(state)
-        left = (state.window < count) & ~state.done
+        block, count = self._blocks(state, generated)
+        windows = count.clamp(min=1)
+        return Layout(generated, block, count, each=steps // windows, more=steps % windows)
+
+    def view(self, state: State, layout: Layout, mask_id: int) -> tuple[State, View]:
+        """The row's window now, and the state with the quota of a window just entered."""
+        live = ~state.done
+        left = (state.window < layout.count) & live
         index = state.window[:, None]
-        own = generated & (block == index) & left[:, None]
-        masks = ((state.tokens == mask_id) & own).sum(1)
-        quota = torch.where(state.window_step == 0, masks, state.quota)
+        here = layout.block == index
+        own = layout.generated & here & left[:, None]
+        mask = state.tokens == mask_id
+        quota = torch.where(state.window_step == 0, (mask & own).sum(1), state.quota)
         if self.until_filled:
             block_steps = quota.max().expand_as(quota) if self.together and len(quota) else quota
         elif self.steps is not None:
             block_steps = torch.full_like(quota, self.steps)
         else:
-            each, more = steps // count.clamp(min=1), steps % count.clamp(min=1)
-            block_steps = (each + (state.window < more)).clamp(min=1)
-        finishing = ~state.done & ~left
+            block_steps = (layout.each + (state.window < layout.more)).clamp(min=1)
+        finishing = live & ~left
         eligible = own
         if self.behind is not None:
             now = left if self.behind == "always" else left & (state.window_step == 0)
-            eligible = own | (generated & (block < index) & now[:, None])
-        start, stop = self._span(state, own)
+            eligible = own | (layout.generated & (layout.block < index) & now[:, None])
+        eligible = torch.where(finishing[:, None], layout.generated, eligible)
         view = View(
             mask_id=mask_id,
-            eligible=torch.where(finishing[:, None], generated, eligible),
-            reach=generated & ((block <= index) | finishing[:, None]) & ~state.done[:, None],
+            eligible=eligible,
             index=state.window,
             step=state.window_step,
             steps=block_steps,
-            limit=block_steps + self.extra,
+            limit=block_steps + self.extra if self.extra else block_steps,
             quota=quota,
             finishing=finishing,
             own=own,
-            start=start,
-            stop=stop,
+            masked=mask & eligible,
+            span=partial(self._span, state, own),
+            live=live,
+            layout=layout,
         )
         return replace(state, quota=quota), view
 
     def advance(self, state: State, view: View, stays: Tensor) -> State:
         """The state one step later. ``stays``: bool ``[B]``, rows that keep their window although it holds no mask."""
         live = ~state.done
-        empty = ~((state.tokens == view.mask_id) & view.own).any(1) & ~stays
+        empty = ~(((state.tokens == view.mask_id) & view.own).any(1) | stays)
         if self.together:
             empty = (empty | ~live).all().expand_as(live)
         leave = live & ((view.step + 1 >= view.limit) | empty)
         return replace(
             state,
-            step=state.step + live.long(),
-            window=state.window + leave.long(),
-            window_step=torch.where(leave, 0, state.window_step + live.long()),
+            step=state.step + live,
+            window=state.window + leave,
+            window_step=torch.where(leave, 0, state.window_step + live),
         )
 
     def most_steps(self, steps: int, length: int) -> int:
@@ -152,9 +188,10 @@ class Blocks:
         filled = ~state.masked(mask_id).any(1)
         return (filled | state.done).all().expand_as(filled) if self.together else filled
 
-    def spent(self, state: State) -> Tensor:
+    @staticmethod
+    def spent(state: State, layout: Layout) -> Tensor:
         """bool ``[B]``: rows that have been through all their windows."""
-        return state.window >= self._layout(state)[1]
+        return state.window >= layout.count
 
     def _span(self, state: State, own: Tensor) -> tuple[Tensor, Tensor]:
         """First column of the row's window and the one after its last; of a column block, given tokens included."""
@@ -167,9 +204,8 @@ class Blocks:
             start, stop = start.minimum(first), torch.where(stop > 0, (first + self.length).clamp(max=length), stop)
         return start.minimum(stop), stop
 
-    def _layout(self, state: State) -> tuple[Tensor, Tensor]:
-        """Block of each position ``[B, L]`` (only meaningful where generated) and the number of blocks ``[B]``."""
-        generated = ~state.fixed
+    def _blocks(self, state: State, generated: Tensor) -> tuple[Tensor, Tensor]:
+        """Block of each position ``[B, L]`` and the number of blocks ``[B]``."""
         if self.length is None or not generated.shape[1]:
             return torch.zeros_like(state.tokens), generated.any(1).long()
         if self.by == "column":

@@ -166,7 +166,7 @@ def test_remdm_goes_on_when_nothing_is_masked():
 
 def test_times_of_the_grid():
     state = initial_state(torch.full((1, 4), 11), mask_id=11)
-    _, view = Blocks().view(state, 4, 11)
+    _, view = Blocks().view(state, Blocks().layout(state, 4), 11)
     plan = Ancestral(eps=0.2)
     assert plan.time(state, view).tolist() == [1.0]
     told = []
