@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -73,9 +73,8 @@ class Plan(Protocol):
         """The step itself. Rows without a forward carry tokens of -1, which nothing commits."""
 
 
-@runtime_checkable
-class Waits(Protocol):
-    """A plan some of whose rows have business left without a mask in sight."""
+class Waits(Plan, Protocol):
+    """A plan some of whose rows have business left without a mask in sight: the engine looks for ``waiting``."""
 
     def waiting(self, state: State) -> Tensor:
         """bool ``[B]``: which."""

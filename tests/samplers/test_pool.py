@@ -19,7 +19,7 @@ def kept(schedule, total=10, steps=4):
     state = initial_state(torch.full((1, total), MASK), mask_id=MASK)
     counts = []
     for step in range(steps):
-        _, view = Blocks().view(state, steps, MASK)
+        _, view = Blocks().view(state, Blocks().layout(state, steps), MASK)
         view = type(view)(**{**vars(view), "step": torch.tensor([step])})
         counts.append(Kappa(schedule)(state, view).item())
     return counts
