@@ -106,7 +106,10 @@ def _methods() -> Iterator[Method]:
     yield Method("Fast-dLLM", "confidence", lambda n, t, m: s.FastDLLM(threshold=1 - 10 ** (-n / 8), temperature=t))
     yield Method("entropy-bounded", "confidence", lambda n, t, m: s.EntropyBounded(gamma=10 ** (-n / 8), temperature=t))
     yield Method("MDiff4STR", "confidence", lambda n, t, m: s.MDiff4STR(steps=n), free=True)
-    yield Method("LLaDA2", "confidence", lambda n, t, m: s.LLaDA2(steps=n, block_length=81, temperature=t))
+    # LLaDA2.x's thresholds are of the distribution after the temperature, which its authors leave at 0.
+    yield Method(
+        "LLaDA2", "confidence", lambda n, t, m: s.LLaDA2(steps=n, block_length=81, threshold=1 - 10 ** (-n / 8))
+    )
     for order in ("random", "max_probability"):
         label = "random order" if order == "random" else "surest first"
         yield Method(
@@ -142,7 +145,7 @@ def _methods() -> Iterator[Method]:
             "LLaDA2.1 (edits)" if remask is None else "T2M (remasks)",
             "revision",
             lambda n, t, m, r=remask: s.LLaDA21(
-                block_length=81, threshold=1 - 10 ** (-n / 8), remask=r, remask_threshold=0.5, temperature=t
+                block_length=81, threshold=1 - 10 ** (-n / 8), remask=r, remask_threshold=0.5
             ),
             checkpoint="proseco",
         )
@@ -245,9 +248,9 @@ def markdown(points: list[Point]) -> str:
 
 
 def picture(points: list[Point], path: Path) -> None:
-    """Solved against measured calls as a PNG, one panel per family, one line per sampler, bars the 95 % intervals."""
+    """Solved against measured calls as a PNG: a panel per family, a line per sampler, bars for the 95 % intervals."""
     families = list(dict.fromkeys(point.family for point in points))
-    with figure(path, width=4.4, height=4.6, panels=len(families)) as panels:
+    with figure(path, width=4.4, height=4.4, panels=len(families), columns=3) as panels:
         for axes, family in zip(panels, families, strict=True):
             for name in dict.fromkeys(point.name for point in points if point.family == family):
                 line = sorted((p for p in points if p.name == name), key=lambda p: p.nfe)
@@ -267,4 +270,5 @@ def picture(points: list[Point], path: Path) -> None:
             axes.set(xlabel="model calls per puzzle (NFE)", title=family, ylim=(-0.02, 1.02))
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
-        panels[0].set_ylabel("puzzles solved")
+        for first in panels[::3]:
+            first.set_ylabel("puzzles solved")
