@@ -1,25 +1,35 @@
-"""Losses that teach a masked diffusion model to correct itself, each with a form that calls the model and one that
-takes logits."""
+"""Losses that teach a masked diffusion model to correct itself, each with a form that calls the model, one that takes
+logits, and one that takes hidden states and never makes logits."""
 
 from .ddpp import LogPartition, ddpp_loss
 from .masking import mask_tokens
-from .mdlm import mdlm_loss, mdlm_loss_from_logits
+from .mdlm import mdlm_loss, mdlm_loss_from_hidden, mdlm_loss_from_logits
 from .outputs import LossOutput
-from .prism import PrismInputs, prism_inputs, prism_loss, prism_loss_from_logits
-from .proseco import corrector_inputs, proseco_loss, proseco_loss_from_logits
+from .prism import PrismInputs, prism_inputs, prism_inputs_from_hidden, prism_loss, prism_loss_from_logits
+from .proseco import (
+    corrector_inputs,
+    corrector_inputs_from_hidden,
+    proseco_loss,
+    proseco_loss_from_hidden,
+    proseco_loss_from_logits,
+)
 
 __all__ = [
     "LogPartition",
     "LossOutput",
     "PrismInputs",
     "corrector_inputs",
+    "corrector_inputs_from_hidden",
     "ddpp_loss",
     "mask_tokens",
     "mdlm_loss",
+    "mdlm_loss_from_hidden",
     "mdlm_loss_from_logits",
     "prism_inputs",
+    "prism_inputs_from_hidden",
     "prism_loss",
     "prism_loss_from_logits",
     "proseco_loss",
+    "proseco_loss_from_hidden",
     "proseco_loss_from_logits",
 ]

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from ..model import check_logits
 from ..schedules import Schedule, get_schedule
 from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
-from .mdlm import mdlm_loss_from_logits
+from .mdlm import mdlm_loss_from_scores
+from .output_layer import check_hidden, draw_from_hidden, max_logprob, model_hidden, model_scores
 from .outputs import (
     Forward,
     LossOutput,
@@ -63,6 +64,7 @@ def prism_loss(
     normalizer: str = "token",
     generator: torch.Generator | None = None,
     forward: Forward | None = None,
+    output_layer: Any = None,
     check: bool = True,
 ) -> LossOutput:
     """One step of PRISM's fine-tuning: a forward on z, n_y draws of y, a forward on every y, the head on its states.
@@ -73,8 +75,8 @@ def prism_loss(
     Args:
         model: as in :func:`mdlm_loss`, with hidden states in its output: ``hidden``, or the last of ``hidden_states``.
         x0, mask_id, t, t_min, antithetic, schedule, fixed, loss_mask, attention_mask, condition, generator, forward,
-            check: as in :func:`mdlm_loss`. ``loss_mask`` also keeps S within the scored positions. The condition of the
-            model's output, not the argument, goes to the head.
+            output_layer, check: as in :func:`mdlm_loss`. ``loss_mask`` also keeps S within the scored positions. The
+            condition of the model's output, not the argument, goes to the head.
         head: ``head(hidden, condition) -> logits [B * n_y, L]``; None takes ``model.quality_head`` (``heads.attach``).
         k: number of masked positions filled and judged per y, 1 <= k <= L; a row with fewer masks fills all of them.
         n_y: draws of y per z; positions are drawn anew for each.
@@ -110,20 +112,21 @@ def prism_loss(
 
     with nullcontext() if train_backbone and mdlm_weight else torch.no_grad():
         output = call_model(model, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
-        logits = read_logits(output)
-    y, selected = prism_inputs(
-        logits,
-        z,
-        mask_id=mask_id,
-        eligible=roles.scored,
-        k=k,
-        n_y=n_y,
-        positions=positions,
-        leftmost=leftmost,
-        temperature=temperature,
-        top_p=top_p,
-        generator=generator,
-    )
+    drawing: dict[str, Any] = {
+        "mask_id": mask_id,
+        "eligible": roles.scored,
+        "k": k,
+        "n_y": n_y,
+        "positions": positions,
+        "leftmost": leftmost,
+        "temperature": temperature,
+        "top_p": top_p,
+        "generator": generator,
+    }
+    if output_layer is None:
+        y, selected = prism_inputs(read_logits(output), z, **drawing)
+    else:
+        y, selected = prism_inputs_from_hidden(model_hidden(output), output_layer, z, **drawing)
 
     with nullcontext() if train_backbone else torch.no_grad():
         judged = call_model(
@@ -134,12 +137,13 @@ def prism_loss(
             attention_mask=repeat_rows(attention_mask, n_y),
             condition=repeat_rows(condition, n_y),
         )
-        hidden, head_condition = read_hidden(judged), read_condition(judged)
+        hidden = read_hidden(judged) if output_layer is None else model_hidden(judged)
+        head_condition = read_condition(judged)
     quality_logit = head(hidden, head_condition)
     result = prism_loss_from_logits(quality_logit, x0, y, selected)
     if mdlm_weight:
-        mdlm = mdlm_loss_from_logits(
-            logits,
+        mdlm = mdlm_loss_from_scores(
+            model_scores(output, output_layer, x0, mask_id),
             x0,
             z,
             t,
@@ -175,6 +179,82 @@ def prism_inputs(
     float64 work is on ``[B, n_y * k, V]``.
     """
     check_logits(logits, z, mask_id)
+
+    def confidence(_: Tensor) -> Tensor:
+        scores = without_mask(logits, mask_id)
+        return scores.amax(-1) - scores.logsumexp(-1)
+
+    def draw(index: Tensor) -> Tensor:
+        rows = logits.gather(1, index.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+        return draw_tokens(without_mask(rows, mask_id), temperature=temperature, top_p=top_p, generator=generator)
+
+    return choose_and_fill(
+        confidence,
+        draw,
+        z,
+        mask_id=mask_id,
+        k=k,
+        n_y=n_y,
+        eligible=eligible,
+        positions=positions,
+        leftmost=leftmost,
+        generator=generator,
+    )
+
+
+def prism_inputs_from_hidden(
+    hidden: Tensor,
+    output_layer: Any,
+    z: Tensor,
+    *,
+    mask_id: int,
+    k: int = 1,
+    n_y: int = 1,
+    eligible: Tensor | None = None,
+    positions: str = "random",
+    leftmost: int | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> PrismInputs:
+    """:func:`prism_inputs` of ``output_layer(hidden)`` without those logits; its draws are others, of one law."""
+    check_hidden(hidden, output_layer, z, mask_id)
+
+    def draw(index: Tensor) -> Tensor:
+        rows = hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        return draw_from_hidden(
+            rows, output_layer, None, mask_id, temperature=temperature, top_p=top_p, generator=generator
+        )
+
+    return choose_and_fill(
+        lambda masked: max_logprob(hidden, output_layer, masked, mask_id),
+        draw,
+        z,
+        mask_id=mask_id,
+        k=k,
+        n_y=n_y,
+        eligible=eligible,
+        positions=positions,
+        leftmost=leftmost,
+        generator=generator,
+    )
+
+
+def choose_and_fill(
+    confidence: Callable[[Tensor], Tensor],
+    draw: Callable[[Tensor], Tensor],
+    z: Tensor,
+    *,
+    mask_id: int,
+    k: int,
+    n_y: int,
+    eligible: Tensor | None,
+    positions: str,
+    leftmost: int | None,
+    generator: torch.Generator | None,
+) -> PrismInputs:
+    """:func:`prism_inputs`, wherever tokens come from: ``confidence`` gives ``[B, L]`` scores of the positions marked,
+    ``draw`` a token for each of the positions ``[B, n_y * k]``."""
     batch, length = z.shape
     if not 1 <= k <= length:
         raise ValueError(f"k: expected 1 <= k <= L = {length}, got {k}")
@@ -188,12 +268,11 @@ def prism_inputs(
     if leftmost is not None:
         masked = masked & (masked.cumsum(-1) <= leftmost)
     with torch.no_grad():
-        scores = _position_scores(logits, masked, mask_id, n_y, positions, generator)
+        scores = _position_scores(confidence, masked, n_y, positions, generator)
         best, index = scores.masked_fill(~masked.unsqueeze(1), float("-inf")).topk(k, dim=-1)
         index = index.flatten(1)  # [B, n_y * k]
-        rows = logits.gather(1, index.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
-        drawn = draw_tokens(without_mask(rows, mask_id), temperature=temperature, top_p=top_p, generator=generator)
-        index, drawn = index.view(batch * n_y, k), drawn.view(batch * n_y, k)
+        drawn = draw(index).view(batch * n_y, k)
+        index = index.view(batch * n_y, k)
         real = (best > float("-inf")).view(batch * n_y, k)
         repeated = torch.repeat_interleave(z, n_y, dim=0)
         y = repeated.scatter(1, index, torch.where(real, drawn, repeated.gather(1, index)))
@@ -240,7 +319,11 @@ def _find_head(
 
 
 def _position_scores(
-    logits: Tensor, masked: Tensor, mask_id: int, n_y: int, positions: str, generator: torch.Generator | None
+    confidence: Callable[[Tensor], Tensor],
+    masked: Tensor,
+    n_y: int,
+    positions: str,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """``[B, n_y, L]``, larger is chosen first."""
     batch, length = masked.shape
@@ -248,7 +331,5 @@ def _position_scores(
         device = masked.device if generator is None else generator.device
         return torch.rand(batch, n_y, length, generator=generator, device=device).to(masked.device)
     if positions == "confidence":
-        scores = without_mask(logits, mask_id)
-        confidence = scores.amax(-1) - scores.logsumexp(-1)
-        return confidence.unsqueeze(1).expand(batch, n_y, length)
+        return confidence(masked).unsqueeze(1).expand(batch, n_y, length)
     raise ValueError(f"positions: expected 'random' or 'confidence', got {positions!r}")

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..model import check_logits
 from ..schedules import Schedule
 
 NORMALIZERS = ("token", "BL", "answer")
 Weight = str | Callable[[Tensor], Tensor]
+# What a model says of the clean tokens, ``[B, L]`` each, for the positions asked for, bool ``[B, L]``: log-probability
+# without the mask token, 0 elsewhere, and whether it is the largest.
+Scores = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -37,6 +41,12 @@ def score_targets(logits: Tensor, targets: Tensor, used: Tensor, mask_id: int) -
             scores.flatten(0, 1), targets.masked_fill(~used, -100).flatten(), ignore_index=-100, reduction="none"
         )
     return -nll.view_as(targets), scores.detach().argmax(-1) == targets
+
+
+def logit_scores(logits: Tensor, x0: Tensor, mask_id: int, source: str = "logits") -> Scores:
+    """Of ``x0 [B, L]``, from ``logits [B, L, V]``."""
+    check_logits(logits, x0, mask_id, source)
+    return lambda used: score_targets(logits, x0, used, mask_id)
 
 
 def time_weight(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
