@@ -7,6 +7,7 @@
 namespace mdmcorrect::cuda {
 
 constexpr int kMaxThreads = 1024;
+constexpr int kCountThreads = 512;     // count_positions at most: with 1024, sm_120 would spill its registers
 constexpr int64_t kSharedKeys = 4096;  // 32 KiB, within the 48 KiB every launch may have; longer rows use the workspace
 constexpr int64_t kSharedState = 1536;      // bytes before the keys, for what the block shares otherwise
 constexpr int64_t kCountState = 3584;       // the same for count_positions, which keeps sums too

@@ -18,10 +18,11 @@ inline int64_t row_workspace(int64_t batch, int64_t length) {
 
 template <class Params>
 void launch_rows(const char* kernel, const Params& params, void* workspace, Launcher& launch,
-                 int64_t state_bytes = kSharedState) {
+                 int64_t state_bytes = kSharedState, unsigned most_threads = kMaxThreads) {
   const int64_t length = params.length;
   if (params.batch == 0 || length == 0) return;
-  const unsigned threads = length <= 1024 ? 256 : length <= 8192 ? 512 : kMaxThreads;
+  const unsigned wanted = length <= 1024 ? 256 : length <= 8192 ? 512 : kMaxThreads;
+  const unsigned threads = wanted < most_threads ? wanted : most_threads;
   const int64_t key_bytes = length <= kSharedKeys ? length * static_cast<int64_t>(sizeof(uint64_t)) : 0;
   launch({kernel, static_cast<unsigned>(row_blocks(params.batch, length)), 1, threads,
           static_cast<unsigned>(state_bytes + key_bytes)},
