@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,8 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from mdmcorrect import _native
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,3 +63,22 @@ def test_sdist_installs_and_works_elsewhere(tmp_path):
     assert has_sources == "True"
     console = run(python.parent / "mdmcorrect", "doctor", cwd=tmp_path)
     assert str(site) in console
+    assert re.search(r"CUDA build +none\n", console)
+
+
+@pytest.mark.skipif(not _native.build_info()["cuda_ops"], reason="this build has no CUDA kernels")
+def test_a_cuda_build_says_so_and_serves_the_cpu_without_a_driver(tmp_path):
+    """What a wheel of this build would hold, where there is no NVIDIA driver: libcuda.so.1 is not a library."""
+    (tmp_path / "libcuda.so.1").write_text("")
+    script = """
+import torch
+from mdmcorrect import cli, ops
+print(ops.select_positions(torch.tensor([[1.0, 3.0, 2.0]]), 1).tolist())
+cli.main(["doctor"])
+"""
+    chosen, *console = run(
+        sys.executable, "-c", script, cwd=ROOT, LD_LIBRARY_PATH=str(tmp_path), CUDA_VISIBLE_DEVICES=""
+    ).splitlines()
+    assert chosen == "[[False, True, False]]"
+    assert any(re.match(r"CUDA build +nvcc [\d.]+, for sm_\d+", line) for line in console)
+    assert any(re.match(r" +select_positions .*CUDA: a CUDA kernel, no device to run it", line) for line in console)
