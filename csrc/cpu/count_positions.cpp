@@ -47,7 +47,7 @@ void count_positions(const CountPositionsParams& params, int64_t begin, int64_t 
     Scratch room{scratch};
     const float* scores = row_of(params.scores, row, length, room.take<float>(length));
     const uint8_t* eligible = row_of<uint8_t>(params.eligible, row, length, 1, room.take<uint8_t>(length));
-    const double bound = params.bound[row * params.bound_stride];
+    const double bound = count_bound(params, row);
     int64_t taking_part = 0, count = 0;
     if (is_sorted_rule(params.rule)) {
       const bool factor = params.rule == CountRule::factor;

@@ -245,7 +245,7 @@ __device__ inline void count_positions(const CountPositionsParams& params, uint6
       own += key != kLeftOut;
     }
     const int64_t n = block_sum(state.select, own);
-    const double bound = params.bound[row * params.bound_stride];
+    const double bound = count_bound(params, row);
     int64_t count = count_admitted(state, params, n, bound, [=](int64_t col) { return keys[col]; });
     if (count < params.at_least) count = params.at_least < n ? params.at_least : n;
     if (threadIdx.x == 0) params.counts[row] = count;

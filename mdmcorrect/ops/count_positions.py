@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
@@ -71,24 +69,21 @@ def count_positions(
         raise ValueError(f"at_least: expected at least 0, got {at_least}")
     if eligible is not None:
         arguments.require_mask("eligible", eligible, shape, scores, "scores")
-    limit = _bound(bound, shape[0], scores, rounded=rule in ("threshold", "strict_threshold"))
+    limit = _bound(bound, shape[0], scores)
     return torch.ops.mdmcorrect.count_positions(scores, RULES.index(rule), limit, eligible, at_least)
 
 
-def _bound(bound: object, batch: int, scores: Tensor, *, rounded: bool) -> Tensor:
-    """float64 ``[]`` or ``[B]``, of values that the scores' dtype holds where it is ``rounded``."""
+def _bound(bound: object, batch: int, scores: Tensor) -> Tensor:
+    """float64 ``[]`` or ``[B]``."""
     if isinstance(bound, (int, float)) and not isinstance(bound, bool):
-        if rounded and scores.dtype == torch.float32:
-            bound, rounded = ctypes.c_float(bound).value, False  # without an operator
-        limit = torch.full((), float(bound), dtype=torch.float64, device=scores.device)
-        return limit.to(scores.dtype).double() if rounded else limit
+        return torch.full((), float(bound), dtype=torch.float64, device=scores.device)
     if not isinstance(bound, Tensor) or not bound.is_floating_point():
         got = bound.dtype if isinstance(bound, Tensor) else type(bound).__name__
         raise TypeError(f"bound: expected a number or a floating-point tensor, got {got}")
     if bound.dim() != 0 and tuple(bound.shape) != (batch,):
         raise ValueError(f"bound: expected shape [] or [{batch}], one per row, got {list(bound.shape)}")
     arguments.require_device("bound", bound, scores, "scores")
-    return bound.to(scores.dtype).double() if rounded else bound.double()
+    return bound.double()
 
 
 @torch.library.register_fake("mdmcorrect::count_positions")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import device_ops
 import numpy as np
 import pytest
-from harness import bfloat16, widen
+from harness import BFloat16, bfloat16, widen
 
 from mdmcorrect import reference
 from mdmcorrect.ops.count_positions import RULES
@@ -16,6 +16,8 @@ INFINITY = np.inf
 
 def check(simt, scores, rule, bound, **options):
     counts, traffic = device_ops.count_positions(simt, scores, rule, bound, **options)
+    if "threshold" in rule:  # compared as the scores' type
+        bound = widen((bfloat16 if isinstance(scores, BFloat16) else scores.dtype.type)(bound))
     expected = reference.count_positions(widen(scores), rule, bound, **options)
     np.testing.assert_array_equal(counts, expected, err_msg=f"{rule} {bound}")
     return counts, traffic
