@@ -165,3 +165,8 @@ def test_the_host_is_not_asked(case: Case, monkeypatch):
         with Crossings():
             case.call(**on_device)
             case.call(**{**on_device, **NUMBERS[case.op]})
+
+
+def test_a_copy_from_the_host_would_be_seen():
+    with FakeTensorMode(), Crossings(), pytest.raises(AssertionError, match="_to_copy"):
+        torch.tensor([1, 2], device="cuda")
