@@ -15,6 +15,19 @@ struct ScoreHiddenParams {
   uint8_t* winners;          // kVocabularyChunk logits for each row: of the chunk that leads the race
 };
 
+// Rows of hidden states side by side, on a device.
+struct GatherRowsParams {
+  const void* hidden;  // [B, L, D]
+  int64_t batch;
+  int64_t length;
+  int64_t batch_stride;  // in bytes, as is position_stride
+  int64_t position_stride;
+  int64_t row_bytes;
+  const int64_t* row_index;  // [row_count], as ScoreTokensParams has it
+  int64_t row_count;
+  void* out;  // [row_count, D]; zeros where row_index names no row
+};
+
 constexpr int64_t kHiddenPanel = 32;       // rows of hidden states packed side by side
 constexpr int64_t kHiddenProductIds = 48;  // ids of one unit of work
 

@@ -67,7 +67,11 @@ struct ScoreTokensParams {
   RowInts step;         // [B]
   const int64_t* call;  // []
 
-  const int64_t* row_index;  // the rows b * L + l to do, ascending; null: all B * L
+  // The rows b * L + l to do: ascending, or null for all B * L. On a device in any order, what is no row being padding, or
+  // null for first_row, first_row + 1, ...
+  const int64_t* row_index;
+  int64_t first_row;
+  int64_t row_count;
 
   // [B * L] each, null where not wanted.
   int64_t* ids[kTokenIdScores];

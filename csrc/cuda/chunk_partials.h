@@ -20,8 +20,25 @@ struct ChunkPartial {
 
 struct ScoreTokensKernel {
   ScoreTokensParams params;
-  ChunkPartial* partials;  // [B * L, 2, chunks], or null: in shared memory
+  ChunkPartial* partials;  // [row_count, 2, chunks], or null: in shared memory
   int64_t pieces;          // of a row
+};
+
+// score_hidden: what a row keeps of logits that are gone.
+struct HiddenRow {
+  double winner_noise;  // as ChunkEntry has it, of the chunk that leads the race
+  int64_t winner;       // -1: none
+  float winner_max;
+  float current;  // the logit of `tokens`
+};
+
+struct ScoreHiddenKernel {
+  ScoreTokensParams params;  // logits: of the ids from first_id on, rows row_stride apart
+  int64_t first_id;          // a multiple of the chunk's ids
+  int64_t last_id;
+  ChunkPartial* partials;  // [row_count, 2, chunks]
+  HiddenRow* rows;         // [row_count]
+  uint8_t* winners;        // [row_count, 512]: logits of the chunk that leads the race
 };
 
 }  // namespace mdmcorrect::cuda

@@ -24,6 +24,7 @@ struct ScoredRow {
   ChunkPartial* proposal;  // [chunks]
   int64_t b, l;
   int64_t chunks;
+  bool exists;  // false: padding of row_index
 };
 
 template <FloatType type>
@@ -209,18 +210,37 @@ __device__ __forceinline__ float exponential_at(const RowDraws& draws, int64_t i
   return exponential_from_bits(philox_bits(draws.seed, index, draws.position, draws.step, purpose, draws.call));
 }
 
-// The chunk that holds the draw: the largest of its noisy logits is one Gumbel at its log-sum-exp.
-__device__ inline int64_t draw_chunk(const ScoredRow& row, const RowDraws& draws, float scale, float max) {
-  RaceEntry own{0.0f, kChunkIds * row.chunks, 0.0f};
+// A chunk in the race for the draw: the largest of its noisy logits is one Gumbel at its log-sum-exp. Chunks are compared
+// with each other and not with the row's maximum, so a race may be interrupted and goes on to the same end.
+struct ChunkEntry {
+  double noise;  // log (sum / E): relative to `max`
+  float max;
+  int64_t index;  // -1: none
+};
+
+__device__ __forceinline__ bool comes_before(const ChunkEntry& a, const ChunkEntry& b, float scale) {
+  if (a.index < 0 || b.index < 0) return a.index > b.index;
+  const double ahead = scale * (static_cast<double>(a.max) - static_cast<double>(b.max)) + (a.noise - b.noise);
+  return ahead > 0.0 || (ahead == 0.0 && a.index < b.index);
+}
+
+// The winner among chunks [first, last) and `own`; by one warp, each lane of which gets it.
+__device__ inline ChunkEntry race_chunks(const ScoredRow& row, const RowDraws& draws, float scale, int64_t first,
+                                         int64_t last, ChunkEntry own) {
 #pragma unroll 1
-  for (int64_t c = lane_id(); c < row.chunks; c += kWarpLanes) {
+  for (int64_t c = first + lane_id(); c < last; c += kWarpLanes) {
     const ChunkPartial partial = row.proposal[c];
-    if (partial.max == -__builtin_inff()) continue;
-    const float mass = partial.sum * expf(scale * (partial.max - max));
-    const RaceEntry entry{mass / exponential_at(draws, c, Purpose::CHUNK), c, 0.0f};
-    if (comes_before(entry, own)) own = entry;
+    if (!(partial.sum > 0.0f)) continue;  // nothing there, or an invalid row
+    const double mass = partial.sum, hurdle = exponential_at(draws, c, Purpose::CHUNK);
+    const ChunkEntry entry{log(mass / hurdle), partial.max, c};
+    if (comes_before(entry, own, scale)) own = entry;
   }
-  return race_winner(own).index;
+  for (int offset = kWarpLanes / 2; offset > 0; offset /= 2) {
+    const ChunkEntry other{__shfl_xor_sync(kWholeWarp, own.noise, offset), __shfl_xor_sync(kWholeWarp, own.max, offset),
+                           __shfl_xor_sync(kWholeWarp, own.index, offset)};
+    if (comes_before(other, own, scale)) own = other;
+  }
+  return own;
 }
 
 // The id drawn in that chunk, and its logit.

@@ -38,5 +38,5 @@ extern "C" __global__ void __launch_bounds__(kScoreThreads, 2)
 
 extern "C" __global__ void __launch_bounds__(kScoreThreads, 2)
     score_tokens_conclude(const __grid_constant__ ScoreTokensKernel kernel) {
-  device::conclude_piecewise_row(kernel);
+  device::conclude_scanned_row(kernel);
 }

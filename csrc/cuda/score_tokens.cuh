@@ -19,28 +19,42 @@ struct ScoreShared {
   FilterState filter;
 };
 
-__device__ __forceinline__ ScoredRow scored_row(const ScoreTokensKernel& kernel, int64_t place) {
-  const ScoreTokensParams& params = kernel.params;
-  ScoredRow row;
+// Row `index` of those asked for, whose logits and partials are yet to be said.
+__device__ __forceinline__ ScoredRow listed_row(const ScoreTokensParams& params, int64_t index) {
+  const int64_t place = params.row_index == nullptr ? params.first_row + index : params.row_index[index];
+  ScoredRow row{};
   row.params = &params;
-  row.b = place / params.length;
-  row.l = place % params.length;
   row.chunks = (params.vocab + kChunkIds - 1) / kChunkIds;
+  row.exists = place >= 0 && place < params.batch * params.length;
+  row.b = row.exists ? place / params.length : 0;
+  row.l = row.exists ? place % params.length : 0;
+  return row;
+}
+
+__device__ __forceinline__ int64_t logit_bytes(const ScoreTokensParams& params) {
+  return params.type == FloatType::float32 ? 4 : 2;
+}
+
+__device__ __forceinline__ ScoredRow scored_row(const ScoreTokensKernel& kernel, int64_t index) {
+  const ScoreTokensParams& params = kernel.params;
+  ScoredRow row = listed_row(params, index);
   const int64_t source = row.l > params.shift ? row.l - params.shift : 0;
-  const int64_t offset = row.b * params.batch_stride + source * params.position_stride;
-  row.data = static_cast<const uint8_t*>(params.logits) + offset * (params.type == FloatType::float32 ? 4 : 2);
+  const int64_t offset = params.row_stride != 0 ? index * params.row_stride
+                                                : row.b * params.batch_stride + source * params.position_stride;
+  row.data = static_cast<const uint8_t*>(params.logits) + offset * logit_bytes(params);
   row.raw = kernel.partials == nullptr ? shared_at<ChunkPartial>(cuda::kScoreSharedBytes)
-                                       : kernel.partials + place * 2 * row.chunks;
+                                       : kernel.partials + index * 2 * row.chunks;
   row.proposal = row.raw + row.chunks;
   return row;
 }
 
 __device__ __forceinline__ bool is_asked(const ScoredRow& row) {
-  return at_or<uint8_t>(row.params->rows, row.b, row.l, 1) != 0;
+  return row.exists && at_or<uint8_t>(row.params->rows, row.b, row.l, 1) != 0;
 }
 
 // A row that is not asked for: -1 and NaN, by one thread.
 __device__ inline void write_left_out(const ScoredRow& row) {
+  if (!row.exists) return;
   const int64_t place = row.b * row.params->length + row.l;
   for (int i = 0; i < kTokenScores; ++i) {
     if (i < kTokenIdScores) {
@@ -81,13 +95,34 @@ __device__ inline bool is_listed(const int64_t* ids, int64_t count, int64_t id) 
   return false;
 }
 
+// What is known of rows once their partials are there: row(), the chunk that wins the race and the logit of `tokens`.
+// score_hidden, which has forgotten the logits, knows it in its own way.
+template <class Kernel>
+struct Scanned;
+
+template <>
+struct Scanned<ScoreTokensKernel> {
+  static __device__ __forceinline__ ScoredRow row(const ScoreTokensKernel& kernel, int64_t index) {
+    return scored_row(kernel, index);
+  }
+  static __device__ __forceinline__ int64_t winner(const ScoreTokensKernel&, int64_t, const ScoredRow& row,
+                                                   float scale) {
+    return race_chunks(row, row_draws(row), scale, 0, row.chunks, {0.0, 0.0f, -1}).index;
+  }
+  static __device__ __forceinline__ float current(const ScoreTokensKernel&, int64_t, const ScoredRow& row, int64_t id) {
+    return read_value(row.data, row.params->type, id);
+  }
+};
+
 // The logit of `tokens`, by one thread.
-__device__ inline void see_current(const ScoredRow& row, const KeptSet& kept, RowOutcome* outcome) {
+template <class Kernel>
+__device__ inline void see_current(const Kernel& kernel, int64_t index, const ScoredRow& row, const KeptSet& kept,
+                                   RowOutcome* outcome) {
   const ScoreTokensParams& params = *row.params;
   if (!wanted(params, TokenScore::current_logprob)) return;
   const int64_t id = at(params.tokens, row.b, row.l);
   if (id < 0 || id >= params.vocab) return;
-  float x = read_value(row.data, params.type, id);
+  float x = Scanned<Kernel>::current(kernel, index, row, id);
   if (params.probabilities) x = logf(x);
   if (is_listed(params.suppress, params.suppress_count, id)) x = -__builtin_inff();
   outcome->current_value = x;
@@ -96,8 +131,9 @@ __device__ inline void see_current(const ScoredRow& row, const KeptSet& kept, Ro
 
 // Merges, filters, draws and writes, from the partials of the whole row; every thread of the block calls it. One piece of
 // code for all kernels.
-__device__ __attribute__((noinline)) void conclude_row(const ScoreTokensKernel& kernel, int64_t place) {
-  const ScoredRow row = scored_row(kernel, place);
+template <class Kernel>
+__device__ __attribute__((noinline)) void conclude_row(const Kernel& kernel, int64_t index) {
+  const ScoredRow row = Scanned<Kernel>::row(kernel, index);
   const RowPlan plan = plan_row(kernel.params, row.b, row.l);
   ScoreShared& shared = *shared_at<ScoreShared>(0);
   static_assert(sizeof(ScoreShared) <= cuda::kScoreSharedBytes, "the partials come after it");
@@ -125,23 +161,22 @@ __device__ __attribute__((noinline)) void conclude_row(const ScoreTokensKernel& 
   RaceEntry chosen{0.0f, outcome.proposal.argmax, max};  // -1: none
   if (plan.sampling && proposable) {
     const RowDraws draws = row_draws(row);
-    const int64_t winner = draw_chunk(row, draws, plan.scale, max);
+    const int64_t winner = Scanned<Kernel>::winner(kernel, index, row, plan.scale);
     chosen = draw_in_chunk(row, draws, plan.scale, winner, kept);
   }
   if (lane_id() != 0) return;
   outcome.token = chosen.index;
   outcome.token_value = chosen.value;
-  see_current(row, kept, &outcome);
+  see_current(kernel, index, row, kept, &outcome);
   write_row(*row.params, outcome, row.b, row.l);
 }
 
 // Many rows: block i scores rows i, i + gridDim.x, ...
 template <FloatType type>
 __device__ void score_rows(const ScoreTokensKernel& kernel) {
-  const int64_t rows = kernel.params.batch * kernel.params.length;
 #pragma unroll 1
-  for (int64_t place = blockIdx.x; place < rows; place += gridDim.x) {
-    const ScoredRow row = scored_row(kernel, place);
+  for (int64_t index = blockIdx.x; index < kernel.params.row_count; index += gridDim.x) {
+    const ScoredRow row = scored_row(kernel, index);
     if (!is_asked(row)) {
       if (threadIdx.x == 0) write_left_out(row);
       continue;
@@ -149,7 +184,7 @@ __device__ void score_rows(const ScoreTokensKernel& kernel) {
     const RowPlan plan = plan_row(kernel.params, row.b, row.l);
     scan_chunks<type>(row, plan, warp_id(), row.chunks, warp_count());
     __syncthreads();
-    conclude_row(kernel, place);
+    conclude_row(kernel, index);
     __syncthreads();  // warp 0 has read the partials before the next row's are written
   }
 }
@@ -165,8 +200,9 @@ __device__ void scan_piece(const ScoreTokensKernel& kernel) {
 }
 
 // Block i concludes row i.
-__device__ inline void conclude_piecewise_row(const ScoreTokensKernel& kernel) {
-  const ScoredRow row = scored_row(kernel, blockIdx.x);
+template <class Kernel>
+__device__ void conclude_scanned_row(const Kernel& kernel) {
+  const ScoredRow row = Scanned<Kernel>::row(kernel, blockIdx.x);
   if (is_asked(row)) {
     conclude_row(kernel, blockIdx.x);
   } else if (threadIdx.x == 0) {

@@ -15,7 +15,7 @@ inline int64_t score_chunks(const ScoreTokensParams& params) {
 
 // Into how many pieces rows are cut: 1 where a block scores a row by itself.
 inline int64_t score_pieces(const ScoreTokensParams& params) {
-  const int64_t rows = params.batch * params.length, chunks = score_chunks(params);
+  const int64_t rows = params.row_count, chunks = score_chunks(params);
   if (rows == 0) return 1;
   const int64_t most = (chunks + kLeastChunksPerBlock - 1) / kLeastChunksPerBlock;
   const int64_t wanted = 2 * rows > kFillingBlocks ? 1 : kFillingBlocks / rows;
@@ -28,18 +28,18 @@ inline bool partials_in_workspace(const ScoreTokensParams& params) {
 
 // Bytes of device memory a call needs as workspace; its content matters neither before nor after.
 inline int64_t score_tokens_workspace(const ScoreTokensParams& params) {
-  const int64_t partials = params.batch * params.length * 2 * score_chunks(params);
+  const int64_t partials = params.row_count * 2 * score_chunks(params);
   return partials_in_workspace(params) ? partials * static_cast<int64_t>(sizeof(ChunkPartial)) : 0;
 }
 
 // All pointers are device pointers; suppress and forbid may be in any order and hold ids outside the vocabulary.
-// params.rows says which rows are asked for, row_index stays null.
+// params.rows or row_index say which rows are asked for.
 inline void score_tokens(const ScoreTokensParams& params, void* workspace, Launcher& launch) {
   static constexpr const char* kRows[] = {"score_tokens_rows_float32", "score_tokens_rows_bfloat16",
                                           "score_tokens_rows_float16"};
   static constexpr const char* kScan[] = {"score_tokens_scan_float32", "score_tokens_scan_bfloat16",
                                           "score_tokens_scan_float16"};
-  const int64_t rows = params.batch * params.length;
+  const int64_t rows = params.row_count;
   if (rows == 0) return;
   const int type = static_cast<int>(params.type);
   const unsigned shared = static_cast<unsigned>(kScoreSharedBytes);

@@ -21,6 +21,14 @@ inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
   (void)torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+// out = rows layer^T + bias, of any strides and rounded once, by the kernels behind torch.nn.functional.linear.
+inline void linear_out(const Tensor& rows, const Tensor& layer, const std::optional<Tensor>& bias, const Tensor& out) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 4> stack{from(rows), from(layer), from(bias), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
+  (void)torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 // The same memory as numbers of another type.
 inline Tensor view_as(const Tensor& tensor, ScalarType type) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(tensor), torch::stable::detail::from(type)};

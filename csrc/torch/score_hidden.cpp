@@ -4,15 +4,15 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <memory>
 #include <tuple>
 #include <vector>
 
+#include "torch/matmul.h"
 #include "torch/parallel.h"
 #include "torch/row_index.h"
-#include "torch/scoring.h"
+#include "torch/score_hidden.h"
 
 namespace mdmcorrect {
 namespace {
@@ -27,19 +27,6 @@ constexpr int64_t kMostBlockIds = 32 * kVocabularyChunk;
 // Filters need whole rows, so fewer of them: as many as this holds.
 constexpr int64_t kFilteredBytes = 16 << 20;
 
-// out = hidden weight^T + bias, rounded once to their dtype, by the kernels behind torch.nn.functional.linear.
-void linear_out(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
-  std::array<StableIValue, 4> stack{torch::stable::detail::from(hidden), torch::stable::detail::from(weight),
-                                    torch::stable::detail::from(bias), torch::stable::detail::from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
-  (void)torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-Tensor columns(Tensor tensor, int64_t begin, int64_t end) {
-  return torch::stable::narrow(tensor, 1, begin, end - begin);
-}
-Tensor part(Tensor tensor, int64_t begin, int64_t end) { return torch::stable::narrow(tensor, 0, begin, end - begin); }
-
 int64_t element_size(const Tensor& tensor) { return tensor.scalar_type() == ScalarType::Float ? 4 : 2; }
 
 Tensor matrix(int64_t rows, int64_t cols, const Tensor& like) {
@@ -51,7 +38,7 @@ Tensor rows_of(const Tensor& hidden, const int64_t* rows, int64_t count) {
   const int64_t batch = hidden.size(0), length = hidden.size(1);
   const bool even = batch == 1 || length == 1 || hidden.stride(0) == length * hidden.stride(1);
   if (even && rows[count - 1] - rows[0] == count - 1) {
-    return part(torch::stable::reshape(hidden, {batch * length, hidden.size(2)}), rows[0], rows[0] + count);
+    return rows_between(torch::stable::reshape(hidden, {batch * length, hidden.size(2)}), rows[0], rows[0] + count);
   }
   const int64_t size = element_size(hidden);
   const int64_t row_bytes = hidden.size(2) * size;
@@ -89,9 +76,9 @@ class Product {
   // Logits of the ids [begin, end) into out [rows, end - begin].
   void logits(int64_t begin, int64_t end, const Tensor& out) const {
     if (!panels_.empty()) return packed_logits(begin, end, out);
-    Tensor ids = part(weight_, begin, end);
+    Tensor ids = rows_between(weight_, begin, end);
     if (weight_.scalar_type() != hidden_.scalar_type()) ids = torch::stable::to(ids, hidden_.scalar_type());
-    linear_out(hidden_, ids, bias_ ? std::optional<Tensor>(part(*bias_, begin, end)) : std::nullopt, out);
+    linear_out(hidden_, ids, bias_ ? std::optional<Tensor>(rows_between(*bias_, begin, end)) : std::nullopt, out);
   }
 
  private:
@@ -153,7 +140,7 @@ void score_in_blocks(const Product& product, ScoreTokensParams scores, const int
   scores.row_stride = width;
   for (int64_t first = 0; first < vocab; first += width) {
     const int64_t last = std::min(vocab, first + width);
-    product.logits(first, last, columns(part(block, 0, count), 0, last - first));
+    product.logits(first, last, columns_between(rows_between(block, 0, count), 0, last - first));
     const ScoreHiddenParams params{scores, first, last, states.data(), winners.get()};
     parallel_rows(count, last - first, 0,
                   [&](int64_t begin, int64_t end, uint64_t*) { kernels.score_hidden(params, begin, end); });
@@ -165,7 +152,7 @@ void score_whole(const Product& product, const ScoreCall& call, const int64_t* r
   const int64_t count = product.rows(), vocab = call.params.vocab;
   for (int64_t first = 0; first < vocab; first += kMostBlockIds) {
     const int64_t last = std::min(vocab, first + kMostBlockIds);
-    product.logits(first, last, columns(part(block, 0, count), first, last));
+    product.logits(first, last, columns_between(rows_between(block, 0, count), first, last));
   }
   ScoreTokensParams params = call.params;
   params.row_index = rows;
@@ -203,7 +190,6 @@ std::tuple<Tensor, Tensor> score_hidden(const Tensor& hidden, const Tensor& weig
     check(bias->scalar_type() == hidden.scalar_type(), kOp, "bias: expected the dtype of hidden");
     check(bias->device() == hidden.device(), kOp, "bias: expected the device of the other tensors");
   }
-  if (hidden.is_cuda()) throw_no_cuda_kernel(kOp);
   ScoreCall scores;
   prepare_scores(kOp,
                  {want, temperature, tokens, positions, top_k, top_p, top_p_inclusive, top_p_first, suppress, forbid,
@@ -211,6 +197,10 @@ std::tuple<Tensor, Tensor> score_hidden(const Tensor& hidden, const Tensor& weig
                  batch, length, vocab, hidden, &scores);
   scores.params.type = score_dtype(kOp, "hidden", hidden.scalar_type());
   if (row_index) scores.mark_left_out();
+  if (hidden.is_cuda()) {
+    score_hidden_on_cuda(&scores, hidden, weight, bias, row_index);
+    return {scores.ids, scores.stats};
+  }
 
   const std::vector<int64_t> rows = indexed_rows(kOp, row_index, batch * length, hidden);
   const int64_t count = static_cast<int64_t>(rows.size());

@@ -92,6 +92,7 @@ inline void prepare_scores(const char* op, const ScoreOptions& options, int64_t 
   params.batch = batch;
   params.length = length;
   params.vocab = vocab;
+  params.row_count = batch * length;
   if (options.tokens) params.tokens = int_grid(op, "tokens", *options.tokens, batch, length, like);
   params.positions = position_grid(op, options.positions, batch, length, like);
   params.temperature = double_grid(op, "temperature", options.temperature, batch, length, like);

@@ -43,7 +43,8 @@ def score_hidden(
     Up to 512 rows are multiplied by 2048 rows of ``weight`` at a time; the product, a million logits at most, is scored
     while it is in cache and then overwritten. Rows that ``row_index`` leaves out are not multiplied. With ``top_k`` or
     ``top_p`` a row is needed whole, so only as many rows as make 16 MB of logits (at least one) are done at a time, and
-    ``weight`` is read once for each such group.
+    ``weight`` is read once for each such group. On CUDA a block of logits is 8 million, made by cuBLAS; with filters,
+    256 MB of them.
 
     The logits are what ``torch.nn.functional.linear`` gives: sums in float32, rounded once to the dtype of ``hidden``.
     Given the same logits scores and draws are those of score_tokens to the last bit; sums may run in another order than
@@ -78,6 +79,7 @@ def score_hidden(
     """
     grid = _as_grid(hidden)
     arguments.require_kernel("score_hidden", grid)
+    arguments.require_kernel("score_tokens", grid)  # scores whole rows where there are filters
     dtype = _product_dtype(grid)
     _check_layer(grid, weight, bias)
     vocab = weight.shape[0]

@@ -307,12 +307,22 @@ def score_tokens(
     seed=0,
     step=0,
     call=0,
+    op="score_tokens",
+    shape=None,
+    row_index=None,
+    first_row=0,
 ) -> tuple[dict[str, np.ndarray], dict[str, Traffic]]:
-    """logits [B, L, V]; temperature, top_k and top_p: numbers or [B, L]; seed as in select_positions."""
-    batch, length, vocab = logits.shape
+    """logits [B, L, V]; temperature, top_k and top_p: numbers or [B, L]; seed as in select_positions.
+
+    shape: (B, L), and logits are [R, V]: of the rows of row_index, or of first_row and those that follow.
+    """
+    vocab = logits.shape[-1]
+    batch, length = logits.shape[:2] if shape is None else shape
     names = [name for name in (*ID_SCORES, *VALUE_SCORES) if want is None or name in want]
     out = {
-        name: np.empty((batch, length), np.int64 if name in ID_SCORES else np.float32)
+        name: np.full(
+            (batch, length), -1 if name in ID_SCORES else np.nan, np.int64 if name in ID_SCORES else np.float32
+        )
         for name in names
         if (name != "current_logprob" or tokens is not None) and name != "noised_logprob"
     }
@@ -322,14 +332,19 @@ def score_tokens(
 
     strides = [stride // logits.itemsize for stride in logits.strides]
     traffic = simt.launch(
-        "score_tokens",
+        op,
+        layout="score_tokens",
         batch=batch,
         length=length,
         vocab=vocab,
         logits=logits,
         type=float_type(logits),
-        batch_stride=strides[0],
-        position_stride=strides[1],
+        batch_stride=strides[0] if shape is None else 0,
+        position_stride=strides[1] if shape is None else 0,
+        row_stride=0 if shape is None else strides[0],
+        row_index=row_index,
+        first_row=first_row,
+        row_count=batch * length if shape is None else len(logits),
         shift=shift,
         probabilities=input == "probs",
         tokens=tokens,

@@ -116,9 +116,12 @@ class Simt:
         self.shared_requests = 0  # of the last launches' warps to shared memory
         self.bank_conflicts = 0  # turns they lost to conflicts on its banks
 
-    def launch(self, op: str, **fields) -> dict[str, Traffic]:
-        """Calls csrc/cuda/<op>.cu's launcher. Arrays given for outputs are written in place; None is a null pointer."""
-        structure, outputs = params_of(op)
+    def launch(self, op: str, *, layout: str | None = None, **fields) -> dict[str, Traffic]:
+        """Calls csrc/cuda/<op>.cu's launcher. Arrays given for outputs are written in place; None is a null pointer.
+
+        layout: the operator whose parameters it takes, if they are not its own.
+        """
+        structure, outputs = params_of(layout or op)
         size = self.library[f"simt_sizeof_{op}"]
         size.restype = ctypes.c_size_t
         assert ctypes.sizeof(structure) == size(), f"core/{op}_params.h: its layout is not what params.py read"

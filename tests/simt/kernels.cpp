@@ -9,6 +9,7 @@
 #include "cuda/count_positions.h"
 #include "cuda/linear_cross_entropy.h"
 #include "cuda/remask_step.h"
+#include "cuda/score_hidden.h"
 #include "cuda/score_quality.h"
 #include "cuda/score_tokens.h"
 #include "cuda/select_positions.h"
@@ -72,11 +73,25 @@ SIMT_VISIBLE const char* simt_launches() { return launches.c_str(); }
 SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)
 SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)
 SIMT_OP(count_positions, CountPositionsParams)
+SIMT_OP(gather_rows, GatherRowsParams)
 SIMT_OP(remask_step, RemaskStepParams)
 SIMT_OP(score_quality, ScoreQualityParams)
 SIMT_OP(score_tokens, ScoreTokensParams)
 SIMT_OP(select_positions, SelectPositionsParams)
 SIMT_OP(uniform, UniformParams)
+
+// score_hidden takes its logits block after block out of one matrix, which the test has made.
+SIMT_SIZES(score_hidden, ScoreTokensParams)
+SIMT_VISIBLE int simt_score_hidden(const void* params, void* workspace) {
+  constexpr int64_t kBlockIds = 1024;
+  SimtLauncher launcher;
+  const auto& scores = *static_cast<const mdmcorrect::ScoreTokensParams*>(params);
+  const int64_t size = scores.type == mdmcorrect::FloatType::float32 ? 4 : 2;
+  mdmcorrect::cuda::score_hidden(scores, kBlockIds, workspace, launcher, [&](int64_t first, int64_t) -> const void* {
+    return static_cast<const char*>(scores.logits) + first * size;
+  });
+  return launcher.failed;
+}
 
 // linear_cross_entropy's products are made by a function of the test's: which of them, the first id, how many.
 using Product = void (*)(int which, int64_t first_id, int64_t ids);
@@ -116,6 +131,7 @@ SIMT_VISIBLE int simt_linear_cross_entropy_blocks(const void* params, void* work
 
 using mdmcorrect::BidirectionalAttentionParams;
 using mdmcorrect::CountPositionsParams;
+using mdmcorrect::GatherRowsParams;
 using mdmcorrect::RemaskStepParams;
 using mdmcorrect::ScoreQualityParams;
 using mdmcorrect::SelectPositionsParams;
@@ -123,6 +139,7 @@ using mdmcorrect::UniformParams;
 using mdmcorrect::cuda::AttentionBackward;
 using mdmcorrect::cuda::LossKernel;
 using mdmcorrect::cuda::RowKernel;
+using mdmcorrect::cuda::ScoreHiddenKernel;
 using mdmcorrect::cuda::ScoreTokensKernel;
 
 extern "C" {
@@ -131,6 +148,11 @@ ATTENTION_BACKWARD_KERNELS(DECLARE_ATTENTION_BACKWARD)
 LOSS_KERNELS(DECLARE_LOSS)
 void count_positions_rows(RowKernel<CountPositionsParams>);
 void remask_step_rows(RowKernel<RemaskStepParams>);
+void score_hidden_conclude(ScoreHiddenKernel);
+void score_hidden_gather(GatherRowsParams);
+void score_hidden_scan_float32(ScoreHiddenKernel);
+void score_hidden_scan_bfloat16(ScoreHiddenKernel);
+void score_hidden_scan_float16(ScoreHiddenKernel);
 void score_quality_rows_float32(ScoreQualityParams);
 void score_quality_rows_bfloat16(ScoreQualityParams);
 void score_quality_rows_float16(ScoreQualityParams);
@@ -157,6 +179,11 @@ const Entry entries[] = {
     ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY) LOSS_KERNELS(LOSS_ENTRY)
         SIMT_KERNEL(count_positions_rows, RowKernel<CountPositionsParams>),
     SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
+    SIMT_KERNEL(score_hidden_conclude, ScoreHiddenKernel),
+    SIMT_KERNEL(score_hidden_gather, GatherRowsParams),
+    SIMT_KERNEL(score_hidden_scan_float32, ScoreHiddenKernel),
+    SIMT_KERNEL(score_hidden_scan_bfloat16, ScoreHiddenKernel),
+    SIMT_KERNEL(score_hidden_scan_float16, ScoreHiddenKernel),
     SIMT_KERNEL(score_quality_rows_float32, ScoreQualityParams),
     SIMT_KERNEL(score_quality_rows_bfloat16, ScoreQualityParams),
     SIMT_KERNEL(score_quality_rows_float16, ScoreQualityParams),

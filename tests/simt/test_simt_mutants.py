@@ -75,6 +75,11 @@ def run_score(simt: Simt) -> None:
     score.check(simt, flat[..., :3000], top_p=0.7, **options)
 
 
+def run_hidden(simt: Simt) -> None:
+    """Draws from rows that come in several blocks."""
+    device_ops.score_tokens(simt, score.peaked(1, 2, 2000)[0], op="score_hidden", shape=(1, 2), temperature=1.0)
+
+
 def run_quality(simt: Simt) -> None:
     """Rows one after another in a block, of two sequences, each with several chunks."""
     hidden, options = quality.case("sequence", 2, 1100, 1040, "bfloat16")
@@ -92,6 +97,7 @@ REACHED_BY = {
     "count_positions.cuh": ("count_positions", run_count),
     "linear_cross_entropy.cuh": ("linear_cross_entropy", run_loss),
     "proposal_filter.cuh": ("score_tokens", run_score),
+    "score_hidden.cuh": ("score_hidden", run_hidden),
     "score_quality.cuh": ("score_quality", run_quality),
     "score_tokens.cuh": ("score_tokens", run_score),
     "attention_keys.cuh": ("bidirectional_attention", run_attention),
