@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -24,7 +25,7 @@ class TinyModel(nn.Module):
 
 def test_readme_code_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     torch.manual_seed(0)
     names = {
         "model": TinyModel(20, 8),
@@ -33,6 +34,7 @@ def test_readme_code_runs() -> None:
         "pad_id": 0,
         "hidden_size": 8,
         "x0": torch.randint(0, 19, (2, 12)),
+        "config": BertConfig(vocab_size=20, hidden_size=64, num_hidden_layers=1, num_attention_heads=2),
     }
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
