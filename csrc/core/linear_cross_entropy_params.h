@@ -49,7 +49,7 @@ struct LinearCrossEntropyParams {
   void* hidden_rows;       // [D / panel][R words][panel]: hidden as the right operand of the weight's gradient; or null
   void* weight_rows;       // [D / panel][ids words][panel]: weight as the right operand of hidden's gradient; or null
   void* grad_logits;       // [ids][R padded]: gradient of the logits, left operand of the weight's gradient
-  void* grad_interleaved;  // [R / 48][ids words][48]: the same, left operand of hidden's gradient; or null
+  void* grad_interleaved;  // the same, left operand of hidden's gradient: store_left_of_hidden; or null
   void* hidden_sums;       // [D / panel][R padded][panel] values; or null
   void* grad_hidden;       // [N, D] contiguous; or null
   void* grad_weight;       // [V, D] contiguous; or null

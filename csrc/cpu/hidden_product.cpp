@@ -43,6 +43,7 @@ void hidden_product(const HiddenProductParams& params, int64_t begin, int64_t en
   uint32_t* pairs = reinterpret_cast<uint32_t*>(c + kUnit * kPanel);
   uint32_t* last_rows = pairs + kUnit / 2 * kPanel;
   const int64_t steps = params.size / 2, stride = params.weight_stride / 2;
+  const TileRegisters tiles;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = params.first_id + unit * kUnit, count = smaller(kUnit, params.last_id - first);
     const auto* weight = reinterpret_cast<const uint32_t*>(params.weight + first * params.weight_stride);

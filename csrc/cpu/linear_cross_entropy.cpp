@@ -83,6 +83,7 @@ static void statistics(const Params& params, int64_t begin, int64_t end, uint64_
   auto* logits = reinterpret_cast<Value*>(scratch);
   auto* room = reinterpret_cast<Word*>(scratch + kVocabSlice * kPanelPadding);
   auto* target_logit = static_cast<Value*>(params.target_logit);
+  const TileRegisters tiles;
   const int64_t rows = padded(params.rows, kPanelPadding);
   for (int64_t slice = begin * kSlicesPerBlock; slice < end * kSlicesPerBlock; ++slice) {
     const int64_t first = slice * kVocabSlice, count = smaller(kVocabSlice, params.vocab - first);
@@ -138,25 +139,21 @@ template <class Ts>
 static inline void store_logit_gradient(const Params& params, const typename Ts::Value* gradient, int64_t local,
                                         int64_t count, int64_t panel) {
   using W = typename Ts::Words;
-  using Lanes = typename Ts::Lanes;
   using Element = typename LogitGradient<W::kIsPair, typename Ts::Value>::Element;
-  const int64_t rows = padded(params.rows, kPanelPadding), steps = words_of<W>(params.ids);
+  const int64_t rows = padded(params.rows, kPanelPadding);
   for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
     const int64_t r = panel * kPanel + lane;
     auto* out = static_cast<Element*>(params.grad_logits) + local * rows + r;
     for (int64_t row = 0; row < count; ++row) store_values(out + row * rows, load(gradient + row * kPanel + lane));
     if (params.grad_interleaved == nullptr) continue;
-    auto* words = static_cast<typename Ts::Word*>(params.grad_interleaved) +
-                  (r / kInterleavedRows * steps + local / W::kValues) * kInterleavedRows + r % kInterleavedRows;
-    for (int64_t row = 0; row < count; row += W::kValues, words += kInterleavedRows) {
+    store_left_of_hidden<W>(params, r, local, count, [&](int64_t id) {
       if constexpr (W::kIsPair) {
-        const Floats odd = row + 1 < count ? load_values(out + (row + 1) * rows) : broadcast(0.0f);
-        store(words, W::join(load_values(out + row * rows), odd));
+        const auto values = [&](int64_t i) { return i < count ? load_values(out + i * rows) : broadcast(0.0f); };
+        return W::join(values(id), values(id + 1));
       } else {
-        const Lanes x = load(gradient + row * kPanel + lane);
-        store(words, x);
+        return load(gradient + id * kPanel + lane);
       }
-    }
+    });
   }
 }
 
@@ -180,6 +177,7 @@ static void grad_logits(const Params& params, int64_t begin, int64_t end, uint64
   using Lanes = typename Ts::Lanes;
   auto* logits = reinterpret_cast<Value*>(scratch);
   auto* room = reinterpret_cast<typename Ts::Word*>(scratch + kVocabSlice * kPanelPadding);
+  const TileRegisters tiles;
   const int64_t groups = parts(params.rows, kRowsPerUnit);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t local = unit / groups * kVocabSlice, first = params.first_id + local;
@@ -207,6 +205,7 @@ template <class Ts>
 static void grad_weight(const Params& params, int64_t begin, int64_t end, uint64_t* scratch) {
   using W = typename Ts::Words;
   auto* product = reinterpret_cast<typename Ts::Value*>(scratch);
+  const TileRegisters tiles;
   const int64_t groups = parts(params.width, kColumnsPerUnit), steps = words_of<W>(params.rows);
   const int64_t stride = padded(params.rows, kPanelPadding) / W::kValues;
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -245,18 +244,16 @@ static void grad_bias(const Params& params, int64_t begin, int64_t end) {
 template <class Ts>
 static void grad_hidden(const Params& params, int64_t begin, int64_t end) {
   using W = typename Ts::Words;
-  using Word = typename Ts::Word;
+  const TileRegisters tiles;
   const int64_t blocks = parts(params.rows, kInterleavedRows), steps = words_of<W>(params.ids);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t block = unit % blocks;
-    const auto* left = static_cast<const Word*>(params.grad_interleaved) + block * steps * kInterleavedRows;
     for (int64_t col = unit / blocks * kPanelPadding; col < (unit / blocks + 1) * kPanelPadding; col += kPanel) {
-      const auto* right = static_cast<const Word*>(params.weight_rows) + col * steps;
+      const auto* right = static_cast<const typename Ts::Word*>(params.weight_rows) + col * steps;
       auto* sums = static_cast<typename Ts::Value*>(params.hidden_sums) + col * blocks * kInterleavedRows;
-      for (int64_t i = 0; i < kInterleavedRows && block * kInterleavedRows + i < params.rows; i += kTileRows) {
-        multiply_tile<W, false>(left + i, kInterleavedRows, right, steps,
-                                sums + (block * kInterleavedRows + i) * kPanel, params.first_id > 0);
-      }
+      const int64_t first = block * kInterleavedRows;
+      multiply_left_of_hidden<W>(params, first, smaller(kInterleavedRows, params.rows - first), right,
+                                 sums + first * kPanel, params.first_id > 0);
     }
   }
 }

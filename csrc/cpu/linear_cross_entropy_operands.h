@@ -4,6 +4,7 @@
 
 #include "core/linear_cross_entropy_params.h"
 #include "cpu/matmul_tile.h"
+#include "cpu/transpose.h"
 
 namespace MDM_NAMESPACE {
 
@@ -103,6 +104,53 @@ static void pack_weight(const Params& params, int64_t begin, int64_t end) {
     const T* next = id + 1 < params.ids ? row + params.weight_stride : nullptr;
     auto* words = static_cast<typename Ts::Word*>(params.weight_rows) + id / W::kValues * kPanel;
     pack_step<W>(row, next, params.width, stride, words);
+  }
+}
+
+// ---- the gradient of the logits as the left operand of hidden's gradient ----
+
+// Sixteen rows from r on of `count` ids, from lines [ids][16] of it in bfloat16 or of values: params.grad_interleaved is
+// [R / 48][ids words][48], and for tiles, which take rows, [R][ids words, rounded up to 16].
+template <class W, class Line>
+static inline void store_left_of_hidden(const Params& params, int64_t r, int64_t local, int64_t count,
+                                        const Line& line) {
+  const int64_t steps = words_of<W>(params.ids);
+  auto* base = static_cast<typename W::Word*>(params.grad_interleaved);
+#if defined(__AMX_BF16__)
+  if constexpr (W::kIsPair) {
+    const int64_t stride = padded(steps, kLanes);
+    float* to = reinterpret_cast<float*>(base) + r * stride + local / 2;
+    for (int64_t id = 0; id < count; id += 2 * kLanes, to += kLanes) {
+      alignas(64) uint32_t lines[kLanes][kLanes];
+      const char* rows[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) {
+        store(lines[i], line(id + 2 * i));
+        rows[i] = reinterpret_cast<const char*>(lines[i]);
+      }
+      transpose_words(rows, to, stride);
+    }
+    return;
+  }
+#endif
+  auto* words = base + (r / kInterleavedRows * steps + local / W::kValues) * kInterleavedRows + r % kInterleavedRows;
+  for (int64_t id = 0; id < count; id += W::kValues, words += kInterleavedRows) store(words, line(id));
+}
+
+// c [rows][panel] (+)= the product of rows [first, first + rows) of that, rows <= 48 and first a multiple of it.
+template <class W>
+static inline void multiply_left_of_hidden(const Params& params, int64_t first, int64_t rows,
+                                           const typename W::Word* right, typename W::Value* c, bool accumulate) {
+  const int64_t steps = words_of<W>(params.ids);
+  const auto* base = static_cast<const typename W::Word*>(params.grad_interleaved);
+#if defined(__AMX_BF16__)
+  if constexpr (W::kIsPair) {
+    const int64_t stride = padded(steps, kLanes);
+    return multiply_panel_by_tiles(base + first * stride, stride, rows, right, steps, c, accumulate);
+  }
+#endif
+  const auto* left = base + first * steps;
+  for (int64_t i = 0; i < rows; i += kTileRows) {
+    multiply_tile<W, false>(left + i, kInterleavedRows, right, steps, c + i * kPanel, accumulate);
   }
 }
 

@@ -3,13 +3,15 @@
 // A tile of C is rows x panel; every word of A is broadcast and multiplied with the vectors of one row of B:
 //   C[i][j] += A[i][k] B[k][j],    A row major or, in blocks of rows, k major; B packed [k][panel]; C [rows][panel]
 // Each element of C is summed in the order of k, in passes whose sums are then added up (a single chain over a long k
-// would lose digits), whatever tile, unit or thread it falls into: results depend on nothing but the operands.
+// would lose digits), whatever tile, unit or thread it falls into: results depend on nothing but the operands. Pairs of
+// bfloat16 go through tiles of AMX where the machine has them (tile_bf16.h).
 //
 // On AVX-512 a step of a tile of 12 x 32 is two loads of B and twelve broadcasts for 24 multiplications, which keeps both
 // multipliers of a Zen 5 core busy with A and B in the second-level cache.
 #pragma once
 
 #include "cpu/elements.h"
+#include "cpu/tile_bf16.h"
 
 namespace MDM_NAMESPACE {
 
@@ -159,12 +161,31 @@ static inline void multiply_tile(const typename W::Word* a, int64_t stride, cons
   }
 }
 
+#if defined(__AMX_BF16__)
+// The same by tiles of AMX, for as many rows of pairs as there are.
+static inline void multiply_panel_by_tiles(const uint32_t* a, int64_t stride, int64_t rows, const uint32_t* b,
+                                           int64_t steps, float* c, bool accumulate) {
+  float* lines = reinterpret_cast<float*>(const_cast<uint32_t*>(b));
+  multiply_tiles(rows_of_words(a, stride * 4), rows, panels_of({lines, kPanel}), steps, kTileVectors, accumulate,
+                 {c, kPanel});
+}
+#endif
+
 // c[rows, rounded up to tiles][panel] = A B; a row major, readable up to the last tile's rows.
 template <class W>
 static inline void multiply_panel(const typename W::Word* a, int64_t stride, int64_t rows, const typename W::Word* b,
                                   int64_t steps, typename W::Value* c) {
+#if defined(__AMX_BF16__)
+  if constexpr (W::kIsPair) {
+    constexpr int64_t kSteps = kStepsPerPass / 2;  // which the first-level cache holds for all rows of a slice
+    for (int64_t done = 0; done < steps; done += kSteps) {
+      multiply_panel_by_tiles(a + done, stride, rows, b + done * kPanel, smaller(steps - done, kSteps), c, done > 0);
+    }
+    return;
+  }
+#endif
   for (int64_t done = 0; done < steps; done += kStepsPerPass) {
-    const int64_t now = steps - done < kStepsPerPass ? steps - done : kStepsPerPass;
+    const int64_t now = smaller(steps - done, kStepsPerPass);
     for (int64_t row = 0; row < rows; row += kTileRows) {
       multiply_tile<W, true>(a + row * stride + done, stride, b + done * kPanel, now, c + row * kPanel, done > 0);
     }

@@ -61,9 +61,10 @@ MDM_INLINE TileAddress whole_tile(const char* from, int64_t stride, int64_t rows
   return {room, kTileBytes};
 }
 
-// M by N tiles of C, M and N being 1 or 2, of which the last have `rows` rows.
+// M by N tiles of C, M and N being 1 or 2, of which the last have `rows` rows, at most 16.
 template <int M, int N>
-static inline void multiply_block(Operand a, Panels b, int64_t steps, bool accumulate, Lines c, int64_t rows) {
+[[gnu::noinline]] static void multiply_block(Operand a, Panels b, int64_t steps, bool accumulate, Lines c,
+                                             int64_t rows) {
   alignas(64) char room[4][kTileHeight * kTileBytes];
   const auto rows_of = [=](int m) { return m == M - 1 ? rows : kTileHeight; };
   TileAddress sum[M][N];
@@ -121,12 +122,12 @@ static inline void multiply_block(Operand a, Panels b, int64_t steps, bool accum
 
 // Rows [0, rows) of 16 N lanes of C.
 template <int N>
-[[gnu::noinline]] static void multiply_tile_column(Operand a, int64_t rows, Panels b, int64_t steps, bool accumulate,
-                                                   Lines c) {
+static inline void multiply_tile_column(Operand a, int64_t rows, Panels b, int64_t steps, bool accumulate, Lines c) {
   constexpr int64_t kTwo = 2 * kTileHeight;
   for (; rows > 0; rows -= kTwo, a.words += kTwo * a.row_bytes, c.words += kTwo * c.stride) {
     if (rows > kTileHeight) {
-      multiply_block<2, N>(a, b, steps, accumulate, c, rows - kTileHeight);
+      const int64_t last = rows - kTileHeight;
+      multiply_block<2, N>(a, b, steps, accumulate, c, last < kTileHeight ? last : kTileHeight);
     } else {
       multiply_block<1, N>(a, b, steps, accumulate, c, rows);
     }
