@@ -45,6 +45,15 @@ void prefetch_rows(const char* rows, int64_t row_bytes, int64_t count, int64_t b
   }
 }
 
+// Rows of a step of the product: two tiles, or as many as registers hold.
+template <class Arithmetic>
+int64_t rows_at_once(int vectors) {
+#if defined(__AMX_BF16__)
+  if (Arithmetic::kPack == 2) return 2 * kTileHeight;
+#endif
+  return vectors == 4 ? 4 : 8;
+}
+
 template <class Arithmetic>
 void attend(const BidirectionalAttentionParams& params, const AttentionTile& tile, const Workspace& work) {
   const int64_t width = params.width, element = bytes_of(params.type);
@@ -74,7 +83,8 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
     Operand rows = rows_operand<Arithmetic>(k, k_bytes, params.type, keys, width, work.wide);
     // Memory is asked for what comes next, the block's values and further keys, no more at a time than it can have
     // under way, between strips of the product that are whole steps of it.
-    const int64_t step = clamp_index(kBytesAtOnce / (width * element), vectors == 4 ? 4 : 8, 16);
+    const int64_t fewest = rows_at_once<Arithmetic>(vectors);
+    const int64_t step = clamp_index(kBytesAtOnce / (width * element), fewest, fewest > 16 ? fewest : 16);
     for (int64_t strip = 0; strip < keys; strip += step, rows.words += step * rows.row_bytes) {
       const int64_t count = least(keys - strip, step);
       prefetch_rows(v + strip * v_bytes, v_bytes, count, width * element);
