@@ -30,5 +30,7 @@ def compile_mutant(source: str, text: str, kernel: str, folder: Path) -> Path:
     subprocess.run(command, cwd=build, check=True, capture_output=True)
     objects = [str(path) for path in build.rglob("*.o") if path != build / original]
     library = folder / "libmutant.so"
-    subprocess.run(["g++", "-shared", "-o", str(library), *objects, str(folder / "mutant.o"), "-ldl"], check=True)
+    # The mutant comes first: of inline functions that other kernels have too the linker takes the first.
+    mutant = str(folder / "mutant.o")
+    subprocess.run(["g++", "-shared", "-o", str(library), mutant, *objects, "-ldl"], check=True)
     return library
