@@ -34,13 +34,15 @@ struct ForwardShape {
   static constexpr int kRows = 16 * kRowTiles * kAttentionWarps;
   static constexpr int kKeys = kWidth <= 64 ? 64 : 32;
   static constexpr int kRowBytes = 2 * kWidth;
-  // Offsets in shared memory: Q, then stages of a tile of K and one of V, then what the rows see.
+  // Offsets in shared memory: Q, then stages of a tile of K and one of V, then what the rows see. The warps' summaries
+  // lie where the second stage will, which nothing is copied to before everyone has read them: 64 bytes more, and sm_86
+  // would hold one block of width 64 or 96 instead of two.
   static constexpr int kStages = kRows * kRowBytes;
   static constexpr int kValues = kKeys * kRowBytes;  // within a stage
   static constexpr int kStageBytes = 2 * kValues;
+  static constexpr int kWarpKeys = kStages + kStageBytes;
   static constexpr int kQueryKeys = kStages + 2 * kStageBytes;
-  static constexpr int kWarpKeys = kQueryKeys + kRows * static_cast<int>(sizeof(QueryKeys));
-  static constexpr int kBytes = kWarpKeys + kAttentionWarps * static_cast<int>(sizeof(TileKeys));
+  static constexpr int kBytes = kQueryKeys + kRows * static_cast<int>(sizeof(QueryKeys));
 };
 
 // What the backward kernels need of a query row besides q and grad_out.
