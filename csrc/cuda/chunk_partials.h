@@ -6,7 +6,7 @@
 namespace mdmcorrect::cuda {
 
 constexpr int kScoreThreads = 256;
-constexpr int64_t kScoreSharedBytes = 2560;  // shared memory of a row beside its partials
+constexpr int64_t kScoreSharedBytes = 2816;  // shared memory of a row beside its partials
 constexpr int64_t kSharedChunks = 512;       // rows of more chunks keep their partials in the workspace
 
 // Of one law (raw or proposal) in one chunk, relative to the chunk's own maximum.

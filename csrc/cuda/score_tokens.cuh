@@ -13,10 +13,19 @@ namespace MDM_NAMESPACE {
 
 using cuda::ScoreTokensKernel;
 
+// A warp's part of a dense draw.
+struct DenseShare {
+  double sum;  // of all keys
+  int64_t index;
+  float key;
+  float value;
+};
+
 // What the block shares about one row.
 struct ScoreShared {
   RowOutcome outcome;
   FilterState filter;
+  DenseShare dense[cuda::kScoreThreads / kWarpLanes];
 };
 
 // Row `index` of those asked for, whose logits and partials are yet to be said.
@@ -95,6 +104,44 @@ __device__ inline bool is_listed(const int64_t* ids, int64_t count, int64_t id) 
   return false;
 }
 
+// This warp's share of a race between all ids, an exponential for each: the largest e^(noisy logit), and the sum of all.
+__device__ inline void enter_ids(const ScoredRow& row, const RowPlan& plan, const KeptSet& kept, float max,
+                                 DenseShare* share) {
+  const RowDraws draws = row_draws(row);
+  RaceEntry own{0.0f, kChunkIds * row.chunks, 0.0f};
+  double sum = 0.0;
+#pragma unroll 1
+  for (int64_t index = warp_id(); index < row.chunks; index += warp_count()) {
+    if (!(row.proposal[index].max > -__builtin_inff())) continue;
+    const ChunkReader reader = read_proposal(row, index);
+    float keys = 0.0f;
+#pragma unroll 1
+    for (int slot = 0; slot < PlainChunk::kSlots; ++slot) {
+      const float x = reader.value(slot);
+      const int64_t id = index * kChunkIds + lane_id() + slot * kWarpLanes;
+      if (x == -__builtin_inff() || !is_kept(kept, x, id)) continue;
+      const RaceEntry entry{expf(plan.scale * (x - max)) / exponential_at(draws, id, Purpose::DENSE), id, x};
+      if (comes_before(entry, own)) own = entry;
+      keys += entry.key;
+    }
+    sum += static_cast<double>(warp_sum(keys));
+  }
+  own = race_winner(own);
+  if (lane_id() == 0) *share = {sum, own.index, own.key, own.value};
+}
+
+// The winner of all warps' shares; *sum is that of all keys.
+__device__ inline RaceEntry merge_shares(const DenseShare* shares, double* sum) {
+  RaceEntry best{shares[0].key, shares[0].index, shares[0].value};
+  *sum = shares[0].sum;
+  for (int w = 1; w < warp_count(); ++w) {
+    const RaceEntry entry{shares[w].key, shares[w].index, shares[w].value};
+    if (comes_before(entry, best)) best = entry;
+    *sum += shares[w].sum;
+  }
+  return best;
+}
+
 // What is known of rows once their partials are there: row(), the chunk that wins the race and the logit of `tokens`.
 // score_hidden, which has forgotten the logits, knows it in its own way.
 template <class Kernel>
@@ -146,8 +193,9 @@ __device__ __attribute__((noinline)) void conclude_row(const Kernel& kernel, int
   __syncthreads();
   KeptSet kept{-__builtin_inff(), kEveryTie};
   const bool proposable = outcome.valid && outcome.proposal.argmax >= 0;
+  const float max = outcome.proposal.max;  // which filters keep
   if (plan.filtered && proposable) {
-    kept = find_kept(row, shared.filter, outcome.proposal.max, plan);
+    kept = find_kept(row, shared.filter, max, plan);
     scan_kept(row, plan, kept);
     __syncthreads();
     if (warp_id() == 0) {
@@ -155,11 +203,19 @@ __device__ __attribute__((noinline)) void conclude_row(const Kernel& kernel, int
       if (lane_id() == 0) outcome.proposal = proposal.stats;
     }
   }
+  const bool dense = plan.dense && proposable;
+  if (dense) {
+    enter_ids(row, plan, kept, max, shared.dense + warp_id());
+    __syncthreads();
+  }
   if (warp_id() != 0) return;
   __syncwarp();
-  const float max = outcome.proposal.max;
   RaceEntry chosen{0.0f, outcome.proposal.argmax, max};  // -1: none
-  if (plan.sampling && proposable) {
+  if (dense) {
+    double sum;
+    chosen = merge_shares(shared.dense, &sum);
+    if (lane_id() == 0) outcome.noised_logprob = log(static_cast<double>(chosen.key) / sum);
+  } else if (plan.sampling && proposable) {
     const RowDraws draws = row_draws(row);
     const int64_t winner = Scanned<Kernel>::winner(kernel, index, row, plan.scale);
     chosen = draw_in_chunk(row, draws, plan.scale, winner, kept);

@@ -307,6 +307,7 @@ def score_tokens(
     seed=0,
     step=0,
     call=0,
+    noise="lazy",
     op="score_tokens",
     shape=None,
     row_index=None,
@@ -324,7 +325,7 @@ def score_tokens(
             (batch, length), -1 if name in ID_SCORES else np.nan, np.int64 if name in ID_SCORES else np.float32
         )
         for name in names
-        if (name != "current_logprob" or tokens is not None) and name != "noised_logprob"
+        if (name != "current_logprob" or tokens is not None) and (name != "noised_logprob" or noise == "dense")
     }
 
     def grid(value, dtype):
@@ -361,6 +362,7 @@ def score_tokens(
         forbid_count=len(forbid),
         proposal_law=law == "proposal",
         confidence_type=FLOAT_TYPES[confidence],
+        dense_noise=noise == "dense",
         seed=_counts(seed),
         step=_counts(step),
         call=_counts(call),

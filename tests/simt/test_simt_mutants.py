@@ -68,6 +68,7 @@ def run_attention_backward(simt: Simt) -> None:
 def run_score(simt: Simt) -> None:
     """Rows one after another in a block; cuts among ties, counted over several turns; whole rows and pieces."""
     device_ops.score_tokens(simt, score.peaked(1, 1030, 600, "bfloat16"), temperature=1.0)
+    device_ops.score_tokens(simt, score.peaked(1, 1030, 600, "bfloat16"), temperature=1.0, noise="dense")
     flat = np.tile(np.float32([0.0, 1.0, 0.5, 0.25]), 1500)[None, None]
     flat[..., 5500:] -= 10  # chunks without anything kept
     options = {"temperature": 1.0, "law": "proposal", "top_k": 2000}

@@ -314,6 +314,20 @@ def test_options_per_position(simt):
 # ---------------------------------------------------------------------------------------------------------------- draws
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(2, 3, 1100), (1, 2, 4700)])
+def test_dense_noise(any_order, shape, dtype):
+    """One Gumbel per id; rows in both forms, filtered and not, and some without anything to draw."""
+    logits = peaked(*shape, dtype)
+    logits[0, 1, 5:] = TYPES[dtype](np.float32([-np.inf]))[0]
+    for temperature in (0.0, 1.0, 0.7):
+        for options in ({}, {"top_k": 40, "law": "proposal"}, {"top_p": 0.9, "forbid": (3,)}):
+            check(any_order, logits, temperature=temperature, noise="dense", seed=7, step=2, **options)
+    logits[0, 0] = TYPES[dtype](np.float32([-np.inf]))[0]
+    scores, _ = check(any_order, logits, temperature=1.0, noise="dense")
+    assert scores["token"][0, 0] == -1
+
+
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 def test_draws_agree_except_near_ties(simt, temperature):
     """2000 draws from one row, which must be the reference's: a near tie is rarer than one in 100,000."""
