@@ -94,7 +94,8 @@ __device__ inline void choose_stop(CountState& state, int shift, const Rule& rul
     count += here;
     sum += sum_here;
   }
-  const unsigned stopped = __ballot_sync(kFullWarp, stop >= 0);  // every lane has read what one of them now writes
+  const unsigned stopped = __ballot_sync(kFullWarp, stop >= 0);
+  __syncwarp();  // every lane has read what one of them now writes
   if (lane != (stopped == 0 ? kWarp - 1 : __ffs(stopped) - 1)) return;
   state.stops = stopped != 0;
   state.count = count;

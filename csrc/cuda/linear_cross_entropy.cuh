@@ -152,6 +152,7 @@ __device__ inline void merge_statistics(const LossKernel& kernel) {
           static_cast<double>(partial.sum) * static_cast<double>(expf(partial.max - top));
     max = top;
   }
+  __syncwarp();  // all have read what is known of the row
   if (lane_id() != 0) return;
   kernel.maxima[r] = max;
   kernel.sums[r] = sum;

@@ -173,12 +173,13 @@ __device__ __forceinline__ void multiply(float (&sums)[kRowTiles][kWidth / 8][4]
 
 // Rounds a warp's 16-row pieces and writes rows [0, rows) of them to a matrix, through the warp's own rows of a tile,
 // which turn fragments into whole rows. `matrix` and `tile` begin at the warp's first row. What those rows held is used
-// up: a product is of the whole warp, so none of its lanes is still reading.
+// up.
 template <class Type, int kWidth, int kRowTiles>
 __device__ __forceinline__ void store_rows(const float (&sums)[kRowTiles][kWidth / 8][4], unsigned char* tile,
                                            uint16_t* matrix, int64_t row_stride, int rows, int width) {
   using Layout = TileLayout<kWidth>;
   const int lane = threadIdx.x % kLanes;
+  __syncwarp();  // no lane still reads fragments there
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll

@@ -45,7 +45,8 @@ __device__ inline void cross_bins(FilterState& state, int shift, uint64_t limit)
   const Crossing crossing = state.crossing;
   uint64_t before = crossing.before + (through - own);
   const bool here = before <= limit && limit < crossing.before + through;  // true for one lane or none
-  const bool found = __any_sync(kWholeWarp, here);  // and all have read `crossing` before it changes
+  const bool found = __any_sync(kWholeWarp, here);
+  __syncwarp();  // all have read `crossing` before it changes
   if (here) {
     int bin = top;
     while (before + state.bins[bin] <= limit) before += state.bins[bin--];

@@ -47,6 +47,7 @@ __device__ inline void follow_race(const ScoreHiddenKernel& kernel, int64_t inde
       kept[id / 2] = logits[id] | upper << 16;
     }
   }
+  __syncwarp();  // all have read `known`
   if (lane_id() != 0) return;
   state.winner = winner.index;
   state.winner_noise = winner.noise;

@@ -46,6 +46,7 @@ __device__ __forceinline__ void fill_slice(const ScoreQualityParams& params, int
   const void* scale = row_of(params.scale, b, l);
   const void* shift = row_of(params.shift, b, l);
   float constant = 0.0f;
+  __syncwarp();  // no lane still reads the slice as it was
 #pragma unroll 4
   for (int id = lane_id(); id < kChunkValues; id += kWarpLanes) {
     const int64_t d = begin + id;

@@ -25,6 +25,7 @@ DEFECTS = {
     "writes_input": "read-only: ",
     "misaligned": "misaligned: ",
     "no_syncwarp": "race: |uninitialised: ",
+    "shuffle_orders": "race: ",
 }
 
 

@@ -82,9 +82,10 @@ def run_hidden(simt: Simt) -> None:
 
 
 def run_quality(simt: Simt) -> None:
-    """Rows one after another in a block, of two sequences, each with several chunks."""
-    hidden, options = quality.case("sequence", 2, 1100, 1040, "bfloat16")
-    device_ops.score_quality(simt, hidden, **options)
+    """Rows one after another in a block, of two sequences, each with several chunks; rows too wide to keep a head."""
+    for length, width in ((1100, 1040), (1, 20_000)):
+        hidden, options = quality.case("sequence", 2, length, width, "bfloat16")
+        device_ops.score_quality(simt, hidden, **options)
 
 
 def run_loss(simt: Simt) -> None:

@@ -21,7 +21,8 @@ enum class Defect : int {
   early_return,  // a warp leaves before the barrier
   writes_input,
   misaligned,
-  no_syncwarp,  // lanes of one warp share through memory without meeting
+  no_syncwarp,     // lanes of one warp share through memory without meeting
+  shuffle_orders,  // they meet at a shuffle, which does not order memory
 };
 
 struct Params {
@@ -72,8 +73,9 @@ __global__ void sum_rows(Params params) {
   float* partial = mdmcorrect::portable::shared_at<float>(0);
   for (int row = blockIdx.x; row < params.rows; row += gridDim.x) {
     float own = warp_sum<defect>(row_sum<defect>(params, row));
-    if (defect == Defect::no_syncwarp) {
+    if (defect == Defect::no_syncwarp || defect == Defect::shuffle_orders) {
       if (threadIdx.x == 0) partial[0] = own;
+      if (defect == Defect::shuffle_orders) own = __shfl_sync(kFullWarp, own, static_cast<int>(threadIdx.x % 32));
       if (threadIdx.x == 1) params.sums[row] = partial[0];
     }
     if (defect == Defect::early_return && threadIdx.x >= 32) return;
@@ -108,5 +110,5 @@ bool dispatch(int defect, const Params& params, std::integer_sequence<int, defec
 extern "C" __attribute__((visibility("default"))) int simt_control(int defect, const float* input, float* sums,
                                                                    int rows, int width) {
   return !dispatch(defect, {input, sums, rows, width},
-                   std::make_integer_sequence<int, static_cast<int>(Defect::no_syncwarp) + 1>());
+                   std::make_integer_sequence<int, static_cast<int>(Defect::shuffle_orders) + 1>());
 }

@@ -138,7 +138,8 @@ static void meet(unsigned mask) {
   } else {
     compute_vote(lanes, mask, own->kind);
   }
-  join_lanes(own->warp, mask);
+  // Shuffles, votes and ldmatrix make lanes wait for one another and promise nothing about memory.
+  if (own->kind == Collective::sync) join_lanes(own->warp, mask);
   for (unsigned lane = 0; lane < kLanes; ++lane) {
     if ((mask >> lane & 1) != 0) lanes[lane].state = State::ready;
   }

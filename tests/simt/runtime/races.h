@@ -1,7 +1,7 @@
 // Who touched a byte last, and whether the program orders that before the access at hand.
 //
-// Order is what barriers and collectives make, kept as two levels of logical clocks: lanes within a warp meet at
-// collectives, warps of a block at barriers. Blocks of one launch are never ordered, launches always are.
+// Order is what barriers make, kept as two levels of logical clocks: lanes within a warp meet at __syncwarp, warps of a
+// block at barriers. Blocks of one launch are never ordered, launches always are.
 #pragma once
 
 #include <stdint.h>
