@@ -182,6 +182,7 @@ def test_table_of_a_run_in_which_one_case_fails(tmp_path, capsys, monkeypatch):
     (folder / "bench_it.py").write_text(CASES)
     (tmp_path / "pytest.ini").write_text("[pytest]\npython_files = bench_*.py\n")
     monkeypatch.setattr(bench, "BENCHMARKS", folder)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # within its workers nothing is timed
     assert cli.main(["bench", "--json", str(tmp_path / "out.json")]) == 1
     (row,) = json.loads((tmp_path / "out.json").read_text())
     assert row["case"] == "fast"

@@ -54,6 +54,7 @@ void ask_all(int64_t batch, int64_t length) {
   ask("uniform", rows<UniformParams>(batch, length), cuda::uniform, cuda::uniform_workspace);
   for (const int64_t vocab : {1, 512, 126464, 300000, 8000000}) {
     ScoreTokensParams params = rows<ScoreTokensParams>(batch, length);
+    params.row_count = batch * length;
     params.vocab = vocab;
     ask("score_tokens", params, cuda::score_tokens, cuda::score_tokens_workspace);
   }

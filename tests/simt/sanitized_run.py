@@ -15,6 +15,8 @@ import numpy as np
 import test_simt_count_positions as count
 import test_simt_linear_cross_entropy as loss
 import test_simt_remask_step as remask
+import test_simt_score_hidden as hidden
+import test_simt_score_quality as quality
 import test_simt_score_tokens as score
 import test_simt_select_positions as select
 import test_simt_uniform as uniform
@@ -65,6 +67,17 @@ def run_scores(simt: Simt) -> None:
         device_ops.score_tokens(simt, whole, rows=np.arange(515)[None] % 100 == 7, temperature=1.0, top_p=0.5)
 
 
+def run_hidden(simt: Simt) -> None:
+    """Blocks that end within a vector, packed rows of odd sizes, heads of more than one chunk."""
+    for dtype in hidden.DTYPES:
+        logits = hidden.product(6, 2053, dtype)
+        hidden.score(simt, logits, (2, 3), temperature=0.7, seed=np.array([5, 6]), tokens=np.array([[0, 2052, 5]] * 2))
+        hidden.test_rows_are_gathered(simt, 200, dtype)
+        for form in ("position", "logit"):
+            states, options = quality.case(form, 2, 3, 1037, dtype)
+            quality.check(simt, states, **options)
+
+
 def run_attention(simt: Simt) -> None:
     """Every width over more than one tile, dtypes in turn; masks, padding, fewer queries than keys."""
     dtypes, maskings = itertools.cycle(attention_cases.TYPES), itertools.cycle(attention_cases.MASKINGS.values())
@@ -87,13 +100,13 @@ def run_attention(simt: Simt) -> None:
 def run_loss(simt: Simt) -> None:
     """Rows of every alignment, blocks that end within a vector."""
     for dtype, width in itertools.product(loss.TYPES, (5, 16)):
-        hidden, weight, targets = loss.problem(5, width, 1301, dtype, counted=1.0)
+        states, weight, targets = loss.problem(5, width, 1301, dtype, counted=1.0)
         options = {"row_index": np.array([-1, 0, 3, 3, 4]), "suppress": [1300], "bias": np.zeros(1301, np.float32)}
-        loss.check(simt, hidden, weight, targets.clip(max=1299), dtype, 648, **options)
+        loss.check(simt, states, weight, targets.clip(max=1299), dtype, 648, **options)
 
 
 if __name__ == "__main__":
     simt = RecordingSimt(Path(sys.argv[1]))
-    for run in (run_positions, run_scores, run_attention, run_loss):
+    for run in (run_positions, run_scores, run_hidden, run_attention, run_loss):
         run(simt)
     print(*sorted(simt.kernels))
