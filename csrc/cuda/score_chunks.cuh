@@ -19,7 +19,8 @@ constexpr float kLn2 = 0.693147182f;
 // One row, as every thread of its block sees it.
 struct ScoredRow {
   const ScoreTokensParams* params;
-  const uint8_t* data;     // logits of id 0
+  const uint8_t* data;  // logits of id 0
+  Guidance guidance;
   ChunkPartial* raw;       // [chunks]
   ChunkPartial* proposal;  // [chunks]
   int64_t b, l;
@@ -27,18 +28,37 @@ struct ScoredRow {
   bool exists;  // false: padding of row_index
 };
 
-template <FloatType type>
-__device__ __forceinline__ LoadedChunk<type> load_chunk(const ScoredRow& row, int64_t index) {
-  return load_chunk<type>(chunk_place<type>(row.data, row.params->vocab, index));
+// Of a call with guidance both rows are loaded at once.
+template <FloatType type, bool guided>
+struct LoadedLogits {
+  LoadedChunk<type> row[guided ? 2 : 1];
+};
+
+template <FloatType type, bool guided>
+__device__ __forceinline__ LoadedLogits<type, guided> load_logits(const ScoredRow& row, int64_t index) {
+  LoadedLogits<type, guided> loaded;
+  loaded.row[0] = load_chunk<type>(chunk_place<type>(row.data, row.params->vocab, index));
+  if constexpr (guided) {
+    const uint8_t* const uncond = row.guidance.uncond;
+    loaded.row[1] =
+        uncond == nullptr ? LoadedChunk<type>{} : load_chunk<type>(chunk_place<type>(uncond, row.params->vocab, index));
+  }
+  return loaded;
 }
 
-template <FloatType type>
-__device__ __forceinline__ Chunk<type> finish_chunk(const ScoredRow& row, const LoadedChunk<type>& loaded,
+template <FloatType type, bool guided>
+__device__ __forceinline__ Chunk<type> finish_chunk(const ScoredRow& row, const LoadedLogits<type, guided>& loaded,
                                                     int64_t index) {
   const ScoreTokensParams& params = *row.params;
   const ChunkPlace place = chunk_place<type>(row.data, params.vocab, index);
-  Chunk<type> chunk = widen(align_chunk(loaded, place), place, params.probabilities ? 0.0f : -__builtin_inff());
-  if (params.probabilities) {
+  Chunk<type> chunk = widen(align_chunk(loaded.row[0], place), place, params.probabilities ? 0.0f : -__builtin_inff());
+  if constexpr (guided) {
+    if (row.guidance.uncond != nullptr) {
+      const ChunkPlace beside = chunk_place<type>(row.guidance.uncond, params.vocab, index);
+      mix_chunk(&chunk, widen(align_chunk(loaded.row[1], beside), beside, 0.0f), row.guidance.strength);
+      fill_absent(&chunk, place, -__builtin_inff());
+    }
+  } else if (params.probabilities) {
 #pragma unroll
     for (int slot = 0; slot < chunk.kSlots; ++slot) chunk.value[slot] = logf(chunk.value[slot]);
   }
@@ -49,7 +69,7 @@ __device__ __forceinline__ Chunk<type> finish_chunk(const ScoredRow& row, const 
 // What may be proposed of a chunk, filters aside.
 __device__ __forceinline__ ChunkReader read_proposal(const ScoredRow& row, int64_t index) {
   const ScoreTokensParams& params = *row.params;
-  ChunkReader reader{&params, row.data, index * kChunkIds, 0};
+  ChunkReader reader{&params, row.data, row.guidance, index * kChunkIds, 0};
   drop_ids(&reader, params.suppress, params.suppress_count);
   drop_ids(&reader, params.forbid, params.forbid_count);
   return reader;
@@ -97,9 +117,10 @@ __device__ __forceinline__ ChunkPartial summarise(const AnyChunk& chunk, const T
 }
 
 // Both laws of chunks first, first + step, ... below last; the loads of the next chunk are under way while one is summed.
-template <FloatType type>
+// Without guidance also while one is waited for; with it two rows' are, and registers do not reach for four.
+template <FloatType type, bool guided = false>
 __device__ __forceinline__ void scan_chunks(const ScoredRow& row, const RowPlan& plan, int64_t first, int64_t last,
-                                            int64_t step) {
+                                            int step) {
   const ScoreTokensParams& params = *row.params;
   const bool same_scale = plan.scale == 1.0f;
   const bool proposal_sum = plan.proposal_sum && !plan.filtered;
@@ -108,16 +129,19 @@ __device__ __forceinline__ void scan_chunks(const ScoredRow& row, const RowPlan&
   const Terms proposal_terms{proposal_sum, plan.proposal_dot, plan.second, plan.scale};
   float raw_best = -__builtin_inff(), proposal_best = -__builtin_inff();
   if (first >= last) return;
-  LoadedChunk<type> next = load_chunk<type>(row, first);
+  const int end = static_cast<int>(last);  // chunks are counted in 32 bits here, where registers are short
+  LoadedLogits<type, guided> next = load_logits<type, guided>(row, first);
 #pragma unroll 1
-  for (int64_t index = first; index < last; index += step) {
-    const LoadedChunk<type> current = next;
-    if (index + step < last) next = load_chunk<type>(row, index + step);
+  for (int index = static_cast<int>(first); index < end; index += step) {
+    const LoadedLogits<type, guided> current = next;
+    const bool more = index + step < end;
+    if (!guided && more) next = load_logits<type, guided>(row, index + step);
     Chunk<type> chunk = finish_chunk(row, current, index);
+    if (guided && more) next = load_logits<type, guided>(row, index + step);
     const bool same_best = raw_best == proposal_best;
     const ChunkPartial raw = summarise(chunk, raw_terms, &raw_best);
     ChunkPartial proposal = raw;
-    const bool dropped = drop_ids(&chunk, index * kChunkIds, params.forbid, params.forbid_count);
+    const bool dropped = drop_ids(&chunk, int64_t{index} * kChunkIds, params.forbid, params.forbid_count);
     if (dropped || !same_best || (proposal_sum && !same_scale)) {
       proposal = summarise(chunk, proposal_terms, &proposal_best);
     } else {

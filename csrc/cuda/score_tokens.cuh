@@ -51,6 +51,12 @@ __device__ __forceinline__ ScoredRow scored_row(const ScoreTokensKernel& kernel,
   const int64_t offset = params.row_stride != 0 ? index * params.row_stride
                                                 : row.b * params.batch_stride + source * params.position_stride;
   row.data = static_cast<const uint8_t*>(params.logits) + offset * logit_bytes(params);
+  const double guidance = params.uncond_logits != nullptr && row.exists ? at(params.guidance, row.b, row.l) : 0.0;
+  if (guidance != 0.0) {
+    const int64_t beside = row.b * params.uncond_batch_stride + source * params.uncond_position_stride;
+    row.guidance.uncond = static_cast<const uint8_t*>(params.uncond_logits) + beside * logit_bytes(params);
+    row.guidance.strength = static_cast<float>(guidance + 1.0);
+  }
   row.raw = kernel.partials == nullptr ? shared_at<ChunkPartial>(cuda::kScoreSharedBytes)
                                        : kernel.partials + index * 2 * row.chunks;
   row.proposal = row.raw + row.chunks;
@@ -157,7 +163,7 @@ struct Scanned<ScoreTokensKernel> {
     return race_chunks(row, row_draws(row), scale, 0, row.chunks, {0.0, 0.0f, -1}).index;
   }
   static __device__ __forceinline__ float current(const ScoreTokensKernel&, int64_t, const ScoredRow& row, int64_t id) {
-    return read_value(row.data, row.params->type, id);
+    return read_logit(row.data, row.params->type, row.guidance, id);
   }
 };
 
@@ -228,7 +234,7 @@ __device__ __attribute__((noinline)) void conclude_row(const Kernel& kernel, int
 }
 
 // Many rows: block i scores rows i, i + gridDim.x, ...
-template <FloatType type>
+template <FloatType type, bool guided>
 __device__ void score_rows(const ScoreTokensKernel& kernel) {
 #pragma unroll 1
   for (int64_t index = blockIdx.x; index < kernel.params.row_count; index += gridDim.x) {
@@ -238,7 +244,7 @@ __device__ void score_rows(const ScoreTokensKernel& kernel) {
       continue;
     }
     const RowPlan plan = plan_row(kernel.params, row.b, row.l);
-    scan_chunks<type>(row, plan, warp_id(), row.chunks, warp_count());
+    scan_chunks<type, guided>(row, plan, warp_id(), row.chunks, warp_count());
     __syncthreads();
     conclude_row(kernel, index);
     __syncthreads();  // warp 0 has read the partials before the next row's are written
@@ -246,13 +252,13 @@ __device__ void score_rows(const ScoreTokensKernel& kernel) {
 }
 
 // Few rows: block i takes piece i % pieces of row i / pieces.
-template <FloatType type>
+template <FloatType type, bool guided>
 __device__ void scan_piece(const ScoreTokensKernel& kernel) {
   const ScoredRow row = scored_row(kernel, blockIdx.x / kernel.pieces);
   if (!is_asked(row)) return;
   const int64_t piece = blockIdx.x % kernel.pieces;
   const int64_t first = row.chunks * piece / kernel.pieces, last = row.chunks * (piece + 1) / kernel.pieces;
-  scan_chunks<type>(row, plan_row(kernel.params, row.b, row.l), first + warp_id(), last, warp_count());
+  scan_chunks<type, guided>(row, plan_row(kernel.params, row.b, row.l), first + warp_id(), last, warp_count());
 }
 
 // Block i concludes row i.

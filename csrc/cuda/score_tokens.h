@@ -35,22 +35,26 @@ inline int64_t score_tokens_workspace(const ScoreTokensParams& params) {
 // All pointers are device pointers; suppress and forbid may be in any order and hold ids outside the vocabulary.
 // params.rows or row_index say which rows are asked for.
 inline void score_tokens(const ScoreTokensParams& params, void* workspace, Launcher& launch) {
-  static constexpr const char* kRows[] = {"score_tokens_rows_float32", "score_tokens_rows_bfloat16",
-                                          "score_tokens_rows_float16"};
-  static constexpr const char* kScan[] = {"score_tokens_scan_float32", "score_tokens_scan_bfloat16",
-                                          "score_tokens_scan_float16"};
+  static constexpr const char* kRows[2][3] = {
+      // without guidance and with it
+      {"score_tokens_rows_float32", "score_tokens_rows_bfloat16", "score_tokens_rows_float16"},
+      {"score_tokens_rows_guided_float32", "score_tokens_rows_guided_bfloat16", "score_tokens_rows_guided_float16"}};
+  static constexpr const char* kScan[2][3] = {
+      {"score_tokens_scan_float32", "score_tokens_scan_bfloat16", "score_tokens_scan_float16"},
+      {"score_tokens_scan_guided_float32", "score_tokens_scan_guided_bfloat16", "score_tokens_scan_guided_float16"}};
   const int64_t rows = params.row_count;
   if (rows == 0) return;
-  const int type = static_cast<int>(params.type);
+  const int guided = params.uncond_logits != nullptr, type = static_cast<int>(params.type);
   const unsigned shared = static_cast<unsigned>(kScoreSharedBytes);
   if (!partials_in_workspace(params)) {
     const unsigned partial_bytes = static_cast<unsigned>(2 * score_chunks(params) * sizeof(ChunkPartial));
     const unsigned blocks = static_cast<unsigned>(rows < kFillingBlocks ? rows : kFillingBlocks);
-    launch({kRows[type], blocks, 1, kScoreThreads, shared + partial_bytes}, ScoreTokensKernel{params, nullptr, 1});
+    launch({kRows[guided][type], blocks, 1, kScoreThreads, shared + partial_bytes},
+           ScoreTokensKernel{params, nullptr, 1});
     return;
   }
   const ScoreTokensKernel kernel{params, static_cast<ChunkPartial*>(workspace), score_pieces(params)};
-  launch({kScan[type], static_cast<unsigned>(rows * kernel.pieces), 1, kScoreThreads, 0}, kernel);
+  launch({kScan[guided][type], static_cast<unsigned>(rows * kernel.pieces), 1, kScoreThreads, 0}, kernel);
   launch({"score_tokens_conclude", static_cast<unsigned>(rows), 1, kScoreThreads, shared}, kernel);
 }
 

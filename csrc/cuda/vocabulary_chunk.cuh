@@ -18,18 +18,74 @@ struct PlainChunk {
   __device__ __forceinline__ int id(int slot) const { return lane_id() + slot * kWarpLanes; }
 };
 
+// ---- guidance ----
+
+// What is mixed into a row of logits: unconditional ones, from id 0 on, and how much of the difference; null: nothing.
+struct Guidance {
+  const uint8_t* uncond;
+  float strength;  // guidance + 1
+};
+
+template <FloatType type>
+__device__ __forceinline__ void round_pair(float* a, float* b) {
+  if (type == FloatType::float32) return;
+  const uint32_t packed = type == FloatType::bfloat16 ? ptx::pack_bf16(*a, *b) : ptx::pack_fp16(*a, *b);
+  *a = widen_bits<type>(packed & 0xffffu);
+  *b = widen_bits<type>(packed >> 16);
+}
+
+// u + strength (c - u) for two logits, each operation rounded to their dtype as tensor operations would.
+template <FloatType type>
+__device__ __forceinline__ void mix_pair(float* a, float* b, float uncond_a, float uncond_b, float strength) {
+  *a -= uncond_a;
+  *b -= uncond_b;
+  round_pair<type>(a, b);
+  *a *= strength;
+  *b *= strength;
+  round_pair<type>(a, b);
+  *a += uncond_a;
+  *b += uncond_b;
+  round_pair<type>(a, b);
+}
+
+template <FloatType type>
+__device__ __forceinline__ void mix_chunk(Chunk<type>* chunk, const Chunk<type>& uncond, float strength) {
+#pragma unroll
+  for (int slot = 0; slot < Chunk<type>::kSlots; slot += 2) {
+    mix_pair<type>(&chunk->value[slot], &chunk->value[slot + 1], uncond.value[slot], uncond.value[slot + 1], strength);
+  }
+}
+
+template <FloatType type>
+__device__ __forceinline__ float mixed(float cond, float uncond, float strength) {
+  float other = cond;
+  mix_pair<type>(&cond, &other, uncond, uncond, strength);
+  return cond;
+}
+
+// One logit of a row.
+__device__ __forceinline__ float read_logit(const uint8_t* row, FloatType type, const Guidance& guidance, int64_t id) {
+  const float cond = read_value(row, type, id);
+  if (guidance.uncond == nullptr) return cond;
+  const float uncond = read_value(guidance.uncond, type, id);
+  if (type == FloatType::float32) return mixed<FloatType::float32>(cond, uncond, guidance.strength);
+  return type == FloatType::bfloat16 ? mixed<FloatType::bfloat16>(cond, uncond, guidance.strength)
+                                     : mixed<FloatType::float16>(cond, uncond, guidance.strength);
+}
+
 // A chunk that is read again, one logit at a time in the order of PlainChunk: one short piece of code for all dtypes, where
 // little is left to read.
 struct ChunkReader {
   const ScoreTokensParams* params;
   const uint8_t* row;
+  Guidance guidance;
   int64_t begin;
   uint32_t dropped;  // a bit for each slot of this lane
 
   __device__ __forceinline__ float value(int slot) const {
     const int64_t id = begin + lane_id() + slot * kWarpLanes;
     if (id >= params->vocab || (dropped >> slot & 1) != 0) return -__builtin_inff();
-    const float x = read_value(row, params->type, id);
+    const float x = read_logit(row, params->type, guidance, id);
     return params->probabilities ? logf(x) : x;
   }
 };

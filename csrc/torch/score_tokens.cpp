@@ -73,7 +73,6 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
   set_guidance(logits, uncond_logits, guidance, &params);
 
   if (logits.is_cuda()) {
-    check(params.uncond_logits == nullptr, kOp, "guidance has no CUDA kernel yet; mix the logits before the call");
     if (rows) params.rows = bool_grid(kOp, "rows", rows, batch, length, logits);
     CudaLauncher launcher(kOp, logits);
     const Tensor workspace = byte_tensor(cuda::score_tokens_workspace(params), logits);

@@ -69,8 +69,8 @@ def score_tokens(
         uncond_logits: logits without the condition, shape and dtype of ``logits``, strides of their own.
         guidance: classifier-free guidance scale w. Before anything else the logits c become ``u + (w + 1) * (c - u)``,
             u being ``uncond_logits``, every operation rounded to their dtype as LLaDA's ``cfg_scale`` has it. At 0 u is
-            not read; on CUDA the mix is a tensor of its own. An id that is -inf in both becomes NaN: ``suppress`` it. A
-            number, or a tensor as ``temperature``.
+            not read. An id that is -inf in both becomes NaN: ``suppress`` it. A number, or a tensor as
+            ``temperature``.
         shift: position l is scored by the logits of position max(l - shift, 0): 1 for models that predict the next
             token (Dream). ``rows``, ``tokens``, ``positions`` and the scores are those of position l.
         law: which distribution the statistics describe: "raw", at temperature 1 with everything but ``suppress``
@@ -125,8 +125,6 @@ def score_tokens(
     if shift < 0:
         raise ValueError(f"shift: expected at least 0, got {shift}")
     uncond, weight = _guidance(uncond_logits, guidance, logits, input)
-    if uncond is not None and weight is not None and grid.is_cuda:  # its kernel reads one tensor of logits
-        grid, uncond, weight = _mixed(grid, uncond, weight), None, None
 
     dense = scoring.choice("noise", noise, "lazy", "dense") == "dense"
     mask = scoring.want_mask(want, tokens is not None, dense)
@@ -173,12 +171,6 @@ def _guidance(
         raise ValueError('guidance: mixes logits, and with input="probs" there are none')
     lead = logits.shape[:-1]
     return uncond, scoring.per_position("guidance", guidance, lead, logits, torch.float64, -math.inf, math.inf)
-
-
-def _mixed(cond: Tensor, uncond: Tensor, weight: Tensor) -> Tensor:
-    """What the CPU kernel mixes on the fly, to the same bits: every operation rounded to the logits' dtype."""
-    scaled = (cond - uncond).float() * (weight + 1).float().unsqueeze(-1)
-    return torch.where(weight.unsqueeze(-1) == 0, cond, uncond + scaled.to(cond.dtype))
 
 
 def _as_grid(name: str, logits: object) -> Tensor:

@@ -68,18 +68,6 @@ def test_guidance_per_sequence_and_per_position():
     assert torch.equal(each.entropy, torch.stack([both[0].entropy[0], both[1].entropy[1]]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_mix_that_devices_without_one_get_is_the_kernels(dtype):
-    module = sys.modules["mdmcorrect.ops.score_tokens"]
-    cond, uncond = (peaked_logits(2, 3, 700, dtype, seed=s) for s in (1, 2))
-    uncond[0, 0] = torch.nan  # not read there
-    weight = torch.tensor([[0.0, 1.0, 2.0], [0.5, 1.5, -1.0]], dtype=torch.float64)
-    options = {"temperature": 0.7, "seed": 3}
-    on_the_fly = score_tokens(cond, uncond_logits=uncond, guidance=weight, **options)
-    assert_same_bits(on_the_fly, score_tokens(module._mixed(cond, uncond, weight), **options))
-    assert torch.equal(module._mixed(cond, uncond, weight)[1, 1], mixed(cond, uncond, 1.5)[1, 1])
-
-
 def test_unconditional_logits_are_not_read_where_guidance_is_zero():
     cond = peaked_logits(1, 4, 600)
     broken = torch.full_like(cond, torch.nan)

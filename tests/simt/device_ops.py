@@ -289,6 +289,8 @@ def score_tokens(
     simt: Simt,
     logits,
     *,
+    uncond_logits=None,
+    guidance=0.0,
     tokens=None,
     rows=None,
     positions=None,
@@ -313,7 +315,7 @@ def score_tokens(
     row_index=None,
     first_row=0,
 ) -> tuple[dict[str, np.ndarray], dict[str, Traffic]]:
-    """logits [B, L, V]; temperature, top_k and top_p: numbers or [B, L]; seed as in select_positions.
+    """logits [B, L, V]; guidance, temperature, top_k, top_p: numbers or [B, L]; seed as in select_positions.
 
     shape: (B, L), and logits are [R, V]: of the rows of row_index, or of first_row and those that follow.
     """
@@ -332,6 +334,7 @@ def score_tokens(
         return None if value is None else np.broadcast_to(np.asarray(value, dtype), (batch, length))
 
     strides = [stride // logits.itemsize for stride in logits.strides]
+    beside = [0, 0] if uncond_logits is None else [stride // logits.itemsize for stride in uncond_logits.strides]
     traffic = simt.launch(
         op,
         layout="score_tokens",
@@ -346,6 +349,10 @@ def score_tokens(
         row_index=row_index,
         first_row=first_row,
         row_count=batch * length if shape is None else len(logits),
+        uncond_logits=uncond_logits,
+        uncond_batch_stride=beside[0],
+        uncond_position_stride=beside[1],
+        guidance=grid(guidance, np.float64),
         shift=shift,
         probabilities=input == "probs",
         tokens=tokens,

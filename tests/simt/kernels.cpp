@@ -159,9 +159,15 @@ void score_quality_rows_float16(ScoreQualityParams);
 void score_tokens_rows_float32(ScoreTokensKernel);
 void score_tokens_rows_bfloat16(ScoreTokensKernel);
 void score_tokens_rows_float16(ScoreTokensKernel);
+void score_tokens_rows_guided_float32(ScoreTokensKernel);
+void score_tokens_rows_guided_bfloat16(ScoreTokensKernel);
+void score_tokens_rows_guided_float16(ScoreTokensKernel);
 void score_tokens_scan_float32(ScoreTokensKernel);
 void score_tokens_scan_bfloat16(ScoreTokensKernel);
 void score_tokens_scan_float16(ScoreTokensKernel);
+void score_tokens_scan_guided_float32(ScoreTokensKernel);
+void score_tokens_scan_guided_bfloat16(ScoreTokensKernel);
+void score_tokens_scan_guided_float16(ScoreTokensKernel);
 void score_tokens_conclude(ScoreTokensKernel);
 void select_positions_rows(RowKernel<SelectPositionsParams>);
 void uniform_numbers(UniformParams);
@@ -190,9 +196,15 @@ const Entry entries[] = {
     SIMT_KERNEL(score_tokens_rows_float32, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_rows_bfloat16, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_rows_float16, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_rows_guided_float32, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_rows_guided_bfloat16, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_rows_guided_float16, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_scan_float32, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_scan_bfloat16, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_scan_float16, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_scan_guided_float32, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_scan_guided_bfloat16, ScoreTokensKernel),
+    SIMT_KERNEL(score_tokens_scan_guided_float16, ScoreTokensKernel),
     SIMT_KERNEL(score_tokens_conclude, ScoreTokensKernel),
     SIMT_KERNEL(select_positions_rows, RowKernel<SelectPositionsParams>),
     SIMT_KERNEL(uniform_numbers, UniformParams),
