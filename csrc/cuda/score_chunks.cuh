@@ -117,7 +117,8 @@ __device__ __forceinline__ ChunkPartial summarise(const AnyChunk& chunk, const T
 }
 
 // Both laws of chunks first, first + step, ... below last; the loads of the next chunk are under way while one is summed.
-// Without guidance also while one is waited for; with it two rows' are, and registers do not reach for four.
+// Without guidance also while one is waited for. With it two rows' are, and registers do not reach for four, nor in float32
+// for three: there nothing is loaded ahead.
 template <FloatType type, bool guided = false>
 __device__ __forceinline__ void scan_chunks(const ScoredRow& row, const RowPlan& plan, int64_t first, int64_t last,
                                             int step) {
@@ -130,14 +131,16 @@ __device__ __forceinline__ void scan_chunks(const ScoredRow& row, const RowPlan&
   float raw_best = -__builtin_inff(), proposal_best = -__builtin_inff();
   if (first >= last) return;
   const int end = static_cast<int>(last);  // chunks are counted in 32 bits here, where registers are short
-  LoadedLogits<type, guided> next = load_logits<type, guided>(row, first);
+  constexpr bool kAhead = !guided || type != FloatType::float32, kAfterMix = guided && kAhead;
+  LoadedLogits<type, guided> next{};
+  if (kAhead) next = load_logits<type, guided>(row, first);
 #pragma unroll 1
   for (int index = static_cast<int>(first); index < end; index += step) {
-    const LoadedLogits<type, guided> current = next;
+    const LoadedLogits<type, guided> current = kAhead ? next : load_logits<type, guided>(row, index);
     const bool more = index + step < end;
-    if (!guided && more) next = load_logits<type, guided>(row, index + step);
+    if (kAhead && !kAfterMix && more) next = load_logits<type, guided>(row, index + step);
     Chunk<type> chunk = finish_chunk(row, current, index);
-    if (guided && more) next = load_logits<type, guided>(row, index + step);
+    if (kAfterMix && more) next = load_logits<type, guided>(row, index + step);
     const bool same_best = raw_best == proposal_best;
     const ChunkPartial raw = summarise(chunk, raw_terms, &raw_best);
     ChunkPartial proposal = raw;
