@@ -63,6 +63,8 @@ def run_scores(simt: Simt) -> None:
             {"temperature": 1.0, "suppress": (4608, 0), "forbid": (3, 700), "rows": np.array([[1, 0], [1, 1]], bool)},
         ):
             score.check(simt, logits, tokens=tokens, seed=1, **options)
+        other = score.peaked(2, 2, 4612, dtype, seed=1)[..., 2:4611]
+        device_ops.score_tokens(simt, logits, uncond_logits=other, guidance=1.5, temperature=0.7, noise="dense")
         whole = np.lib.stride_tricks.as_strided(logits, (1, 515, 601), (0, 0, logits.itemsize)).view(type(logits))
         device_ops.score_tokens(simt, whole, rows=np.arange(515)[None] % 100 == 7, temperature=1.0, top_p=0.5)
 
