@@ -45,10 +45,11 @@ static WeightedValues weighted(const FilterScratch& scratch, int64_t count, cons
   return all;
 }
 
+constexpr int64_t kBlock = 32 * kLanes;  // values in one float32 sum: of more, it would lose what it adds
+
 // Sum of f(value, weight).
 template <typename F>
 MDM_INLINE double sum_over(const WeightedValues& all, F f) {
-  constexpr int64_t kBlock = 32 * kLanes;  // beyond, float32 sums would lose what they add
   double total = 0.0;
   for (int64_t first = 0; first < all.count; first += kBlock) {
     const int64_t end = all.count < first + kBlock ? all.count : first + kBlock;
@@ -74,7 +75,6 @@ constexpr int kPivots = 4;
 
 // Weight of the values that are at least as large as each of the pivots.
 static void weights_from(const WeightedValues& all, const float* pivots, double* weights) {
-  constexpr int64_t kBlock = 32 * kLanes;  // beyond, float32 sums would lose what they add
   for (int k = 0; k < kPivots; ++k) weights[k] = 0.0;
   for (int64_t first = 0; first < all.count; first += kBlock) {
     const int64_t end = all.count < first + kBlock ? all.count : first + kBlock;

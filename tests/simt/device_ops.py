@@ -1,17 +1,18 @@
-"""The operators on the harness, with the arguments of mdmcorrect.reference, NumPy arrays in and out."""
+"""The operators on the harness, with the arguments of mdmcorrect.reference, NumPy arrays in and out; attention is in
+device_attention.py."""
 
 from __future__ import annotations
 
 import ctypes
 
 import numpy as np
-from harness import BFloat16, Simt, Traffic, float_type, widen
+from harness import Simt, Traffic, float_type, widen
 from params import FLOAT_TYPES
 
 from mdmcorrect.ops.count_positions import RULES
 
 
-def _counts(value, dtype=np.int64) -> np.ndarray | None:
+def integers(value, dtype=np.int64) -> np.ndarray | None:
     return None if value is None else np.asarray(value, dtype)
 
 
@@ -29,10 +30,10 @@ def select_positions(
         scores=scores,
         eligible=eligible,
         positions=grid,
-        k=_counts(k),
-        seed=_counts(seed),
-        step=_counts(step),
-        call=_counts(call),
+        k=integers(k),
+        seed=integers(seed),
+        step=integers(step),
+        call=integers(call),
         temperature=temperature,
         largest=largest,
         selected=selected,
@@ -52,9 +53,9 @@ def uniform(
         batch=batch,
         length=length,
         positions=np.broadcast_to(positions, (batch, length)),
-        seed=_counts(seed),
-        step=_counts(step),
-        call=_counts(call),
+        seed=integers(seed),
+        step=integers(step),
+        call=integers(call),
         purpose=purpose,
         type=float_type(values),
         values=values,
@@ -105,9 +106,9 @@ def remask_step(
         mask_id=mask_id,
         tokens=tokens,
         proposals=proposals,
-        unmask_count=_counts(unmask_count),
-        remask_count=_counts(remask_count),
-        keep_count=_counts(keep_count),
+        unmask_count=integers(unmask_count),
+        remask_count=integers(remask_count),
+        keep_count=integers(keep_count),
         refill_if_short=refill == "if_short",
         out_tokens=out_tokens,
         out_committed=committed,
@@ -178,9 +179,9 @@ def linear_cross_entropy(
         type=float_type(hidden),
         hidden=hidden,
         hidden_stride=hidden.strides[0] // hidden.itemsize,
-        targets=_counts(targets),
+        targets=integers(targets),
         ignore_index=ignore_index,
-        row_index=_counts(row_index),
+        row_index=integers(row_index),
         bias=bias,
         suppress=np.array(suppress, np.int64),
         suppress_count=len(suppress),
@@ -196,78 +197,6 @@ def linear_cross_entropy(
     if grad_losses is None:
         return (*list(outputs.values())[:2], *(outputs[name].astype(bool) for name in ("correct", "counted"))), traffic
     return (grad_hidden, grad_weight, grad_bias), traffic
-
-
-MASKS = ("full", "block_causal", "shadow")  # in the order of core/bidirectional_attention_params.h
-
-
-def empty_heads(like: np.ndarray, heads: int, length: int) -> np.ndarray:
-    """[B, heads, length, D] in the memory order of [B, length, heads, D], in the type of `like`."""
-    memory = np.zeros((like.shape[0], length, heads, like.shape[3]), like.dtype)
-    return (memory.view(BFloat16) if isinstance(like, BFloat16) else memory).swapaxes(1, 2)
-
-
-def _attention_fields(
-    q,
-    k,
-    v,
-    *,
-    starts=None,
-    lengths=None,
-    q_positions=None,
-    mask="full",
-    hide_self=False,
-    block_size=None,
-    shadow_of=None,
-    scale=None,
-) -> dict:
-    batch, heads, queries, width = q.shape
-    grid = None if q_positions is None else np.broadcast_to(np.asarray(q_positions, np.int64), (batch, queries))
-    return {
-        "batch": batch,
-        "heads": heads,
-        "kv_heads": k.shape[1],
-        "queries": queries,
-        "keys": k.shape[2],
-        "width": width,
-        "type": float_type(q),
-        "q": q,
-        "k": k,
-        "v": v,
-        "starts": _counts(starts),
-        "lengths": _counts(lengths),
-        "positions": grid,
-        "mask": MASKS.index(mask),
-        "hide_self": hide_self,
-        "block_size": block_size or 0,
-        "shadow_of": _counts(shadow_of),
-        "scale": width**-0.5 if scale is None else scale,
-    }
-
-
-def bidirectional_attention(simt: Simt, q, k, v, **masking) -> tuple[np.ndarray, np.ndarray, dict[str, Traffic]]:
-    """q, k, v: float16 or BFloat16 [B, H, S, D] with a contiguous last dimension. Returns out, lse and the traffic."""
-    out = empty_heads(q, q.shape[1], q.shape[2])
-    lse = np.empty(q.shape[:3], np.float32)
-    traffic = simt.launch("bidirectional_attention", **_attention_fields(q, k, v, **masking), out=out, lse=lse)
-    return out, lse, traffic
-
-
-def bidirectional_attention_backward(
-    simt: Simt, grad_out, grad_lse, q, k, v, out, lse, **masking
-) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, Traffic]]:
-    """Gradients to q, k and v from what bidirectional_attention returned."""
-    grads = tuple(empty_heads(x, x.shape[1], x.shape[2]) for x in (q, k, v))
-    traffic = simt.launch(
-        "bidirectional_attention_backward",
-        forward=_attention_fields(q, k, v, **masking),
-        out=out,
-        lse=lse,
-        grad_out=grad_out,
-        grad_lse=grad_lse,
-        **dict(zip(("grad_q", "grad_k", "grad_v"), grads, strict=True)),
-    )
-    return grads, traffic
 
 
 ID_SCORES = ("token", "argmax")
@@ -370,9 +299,9 @@ def score_tokens(
         proposal_law=law == "proposal",
         confidence_type=FLOAT_TYPES[confidence],
         dense_noise=noise == "dense",
-        seed=_counts(seed),
-        step=_counts(step),
-        call=_counts(call),
+        seed=integers(seed),
+        step=integers(step),
+        call=integers(call),
         ids=[out.get(name) for name in ID_SCORES],
         values=[None, None, *(out.get(name) for name in VALUE_SCORES)],
     )

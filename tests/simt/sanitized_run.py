@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import attention_cases
+import device_attention
 import device_ops
 import numpy as np
 import test_simt_count_positions as count
@@ -86,17 +87,17 @@ def run_attention(simt: Simt) -> None:
     for width, dtype, masking in zip(attention_cases.WIDTHS, dtypes, maskings, strict=False):
         q, k, v = attention_cases.heads(3, 67, width, dtype, q_heads=1)
         masking = masking | attention_cases.ragged(67)
-        out, lse, _ = device_ops.bidirectional_attention(simt, q, k, v, **masking)
+        out, lse, _ = device_attention.bidirectional_attention(simt, q, k, v, **masking)
         assert np.abs(widen(out) - attention_cases.expected(q, k, v, **masking)[0]).max() < 0.03
         if width > 128:
             continue
         grad_lse = np.ones_like(lse)
-        grads, _ = device_ops.bidirectional_attention_backward(simt, q, grad_lse, q, k, v, out, lse, **masking)
+        grads, _ = device_attention.bidirectional_attention_backward(simt, q, grad_lse, q, k, v, out, lse, **masking)
         exact = reference.bidirectional_attention_backward(widen(q), grad_lse, widen(q), widen(k), widen(v), **masking)
         for got, want in zip(grads, exact, strict=True):
             assert np.abs(widen(got) - want).max() < 0.1
     q, k, v = attention_cases.heads(1, 70, 32)
-    device_ops.bidirectional_attention(simt, q[:, :, :9], k, v, q_positions=np.arange(60, 69))
+    device_attention.bidirectional_attention(simt, q[:, :, :9], k, v, q_positions=np.arange(60, 69))
 
 
 def run_loss(simt: Simt) -> None:

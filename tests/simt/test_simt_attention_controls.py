@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import attention_cases as cases
-import device_ops
+import device_attention
 import numpy as np
 import pytest
 from harness import Fault, Simt, widen
@@ -18,7 +18,7 @@ def mutant(source: str, line: str, replacement: str, folder) -> Simt:
 
 def error(simt: Simt, length: int = 100) -> float:
     q, k, v = cases.heads(1, length, 64, q_heads=1)
-    out = device_ops.bidirectional_attention(simt, q, k, v)[0]
+    out = device_attention.bidirectional_attention(simt, q, k, v)[0]
     return float(np.abs(widen(out) - cases.expected(q, k, v)[0]).max())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import attention_cases
+import device_attention
 import device_ops
 import harness
 import numpy as np
@@ -56,13 +57,13 @@ def run_count(simt: Simt) -> None:
 
 def run_attention(simt: Simt) -> None:
     """Three tiles of keys, the last one masked."""
-    device_ops.bidirectional_attention(simt, *attention_cases.heads(1, 150, 64, q_heads=1))
+    device_attention.bidirectional_attention(simt, *attention_cases.heads(1, 150, 64, q_heads=1))
 
 
 def run_attention_backward(simt: Simt) -> None:
     q, k, v = attention_cases.heads(1, 150, 64, q_heads=1)
-    out, lse, _ = device_ops.bidirectional_attention(simt, q, k, v)
-    device_ops.bidirectional_attention_backward(simt, q, None, q, k, v, out, lse)
+    out, lse, _ = device_attention.bidirectional_attention(simt, q, k, v)
+    device_attention.bidirectional_attention_backward(simt, q, None, q, k, v, out, lse)
 
 
 def run_score(simt: Simt) -> None:
