@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model import Output, Request, read_output
+from ..samplers import SampleResult
 
 UPSTREAM = "upstream"
 
@@ -42,6 +43,18 @@ def seed_of(seed: int | Tensor | torch.Generator | None, *, random: bool) -> int
     if seed is not None:
         return seed
     return int(torch.randint(2**62, (1,))) if random else 0
+
+
+def completed(result: SampleResult) -> SampleResult:
+    """``result``, of a run that was not cut short: an original returns tokens alone, and with masks among them its
+    caller could not tell.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted.
+    """
+    if result.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return result
 
 
 def append_masks(prompt: Tensor, count: int, mask_id: int) -> Tensor:

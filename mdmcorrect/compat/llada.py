@@ -106,7 +106,7 @@ def generate(
     if "unfilled_masks" in kept:
         sampler = _with_unfilled_masks(sampler, block_length, remasking, ties)
     called = common.HuggingFace(model)
-    return sampler(
+    result = sampler(
         Guided(called, cfg_scale) if cfg_scale > 0 else called,
         tokens,
         mask_id=mask_id,
@@ -114,7 +114,8 @@ def generate(
         origin=prompt.shape[1],
         seed=common.seed_of(seed, random=temperature > 0 or remasking == "random"),
         history=False,
-    ).tokens
+    )
+    return common.completed(result).tokens
 
 
 def get_num_transfer_tokens(mask_index: Tensor, steps: int) -> Tensor:
