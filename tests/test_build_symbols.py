@@ -1,7 +1,8 @@
-"""What the compiled library asks of torch, and what its instruction sets share with one another: nothing."""
+"""What the library asks of torch, its sources and its binary, and what its instruction sets share: nothing."""
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
@@ -9,11 +10,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mdmcorrect import _native
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFERED = (ROOT / "tests" / "data" / "torch_2_10_symbols.txt").read_text().split("\n")
+NAMES = {
+    name
+    for line in (ROOT / "tests" / "data" / "torch_2_10_names.txt").read_text().splitlines()
+    if not line.startswith("#")
+    for name in line.split()
+}
+# Headers of extensions for the stable ABI; no others are included.
+HEADERS = ("csrc/stable", "headeronly", "csrc/inductor/aoti_torch/c")
 # Of Python's stable ABI, what an empty module takes.
 PYTHON_SYMBOLS = {"PyModule_Create2"}
 OBJECTS = ROOT / "build" / f"native-{sys.implementation.cache_tag}" / "CMakeFiles"
@@ -39,6 +49,39 @@ def foreign(symbols: set[str]) -> set[str]:
     }
     of_python = {name for name in symbols if re.match(r"_?Py", name)} - PYTHON_SYMBOLS
     return of_torch | mangled | of_python
+
+
+def identifiers(source: str) -> set[str]:
+    """Names in C++, outside comments, strings and std."""
+    code = re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|std::\w+', " ", source, flags=re.DOTALL)
+    return set(re.findall(r"[A-Za-z_]\w+", code))
+
+
+@functools.cache
+def installed_names() -> set[str]:
+    folders = (Path(torch.__file__).parent / "include" / "torch" / folder for folder in HEADERS)
+    return {name for folder in folders for path in folder.rglob("*.h") for name in identifiers(path.read_text())}
+
+
+def newer_names(source: str) -> set[str]:
+    """Names of the installed torch's headers that a source uses and torch 2.10 does not have."""
+    return (identifiers(source) & installed_names()) - NAMES
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "csrc" / "torch").iterdir()), ids=lambda path: path.name)
+def test_the_sources_compile_against_torch_2_10(path):
+    source = path.read_text()
+    assert newer_names(source) == set()
+    allowed = rf"torch/({'|'.join(HEADERS)})/"
+    for header in re.findall(r"#include <((?:torch|c10|ATen)/.*?)>", source):
+        assert re.match(allowed, header), header
+
+
+@pytest.mark.parametrize(("name", "since"), [("STABLE_TORCH_ERROR_CODE_CHECK", (2, 13)), ("torch_from_blob", (2, 11))])
+def test_the_check_of_the_sources_finds_newer_names(name, since):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < since:
+        pytest.skip("this torch does not have it")
+    assert newer_names(f"void f() {{ {name}(0); }}  // {name}") == {name}
 
 
 def test_the_library_needs_only_what_torch_2_10_offers():

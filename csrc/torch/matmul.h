@@ -12,12 +12,12 @@ inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
   using torch::stable::detail::from;
   if (out.scalar_type() == a.scalar_type()) {
     std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
     (void)torch::stable::detail::to<Tensor>(stack[0]);
     return;
   }
   std::array<StableIValue, 4> stack{from(a), from(b), from(out.scalar_type()), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "dtype_out", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "dtype_out", stack.data(), TORCH_ABI_VERSION));
   (void)torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -25,14 +25,14 @@ inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
 inline void linear_out(const Tensor& rows, const Tensor& layer, const std::optional<Tensor>& bias, const Tensor& out) {
   using torch::stable::detail::from;
   std::array<StableIValue, 4> stack{from(rows), from(layer), from(bias), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
   (void)torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // The same memory as numbers of another type.
 inline Tensor view_as(const Tensor& tensor, ScalarType type) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(tensor), torch::stable::detail::from(type)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::view", "dtype", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::view", "dtype", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
