@@ -3,9 +3,12 @@
 # make test    the whole test suite; CUTLASS's headers are what fragment layouts are compared with
 # make lint    ruff, mypy, clang-format
 # make bench   the benchmarks
+# make constraints   the versions of everything, anew
 #
 # PYTHON names the interpreter to use. Without it a virtual environment is made in .venv from BASE_PYTHON, with a torch if
 # there is none; TORCH_INDEX_URL then chooses the package index torch comes from (pytorch.org lists one of CPU wheels).
+# What .venv gets has the versions of constraints.txt, or with LATEST=1 the newest that pyproject.toml allows; an
+# interpreter that PYTHON names keeps what it has. make constraints writes that file anew.
 BASE_PYTHON ?= python3
 PYTHON ?= .venv/bin/python
 TORCH ?= torch==2.13.0
@@ -15,9 +18,14 @@ BENCH_ARGS ?=
 
 export OMP_WAIT_POLICY ?= passive
 
-pip = $(PYTHON) -m pip install --quiet
+# Set to take the newest versions.
+LATEST ?=
+ifeq ($(origin PYTHON)$(LATEST),file)
+constrained = --constraint constraints.txt
+endif
+pip = $(PYTHON) -m pip install --quiet $(constrained)
 
-.PHONY: build demo test bench lint clean
+.PHONY: build demo test bench lint constraints clean
 
 # $(call install,EXTRAS): the library, compiled in place against the torch that is there, and what EXTRAS need.
 define install
@@ -48,6 +56,15 @@ lint: $(PYTHON)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) tools/clang_format.py --check
+
+# For every Python we support at once; what torch brings is torch's to choose.
+constraints: $(PYTHON)
+	$(pip) uv
+	$(PYTHON) -m uv pip compile --quiet --universal --python-version 3.10 --system-certs --no-annotate --no-header \
+		--extra dev pyproject.toml --output-file constraints.tmp $(if $(LATEST),--upgrade)
+	sed -i -E '/^(torch|triton|nvidia-.*-cu1[0-9]|cuda-(bindings|pathfinder|toolkit))\b/d' constraints.tmp
+	(sed -n '/^#/p' constraints.txt; cat constraints.tmp) > constraints.new
+	mv constraints.new constraints.txt; rm constraints.tmp
 
 clean:
 	rm -rf build dist *.egg-info mdmcorrect/*.so
