@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,7 @@ from mdmcorrect import _native
 logger = logging.getLogger(__name__)
 
 OPTIONS = ("--std=c++17", "--fmad=false", "-lineinfo")  # as cmake/cuda.cmake has them for nvcc
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def sources() -> Path:
@@ -75,11 +77,11 @@ def compile(op: str, capability: tuple[int, int]) -> bytes:
     nvrtc = _nvrtc()
     target = _target(capability, nvrtc.getSupportedArchs())
     kept = cache_dir() / f"{op}-{target}-{_fingerprint(op, nvrtc.getVersion())}.bin"
-    if kept.is_file():
-        return kept.read_bytes()
-    logger.info("compiling the CUDA kernels of %s for %s", op, target)
-    image = _compile(nvrtc, op, target)
-    _keep(kept, image)
+    image = _kept(kept)
+    if image is None:
+        logger.info("compiling the CUDA kernels of %s for %s", op, target)
+        image = _compile(nvrtc, op, target)
+        _keep(kept, image)
     return image
 
 
@@ -157,12 +159,43 @@ def _compile(nvrtc, op: str, target: str) -> bytes:
         nvrtc.destroyProgram(program)
 
 
-def _keep(path: Path, image: bytes) -> None:
-    """Write it whole or not at all: processes may compile the same kernel at once. A full disk is no reason to fail."""
+def _kept(path: Path) -> bytes | None:
+    """The image of a file that :func:`_keep` wrote, or None: what cannot be read, is damaged, or could have been written
+    by someone else is compiled again."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(image)
-        os.replace(file.name, path)
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            kept = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("compiling again: could not read the kernels in %s: %s", path, error)
+        return None
+    digest, image = kept[:_DIGEST_SIZE], kept[_DIGEST_SIZE:]
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        logger.warning("compiling again: others may write to the kernels in %s", path)
+    elif not image or _digest(image) != digest:
+        logger.warning("compiling again: the kernels in %s are damaged", path)
+    else:
+        return image
+    return None
+
+
+def _keep(path: Path, image: bytes) -> None:
+    """Write it, its digest first, for this user alone, whole or not at all: processes may compile the same kernel at
+    once. A full disk is no reason to fail."""
+    temporary = None
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # made with mode 0600
+            temporary = Path(file.name)
+            file.write(_digest(image) + image)
+        os.replace(temporary, path)
     except OSError as error:
         logger.warning("could not keep the compiled kernels in %s: %s", path.parent, error)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _digest(image: bytes) -> bytes:
+    return hashlib.sha256(image).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -44,7 +45,39 @@ def test_an_image_is_compiled_once(cache, monkeypatch):
     image = jit.compile("select_positions", (8, 0))
     (kept,) = cache.iterdir()
     monkeypatch.setattr(jit, "_compile", lambda *arguments: pytest.fail("compiled again"))
-    assert jit.compile("select_positions", (8, 0)) == image == kept.read_bytes()
+    assert jit.compile("select_positions", (8, 0)) == image
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda path: path.write_bytes(b""), "are damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "are damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"), "are damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[32:]), "are damaged"),
+        (lambda path: path.chmod(0o666), "others may write"),
+        (lambda path: os.chown(path, 12345, -1), "others may write"),
+        (lambda path: (path.unlink(), path.mkdir()), "could not read"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), "could not read"),
+    ],
+)
+def test_what_cannot_be_trusted_is_compiled_again(cache, caplog, monkeypatch, spoil, why):
+    monkeypatch.setattr(jit, "_compile", lambda *arguments: b"\x7fELF, an image")
+    image = jit.compile("select_positions", (8, 0))
+    (kept,) = cache.iterdir()
+    try:
+        spoil(kept)
+    except PermissionError:
+        pytest.skip("only root may give files away")
+    assert jit.compile("select_positions", (8, 0)) == image
+    assert why in caplog.text
+    caplog.clear()
+    if kept.is_file():
+        assert jit.compile("select_positions", (8, 0)) == image
+        assert not caplog.text
+    assert [path.name for path in cache.iterdir()] == [kept.name]
 
 
 def test_a_changed_source_is_compiled_anew(monkeypatch, tmp_path):
