@@ -11,6 +11,7 @@ from torch import nn
 
 from mdmcorrect.heads import QualityHead, attach
 
+from .files import replacing
 from .model import SudokuConfig, SudokuTransformer
 
 __all__ = ["SHIPPED", "build", "load_checkpoint", "read_provenance", "save_checkpoint"]
@@ -36,8 +37,8 @@ def save_checkpoint(path: Path, model: nn.Module, provenance: dict[str, Any]) ->
         "quality": json.dumps(backbone is not model),
         "provenance": json.dumps(provenance),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path, metadata=metadata)
+    with replacing(path) as whole:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, whole, metadata=metadata)
 
 
 def load_checkpoint(path: Path, *, quality: bool | None = None, sees_givens: bool | None = None) -> nn.Module:

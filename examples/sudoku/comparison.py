@@ -20,6 +20,7 @@ from mdmcorrect.adapters import ShadowBlock
 
 from .checkpoints import SHIPPED
 from .figures import figure
+from .files import replacing
 from .puzzles import Puzzles
 from .solve import BoardModel, solve
 
@@ -215,8 +216,8 @@ def wilson(solved: int, boards: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def write_points(points: list[Point], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
+    with replacing(path) as whole:
+        whole.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
 
 
 def read_points(path: Path) -> list[Point]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from .arms import ARMS, SETTINGS, AllSettings, Arm, load_settings, settings_of
 from .checkpoints import SHIPPED, load_checkpoint
+from .files import replacing
 from .puzzles import Geometry
 from .report import picture, table
 from .solve import BoardModel, solve
@@ -96,8 +97,8 @@ def _name(arm: Arm, calls: int) -> str:
 
 
 def _write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    with replacing(path) as whole:
+        whole.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> None:

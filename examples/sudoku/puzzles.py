@@ -12,7 +12,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -201,27 +201,47 @@ def split_of(geometry: Geometry, grid: list[int]) -> Split:
     return ("test", "validation", "train", "train")[bucket]  # type: ignore[return-value]
 
 
-def generate(geometry: Geometry, *, clues: int, count: int, split: Split, seed: int) -> Puzzles:
+def generate(geometry: Geometry, *, clues: int, count: int, split: Split, seed: int, attempts: int = 1000) -> Puzzles:
     """`count` puzzles with exactly `clues` clues and one solution, all from `split`; equal for equal arguments.
 
+    Args:
+        attempts: grids tried in vain, one after the other, before giving up.
+
     Raises:
-        ValueError: `clues` or `count` is out of range.
+        ValueError: `clues`, `count` or `split` is out of range; or `attempts` grids in a row gave no puzzle, because
+            the board has none with so few clues (9x9: fewer than 17) or hardly any, or because it has so few grids that
+            none falls into `split`.
     """
     if not 0 < clues <= geometry.cells:
         raise ValueError(f"clues must lie in 1..{geometry.cells} for this board, got {clues}")
     if count < 0:
         raise ValueError(f"count must not be negative, got {count}")
+    if split not in get_args(Split):
+        raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
     rng = random.Random(f"{split}/{geometry.box_height}x{geometry.box_width}/{clues}/{seed}")
     boards: list[list[int]] = []
     grids: list[list[int]] = []
+    elsewhere = in_vain = 0  # since the last puzzle
     while len(boards) < count:
+        if elsewhere == attempts:
+            raise ValueError(f"split: none of {attempts} grids of this board fell into {split!r}; take another split")
+        if in_vain == attempts:
+            raise ValueError(
+                f"clues: none of {attempts} grids could be dug down to {clues} clues with one solution "
+                f"({len(boards)} of {count} puzzles were made); ask for more clues, or allow more attempts"
+            )
         grid = random_grid(geometry, rng)
         if split_of(geometry, grid) != split:
+            elsewhere += 1
             continue
+        elsewhere = 0
         board = dig(geometry, grid, clues, rng)
-        if board is not None:
-            boards.append(board)
-            grids.append(grid)
+        if board is None:
+            in_vain += 1
+            continue
+        in_vain = 0
+        boards.append(board)
+        grids.append(grid)
     shape = (count, geometry.cells)
     return Puzzles(geometry, torch.tensor(boards).reshape(shape).long(), torch.tensor(grids).reshape(shape).long())
 

@@ -24,6 +24,7 @@ from torch import nn
 from mdmcorrect.losses import LossOutput, mdlm_loss, prism_loss, proseco_loss
 
 from .checkpoints import build, load_checkpoint, save_checkpoint
+from .files import replacing
 from .model import SudokuConfig
 from .puzzles import MASK, Geometry, Puzzles, generate
 from .training import Schedule, train
@@ -156,8 +157,8 @@ def load_or_generate(folder: Path, geometry: Geometry, *, clues: int, count: int
         return Puzzles(geometry, stored["clues"].long(), stored["solutions"].long())
     log.info("making %d %s puzzles with %d clues", count, split, clues)
     puzzles = generate(geometry, clues=clues, count=count, split=split, seed=seed)  # type: ignore[arg-type]
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"clues": puzzles.clues.to(torch.uint8), "solutions": puzzles.solutions.to(torch.uint8)}, path)
+    with replacing(path) as whole:
+        save_file({"clues": puzzles.clues.to(torch.uint8), "solutions": puzzles.solutions.to(torch.uint8)}, whole)
     return puzzles
 
 

@@ -6,6 +6,7 @@ uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from mdmcorrect.losses import LossOutput
 
+from .files import replacing
 from .puzzles import Puzzles, augment
 
 __all__ = ["Schedule", "step_generator", "train"]
@@ -69,7 +71,8 @@ def train(
     Args:
         loss: called with a batch of augmented puzzles and the step's generator.
         state_file: written atomically every `save_every` steps; if it exists, training goes on from it.
-        log_file: one JSON object per line, appended.
+        log_file: one JSON object per line, appended. Where training goes on from `state_file`, the lines of later
+            steps go: they will be written again.
         probe: measures the averaged weights at each tenth of the run; its numbers go into the log.
 
     Raises:
@@ -89,8 +92,8 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         average, first, seconds = state["average"], state["step"], state["seconds"]
         log.info("resumed at step %d of %d", first, schedule.steps)
-    state_file.parent.mkdir(parents=True, exist_ok=True)
     log_file.parent.mkdir(parents=True, exist_ok=True)
+    _forget_after(first, log_file)
     model.train()
     started, sums, counted = time.monotonic() - seconds, {}, 0
     for step in range(first, schedule.steps):
@@ -120,17 +123,32 @@ def train(
             log.info("%s", entry)
             sums, counted = {}, 0
         if done % save_every == 0 or done == schedule.steps:
-            _save(
-                state_file,
-                schedule=asdict(schedule),
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                average=average,
-                step=done,
-                seconds=time.monotonic() - started,
-            )
+            state = {
+                "schedule": asdict(schedule),
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": done,
+                "seconds": time.monotonic() - started,
+            }
+            with replacing(state_file) as path:
+                torch.save(state, path)
     model.load_state_dict(average)
     return model.eval()
+
+
+def _forget_after(step: int, log_file: Path) -> None:
+    """Keep of a log the lines up to `step`, without one that a kill cut short. At step 0 another run begins: the log of
+    the last is put aside."""
+    if not log_file.exists():
+        return
+    if step == 0:
+        aside = (log_file.with_name(f"{log_file.name}.{number}") for number in itertools.count(1))
+        os.replace(log_file, next(path for path in aside if not path.exists()))
+        return
+    whole = [line for line in log_file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    with replacing(log_file) as path:
+        path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
 def _accumulate(sums: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
@@ -154,10 +172,3 @@ def _probe(
     model.load_state_dict(current)
     model.train()
     return measured
-
-
-def _save(path: Path, **state: object) -> None:
-    """Write beside the old file, then replace it: an interruption leaves one of the two whole."""
-    temporary = path.with_suffix(".partial")
-    torch.save(state, temporary)
-    os.replace(temporary, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,20 @@ def test_counting_stops_at_the_limit_and_sees_contradictions() -> None:
     assert count_solutions(geometry, [1, 1] + [MASK] * 79) == 0
     grid = random_grid(geometry, random.Random(1))
     assert count_solutions(geometry, grid) == 1
+
+
+@pytest.mark.parametrize(
+    ("geometry", "options", "text"),
+    [
+        (Geometry(), {"clues": 16}, "clues: none of 20 grids could be dug down to 16 clues"),
+        (Geometry(2, 3), {"clues": 7}, "clues: none of 20 grids could be dug down to 7 clues"),
+        (Geometry(1, 2), {"clues": 3, "split": "train"}, "split: none of 20 grids of this board fell into 'train'"),
+        (Geometry(), {"clues": 30, "split": "holdout"}, "split must be one of train, validation, test, got 'holdout'"),
+    ],
+)
+def test_what_cannot_be_made_is_said(geometry: Geometry, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        generate(geometry, **{"count": 1, "split": "train", "seed": 0, "attempts": 20, **options})
 
 
 def test_digging_too_deep_fails_instead_of_giving_two_solutions() -> None:

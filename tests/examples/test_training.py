@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +63,35 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(puzzles: Puzzles, tmp_pa
 
     through, resumed = finish(tmp_path / "a", None), finish(tmp_path / "b", 5)
     assert all(torch.equal(through[name], resumed[name]) for name in through)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def steps(log: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 3, 5])
+def test_a_log_holds_no_step_twice(killed_at: int, puzzles: Puzzles, tmp_path: Path) -> None:
+    """However a run ended: at a step after the last saved one, or amid a line."""
+    model, calls = build(CONFIG), iter(range(100))
+
+    def loss(batch: Puzzles, generator: torch.Generator):  # type: ignore[no-untyped-def]
+        if next(calls) == killed_at:
+            raise SystemExit
+        return LOSSES["mdm"](model, batch, generator)
+
+    log = tmp_path / "log.jsonl"
+    where: dict[str, Any] = {"state_file": tmp_path / "state.pt", "log_file": log, "log_every": 1, "save_every": 2}
+    with pytest.raises(SystemExit):
+        train(model, loss, puzzles, Schedule(6, batch=4, warmup=2), **where)
+    with log.open("a") as file:
+        file.write('{"step": 9, "los')
+    train(model, loss, puzzles, Schedule(6, batch=4, warmup=2), **where)
+    saved = killed_at // 2 * 2
+    assert steps(log) == list(range(1, 7))
+    assert (tmp_path / "log.jsonl.1").exists() == (saved == 0)
+    train(model, loss, puzzles, Schedule(6, batch=4, warmup=2), **where)  # there is nothing left to do
+    assert steps(log) == list(range(1, 7))
 
 
 def test_a_state_of_another_schedule_is_refused(puzzles: Puzzles, tmp_path: Path) -> None:
