@@ -2,22 +2,44 @@
 
 A model is any callable. In the simplest form it takes tokens ``[B, L]`` and returns logits ``[B, L, V]``. One whose
 second parameter is called ``request`` is told everything a step knows (:class:`Request`); the others get
-``attention_mask``, ``position_ids`` and ``condition`` as keywords when there is something to pass. The answer is a
-tensor of logits, an :class:`Output`, or any object or mapping with ``logits`` (Hugging Face outputs,
+``attention_mask``, ``position_ids`` and ``condition`` as keywords when there is something to pass. What a model takes
+is read through wrappers (:mod:`mdmcorrect.wrappers`): DDP, ``torch.compile``, peft, partials, decorators. The answer is
+a tensor of logits, an :class:`Output`, or any object or mapping with ``logits`` (Hugging Face outputs,
 :class:`mdmcorrect.heads.QualityOutput`) and, where a method needs it, ``quality``.
+
+A mask or a condition that the model does not take is refused. ``position_ids`` are passed where they are not 0, 1, 2,
+...: with padding, and when the caller gave positions. A model that takes none counts columns by itself, which changes
+nothing for one with relative positions and is wrong for one with absolute positions; :attr:`Request.unpassed` says so.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .schedules import LogLinear
+from .wrappers import Accepted, accepted, layers, unwrapped
+
+__all__ = [
+    "Model",
+    "Output",
+    "Request",
+    "SigmaDenoiser",
+    "Window",
+    "accepted",
+    "as_model",
+    "caller",
+    "check_logits",
+    "layers",
+    "model_name",
+    "read_output",
+    "takes_positions",
+    "unwrapped",
+]
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,7 @@ class Request:
         wanted: bool ``[b, L]``, positions whose logits will be read; a model may leave the others undefined.
         time: float64 ``[b]``, noise level: the share of masked tokens, or the t of an ancestral sampler.
         step: int64 ``[b]``, the row's step, from 0.
-        position_ids: int64 ``[b, L]``, positions counted from the first real token of the row.
+        position_ids: int64 ``[b, L]``, positions counted from the first real token of the row, or the caller's.
         attention_mask: bool ``[b, L]``, False on padding; None where there is no padding.
         condition: what the caller gave, its tensors with a leading dimension of B cut to these rows.
         needs: names of outputs this method reads besides the logits, such as ``"quality"``.
@@ -52,6 +74,11 @@ class Request:
         mask_id: the mask token.
         fixed: bool ``[b, L]``, positions the sampler never writes: prompts, givens, padding.
         windows: one :class:`Window` per row, for a model with a true attribute ``reads_windows``; else None.
+        placed: whether the caller gave the positions.
+        unpassed: names of what was given that the model, inside the adapters around it, does not take:
+            ``"position_ids"`` or nothing.
+        run: what adapters keep between the forwards of one run, under keys of their own; a new run starts empty, and
+            so does one that goes on from a state.
     """
 
     batch: Tensor
@@ -66,6 +93,14 @@ class Request:
     mask_id: int = -1
     fixed: Tensor | None = None
     windows: tuple[Window, ...] | None = None
+    placed: bool = False
+    unpassed: frozenset[str] = frozenset()
+    run: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def tells_positions(self) -> bool:
+        """Whether ``position_ids`` may differ from 0, 1, 2, ..., so that the model must be told."""
+        return self.placed or self.attention_mask is not None
 
 
 @dataclass(frozen=True)
@@ -124,20 +159,98 @@ def as_model(model: Any) -> Model:
     Raises:
         TypeError: ``model`` is not callable.
     """
-    call = caller(model)
-    return lambda tokens, request: read_output(call(tokens, request), model)
+    return _Reader(model)
 
 
-def caller(model: Any) -> Callable[[Tensor, Request], Any]:
+def caller(model: Any) -> Caller:
     """``model`` as ``(tokens, request) -> its own answer``: told of the request what it takes.
 
     Raises:
         TypeError: ``model`` is not callable.
     """
-    if not callable(model):
-        raise TypeError(f"model: expected a callable tokens -> logits, got {type(model).__name__}")
-    accepts = parameters_of(model)
-    return lambda tokens, request: model(tokens, **_arguments(model, accepts, request))
+    return Caller(model)
+
+
+class Caller:
+    """A model of any form, called with tokens and what it takes of a request: the one place that decides.
+
+    Args:
+        model: any callable.
+        asker: to whom, error messages say, the arguments were given.
+
+    Raises:
+        TypeError: ``model`` is no callable.
+    """
+
+    def __init__(self, model: Any, asker: str = "the sampler") -> None:
+        if not callable(model):
+            raise TypeError(f"model: expected a callable tokens -> logits, got {type(model).__name__}")
+        self.model, self.asker, self.accepts = model, asker, accepted(model)
+        self.first_position = _first_position(model)
+
+    def __call__(self, tokens: Tensor, request: Request) -> Any:
+        arguments = self.arguments(request)
+        if self.accepts.anything and "position_ids" in arguments:
+            try:
+                return self.model(tokens, **arguments)
+            except TypeError as error:  # what it hands its keywords to takes no positions, and says so before it runs
+                if "unexpected keyword argument 'position_ids'" not in str(error):
+                    raise
+            self.accepts = Accepted(self.accepts.names | {"attention_mask", "condition"})
+            arguments = self.arguments(request)
+        return self.model(tokens, **arguments)
+
+    def arguments(self, request: Request) -> dict[str, Any]:
+        """The keyword arguments of a call.
+
+        Raises:
+            TypeError: the model takes neither a mask or condition that there is, nor the request.
+        """
+        if "request" in self.accepts.names:
+            return {"request": request}
+        arguments: dict[str, Any] = {}
+        for name in ("attention_mask", "condition"):
+            value = getattr(request, name)
+            if value is None:
+                continue
+            if not self.accepts.takes(name):
+                raise TypeError(
+                    f"{name}: was given to {self.asker}, but the model {model_name(self.model)} takes neither "
+                    f"{name!r} nor 'request'; add one of these parameters to it"
+                )
+            arguments[name] = value
+        if request.tells_positions and self.accepts.takes("position_ids"):
+            arguments["position_ids"] = request.position_ids + self.first_position
+        return arguments
+
+
+class _Reader(Caller):
+    """The same, with the answer as an :class:`Output`."""
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        return read_output(super().__call__(tokens, request), self.model)
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether ``position_ids`` reach ``model``, or the one inside the adapters around it."""
+    accepts = accepted(model)
+    while "request" in accepts.names:  # an adapter, or a model of that form, which sees all there is
+        model = getattr(unwrapped(model), "model", None)
+        model = model.model if isinstance(model, Caller) else model
+        if not callable(model):
+            return True
+        accepts = accepted(model)
+    return accepts.takes("position_ids")
+
+
+def _first_position(model: Any) -> int:
+    """What the model calls a row's first position: RoBERTa and its kin count from behind their padding id."""
+    inner = unwrapped(model)
+    modules = inner.named_modules() if isinstance(inner, nn.Module) else ()
+    for name, module in modules:
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.padding_idx) + 1
+    return 0
 
 
 def model_name(model: Any) -> str:
@@ -160,34 +273,6 @@ class SigmaDenoiser:
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         sigma = self.schedule.sigma(request.time) if self.time_conditioned else torch.zeros_like(request.time)
         return read_output(self.net(tokens, sigma.float()), self.net)
-
-
-def parameters_of(model: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters a model takes, by name."""
-    try:
-        return inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
-    except (TypeError, ValueError):  # builtins and compiled callables without a signature: tokens only
-        return {}
-
-
-def _arguments(model: Any, accepts: Mapping[str, inspect.Parameter], request: Request) -> dict[str, Any]:
-    if "request" in accepts:
-        return {"request": request}
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepts.values())
-    arguments: dict[str, Any] = {}
-    for name in ("attention_mask", "condition"):
-        value = getattr(request, name)
-        if value is None:
-            continue
-        if not (takes_any or name in accepts):
-            raise TypeError(
-                f"{name}: was given to the sampler, but the model {model_name(model)} takes neither {name!r} nor "
-                f"'request'; add one of these parameters to it"
-            )
-        arguments[name] = value
-    if "position_ids" in accepts and request.attention_mask is not None:
-        arguments["position_ids"] = request.position_ids
-    return arguments
 
 
 def read_output(answer: Any, model: Any) -> Output:

@@ -1,7 +1,8 @@
 """The one loop of every sampler: window, forward, score, correct, plan, apply, record.
 
 A step asks the host one question, which rows are live and which need a forward; a corrector asks one more between two
-passes, and a run one at its start, whether there is padding. Everything else stays on the device of the tokens.
+passes, and a run with a mask of padding one at its start, whether it hides anything. All else stays on the tokens'
+device.
 """
 
 from __future__ import annotations

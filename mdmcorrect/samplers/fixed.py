@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class FixedSteps:
         sampler: a preset or a :class:`Sampler`.
         model, mask_id, condition, eos_id, stop, logits_processor: as for a call of the sampler; ``stop`` may not ask
             the host either.
-        padded: the model is told where padding is, as rows with ``lengths`` or an ``attention_mask`` need.
+        padded: None, the model is told where padding is whenever :meth:`start` got ``lengths`` or an
+            ``attention_mask``; True, in any case; False refuses these two.
 
     Raises:
         ValueError: the sampler breaks ties as ``torch.topk`` does, or the model reads windows: both ask the host.
@@ -51,7 +53,7 @@ class FixedSteps:
         eos_id: int | None = None,
         stop: Stop | None = None,
         logits_processor: LogitsProcessor | None = None,
-        padded: bool = False,
+        padded: bool | None = None,
     ) -> None:
         self.sampler = sampler.parts() if isinstance(sampler, Preset) else sampler
         self.mask_id = mask_id
@@ -62,8 +64,8 @@ class FixedSteps:
             eos_id=eos_id,
             stop=stop,
             logits_processor=logits_processor,
-            padded=padded,
         )
+        self.padded = padded
         unmask = getattr(self.sampler.plan, "unmask", None)
         if unmask is not None and unmask.ties != "lowest":
             raise ValueError(f"ties: expected 'lowest' with fixed steps, got {unmask.ties!r}, which asks the host")
@@ -92,6 +94,10 @@ class FixedSteps:
             origin=origin,
             seed=seed,
         )
+        if state.padded and self.padded is False:
+            raise ValueError("lengths, attention_mask: expected none with padded=False, got padding")
+        if self.padded:
+            state = replace(state, padded=True)
         return self.engine.close(state, self.engine.layout(state))
 
     def step(self, state: State, *, closing: bool = False) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -9,10 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..model import Output, Request, Window, as_model, check_logits, model_name
+from ..model import Output, Request, Window, as_model, check_logits, model_name, takes_positions
 from .rows import Rows
 from .scoring import Scores, Scoring
 from .state import State
+
+_log = logging.getLogger(__name__)
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 _T = TypeVar("_T")
@@ -29,7 +32,6 @@ class Forward:
         method: what error messages call the method.
         condition: handed to the model; tensors in it with a leading dimension of B are cut to the rows of the call.
         logits_processor: ``(tokens [b, L], logits [b, L, V]) -> logits``, applied before anything is read.
-        padded: whether there is padding, so that the model is to get an attention mask.
         keep_logits: hold the last logits in ``logits``.
     """
 
@@ -43,7 +45,6 @@ class Forward:
         condition: Any = None,
         logits_processor: LogitsProcessor | None = None,
         *,
-        padded: bool = False,
         keep_logits: bool = False,
     ) -> None:
         self.name, self.model = model_name(model), as_model(model)
@@ -52,7 +53,9 @@ class Forward:
         self.logits: Tensor | None = None
         self.scoring, self.mask_id, self.method = scoring, mask_id, method
         self.wants = wants | {"token", "confidence"}
-        self.condition, self.logits_processor, self.padded = condition, logits_processor, padded
+        self.condition, self.logits_processor = condition, logits_processor
+        self.run: dict[Any, Any] = {}
+        self._takes_positions = takes_positions(model)
         self._nfe: Tensor | None = None
         self._calls = self._token_forwards = 0
 
@@ -92,13 +95,16 @@ class Forward:
             time=take(time),
             step=take(state.step),
             position_ids=take(state.positions),
-            attention_mask=take(state.attention_mask) if self.padded else None,
+            attention_mask=take(state.attention_mask) if state.padded else None,
             condition=take_rows(self.condition, batch, take),
             needs=self.wants & {"quality"},
             correction=correction,
             mask_id=self.mask_id,
             fixed=take(state.fixed),
             windows=None if windows is None else tuple(windows[row] for row in rows.listed or ()),
+            placed=state.placed,
+            unpassed=self._unpassed(state),
+            run=self.run,
         )
         output = self.model(asked, request)
         start = output.start or 0
@@ -139,6 +145,16 @@ class Forward:
         if index is None:
             return scores
         return Scores({name: _scatter(value, index, batch) for name, value in scores.items()})
+
+    def tell(self, state: State) -> None:
+        """Log, once for a run, what of its input the model does not take; with relative positions nothing is lost."""
+        if self._unpassed(state):
+            level = logging.WARNING if state.placed else logging.INFO
+            _log.log(level, "model %s takes no position_ids: it counts positions by itself", self.name)
+
+    def _unpassed(self, state: State) -> frozenset[str]:
+        tells = state.placed or state.padded
+        return frozenset({"position_ids"} if tells and not self._takes_positions else ())
 
     def nothing(self, tokens: Tensor) -> Scores:
         """The scores of a step without a forward: every name, with nothing in it."""

@@ -55,10 +55,10 @@ class Review:
             return state.attention_mask
         return ~state.fixed if self.draft == "generated" else state.masked(mask_id)
 
-    def forward(self, mask_id: int, method: str, condition: Any, *, padded: bool) -> Forward:
+    def forward(self, mask_id: int, method: str, condition: Any) -> Forward:
         """The counted forward of the second model."""
         model = _Critic(self.model, mask_id) if self.reads == "quality" else self.model
-        return Forward(model, self.scoring, mask_id, _READS[self.reads], f"{method}'s review", condition, padded=padded)
+        return Forward(model, self.scoring, mask_id, _READS[self.reads], f"{method}'s review", condition)
 
     def __call__(self, forward: Forward, state: State, scores: Scores, rows: Rows, time: Tensor) -> Scores:
         """The step's scores and "review", ``[B, L]``."""

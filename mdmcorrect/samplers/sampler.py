@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -97,7 +97,8 @@ class Sampler:
             fixed: bool ``[B, L]``, positions never written; default ``tokens != mask_id``.
             lengths: int64 ``[B]``, real tokens per row when padded on the right.
             attention_mask: bool or 0/1 ``[B, L]``, 0 on padding, on either side; instead of ``lengths``.
-            positions: int64 ``[B, L]``; default counts from the row's first real token.
+            positions: int64 ``[B, L]``; default counts from the row's first real token. They address the random draws,
+                and the model gets them as ``position_ids`` if it takes these (else ``request.unpassed`` says so).
             origin: an int or int64 ``[B]``, the column blocks are counted from; default the first to be generated.
             condition: handed to the model; its tensors with a leading dimension of B follow the rows.
             eos_id: a row ends when an end-of-sequence token was generated with no mask before it; the generated
@@ -134,6 +135,7 @@ class Sampler:
                 origin=origin,
                 seed=seed,
             )
+            state = replace(state, padded=state.padded and not bool(state.attention_mask.all()))
         elif tokens is not None and tokens.shape != state.tokens.shape:
             raise ValueError(f"state: expected tokens {list(tokens.shape)}, got {list(state.tokens.shape)}")
         shown = frozenset[str]() if isinstance(history, bool) else frozenset(history)
@@ -145,9 +147,9 @@ class Sampler:
             stop=stop,
             logits_processor=logits_processor,
             tokens_processor=tokens_processor,
-            padded=not bool(state.attention_mask.all()),
             shown=shown,
         )
+        engine.forward.tell(state)
         events: list[StepEvent] = []
         record: Callable[[StepEvent], Any] | None = None if history is False else events.append
         with torch.no_grad(), progress_bar(progress, self.steps, self.name) as advance:
@@ -175,16 +177,15 @@ class Sampler:
         stop: Stop | None = None,
         logits_processor: LogitsProcessor | None = None,
         tokens_processor: TokensProcessor | None = None,
-        padded: bool = False,
         shown: frozenset[str] = frozenset(),
     ) -> Engine:
-        """The loop that a call runs. ``padded``: the model is told where padding is; ``shown``: scores to compute."""
+        """The loop that a call runs, for one run. ``shown``: scores to compute beside those the method reads."""
         assert self.plan is not None
         wants = self.plan.wants | shown | (self.correct.wants if self.correct else frozenset())
         keep_logits = tokens_processor is not None
         review = None
         if self.review is not None:
-            review = self.review.forward(mask_id, self.name, condition, padded=padded)
+            review = self.review.forward(mask_id, self.name, condition)
         return Engine(
             steps=self.steps,
             plan=self.plan,
@@ -200,7 +201,6 @@ class Sampler:
                 self.name,
                 condition,
                 logits_processor,
-                padded=padded,
                 keep_logits=keep_logits,
             ),
             mask_id=mask_id,

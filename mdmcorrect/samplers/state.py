@@ -36,6 +36,8 @@ class State:
         nfe: int64 ``[B]``, forwards the row was in.
         calls: forwards of the model, whatever their batch.
         token_forwards: tokens that went through the model, padding included.
+        padded: whether there may be padding, so that models get an attention mask.
+        placed: whether the caller gave the positions, so that models get them without padding too.
     """
 
     tokens: Tensor
@@ -56,6 +58,8 @@ class State:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     calls: int = 0
     token_forwards: int = 0
+    padded: bool = False
+    placed: bool = False
 
     def masked(self, mask_id: int) -> Tensor:
         """bool ``[B, L]``: positions still to be filled."""
@@ -99,7 +103,7 @@ class State:
         return replace(self, **moved, memory=memory)
 
 
-_NOT_TENSORS = ("memory", "calls", "token_forwards")
+_NOT_TENSORS = ("memory", "calls", "token_forwards", "padded", "placed")
 
 
 def initial_state(
@@ -128,16 +132,15 @@ def initial_state(
         raise TypeError(f"mask_id: expected an int, got {type(mask_id).__name__}")
     if mask_id < 0:
         raise ValueError(f"mask_id: expected an id >= 0, got {mask_id}")
-    batch, length = tokens.shape
-    device = tokens.device
+    batch, device = tokens.shape[0], tokens.device
     real = _real_positions(tokens, lengths, attention_mask)
     if fixed is None:
         fixed = tokens != mask_id
     else:
         fixed = check_mask("fixed", fixed, tokens)
+    padded, placed = lengths is not None or attention_mask is not None, positions is not None
     if positions is None:
-        first = (real.cumsum(1) == 0).sum(1, keepdim=True)  # padding on the left
-        positions = (torch.arange(length, device=device) - first).clamp(min=0)
+        positions = counted_positions(real)
     elif positions.dtype != torch.int64 or positions.shape != tokens.shape:
         raise ValueError(
             f"positions: expected int64 {list(tokens.shape)}, got {positions.dtype} {list(positions.shape)}"
@@ -163,7 +166,15 @@ def initial_state(
         commit_score=torch.full(tokens.shape, torch.nan, device=device),
         commits=torch.zeros_like(tokens),
         nfe=zeros(),
+        padded=padded,
+        placed=placed,
     )
+
+
+def counted_positions(real: Tensor) -> Tensor:
+    """int64 ``[B, L]``: positions counted from each row's first real token, 0 before it. ``real``: bool ``[B, L]``."""
+    first = (real.cumsum(1) == 0).sum(1, keepdim=True)  # padding on the left
+    return (torch.arange(real.shape[1], device=real.device) - first).clamp(min=0)
 
 
 def _origin(origin: int | Tensor | None, fixed: Tensor) -> Tensor:

@@ -77,15 +77,15 @@ def test_the_counters_count():
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS.values() if not p.parts().correct], ids=lambda p: p.parts().name)
 def test_a_step_asks_one_question(preset):
-    """Which rows are live and which need a forward; the run asks one more, whether there is padding."""
+    """Which rows are live and which need a forward."""
     steps, asked = asked_by(preset)
     assert asked.count("tolist") == steps + 1, "every step, and the one that finds no row left"
-    assert len(asked) == steps + 2, asked
+    assert len(asked) == steps + 1, asked
 
 
 def test_a_corrector_asks_one_between_passes():
     steps, asked = asked_by(ProSeCo(steps=5, corrector_steps=3))
-    assert steps + 2 < len(asked) <= steps + 2 + 2 * steps, asked
+    assert steps + 1 < len(asked) <= steps + 1 + 2 * steps, asked
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
