@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import ops, rng
-from .model import Request, as_model, check_logits, model_name
-from .samplers.forward import combine, take_rows
+from .model import Request, as_model, check_logits, combine, model_name, takes_positions
+from .samplers.forward import take_rows
 from .samplers.state import check_mask, initial_state
 
 __all__ = ["LogLikelihood", "log_likelihood"]
@@ -94,7 +94,9 @@ def log_likelihood(
     real = state.attention_mask
     scored = real if scored is None else check_mask("scored", scored, tokens) & real
     batch, device = tokens.shape[0], tokens.device
-    call, padded = as_model(model), not bool(real.all())
+    call, padded = as_model(model), state.padded and not bool(real.all())
+    unpassed = frozenset({"position_ids"} if padded and not takes_positions(model) else ())
+    run: dict[Any, Any] = {}
     pairs = torch.arange(batch * samples, device=device)  # sample-major: a chunk has as many rows as it can
     total, square = (torch.zeros(batch, dtype=torch.float64, device=device) for _ in range(2))
     for chunk in pairs.split(batch_size or max(batch, 1)):
@@ -111,6 +113,8 @@ def log_likelihood(
             condition=take_rows(condition, batch, partial(torch.index_select, dim=0, index=row)),
             mask_id=mask_id,
             fixed=~scored[row],
+            unpassed=unpassed,
+            run=run,
         )
         output = call(x, request)
         check_logits(output.logits, x, mask_id, f"model {model_name(model)}")

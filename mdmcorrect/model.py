@@ -34,6 +34,8 @@ __all__ = [
     "as_model",
     "caller",
     "check_logits",
+    "combine",
+    "counted_positions",
     "layers",
     "model_name",
     "read_output",
@@ -186,7 +188,7 @@ class Caller:
         if not callable(model):
             raise TypeError(f"model: expected a callable tokens -> logits, got {type(model).__name__}")
         self.model, self.asker, self.accepts = model, asker, accepted(model)
-        self.first_position = _first_position(model)
+        self.first_position = _first_position(model) if "position_ids" in self.accepts.names else 0
 
     def __call__(self, tokens: Tensor, request: Request) -> Any:
         arguments = self.arguments(request)
@@ -243,6 +245,12 @@ def takes_positions(model: Any) -> bool:
     return accepts.takes("position_ids")
 
 
+def counted_positions(real: Tensor) -> Tensor:
+    """int64 ``[B, L]``: positions counted from each row's first real token, 0 before it. ``real``: bool ``[B, L]``."""
+    first = (real.cumsum(1) == 0).sum(1, keepdim=True)  # padding on the left
+    return (torch.arange(real.shape[1], device=real.device) - first).clamp(min=0)
+
+
 def _first_position(model: Any) -> int:
     """What the model calls a row's first position: RoBERTa and its kin count from behind their padding id."""
     inner = unwrapped(model)
@@ -273,6 +281,14 @@ class SigmaDenoiser:
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         sigma = self.schedule.sigma(request.time) if self.time_conditioned else torch.zeros_like(request.time)
         return read_output(self.net(tokens, sigma.float()), self.net)
+
+
+def combine(output: Output) -> Tensor:
+    """The logits a method reads: guided in their own dtype, then shifted."""
+    logits = output.logits
+    if output.uncond_logits is not None:
+        logits = output.uncond_logits + (output.guidance + 1) * (logits - output.uncond_logits)
+    return torch.cat([logits[:, :1], logits[:, :-1]], 1) if output.shift else logits
 
 
 def read_output(answer: Any, model: Any) -> Output:

@@ -58,26 +58,24 @@ def layers(model: Any) -> Iterator[Any]:
 
 def accepted(model: Any) -> Accepted:
     """What ``model`` takes, through wrappers, as far as they hand on what they get."""
-    return _accepted(model, frozenset())
+    return _accepted(model, None)
 
 
-def _accepted(model: Any, seen: frozenset[int]) -> Accepted:
-    if id(model) in seen:
-        return Accepted(anything=True)
-    seen |= {id(model)}
+def _accepted(model: Any, owner: Any) -> Accepted:
+    """The same; ``owner`` is the module whose ``forward`` is asked about."""
     if isinstance(model, functools.partial) and not hasattr(model, "__wrapped__"):
         given = [p.name for p in _parameters(model.func) if p.kind in _NAMED][: len(model.args)]
-        inside = _accepted(model.func, seen)
+        inside = _accepted(model.func, owner)
         return Accepted(inside.names - set(given), inside.anything)
-    own = _accepted(model.forward, seen) if isinstance(model, nn.Module) else _own(model)
+    own = _accepted(model.forward, model) if isinstance(model, nn.Module) else _own(model)
     if not own.anything:
         return own
     inner = _stands_for(model)
     if inner is None and isinstance(model, nn.Module) and _hands_all_on(model):
         inner = _module(model, "model")  # it has more to it, but takes what the model in it takes
-    if inner is None:
+    if inner is None or inner is owner:
         return own
-    inside = _accepted(inner, seen)
+    inside = _accepted(inner, owner)
     return Accepted(own.names | inside.names, inside.anything)
 
 
@@ -88,26 +86,27 @@ def _own(function: Any) -> Accepted:
     rest = next((p for p in parameters if p.kind is _KEYWORDS), None)
     if rest is None:
         return Accepted(names)
-    if hasattr(function, "__wrapped__") or typing.get_origin(rest.annotation) is not typing.Unpack:
+    hint = rest.annotation
+    if isinstance(hint, str) and "Unpack[" in hint:
+        hint = next((p.annotation for p in _parameters(function, evaluate=True) if p.kind is _KEYWORDS), None)
+    if hasattr(function, "__wrapped__") or typing.get_origin(hint) is not typing.Unpack:
         return Accepted(names, anything=True)
     # **kwargs: Unpack[SomeTypedDict], as transformers' models have them, lists what it allows. position_ids among them
     # is for attention over packed sequences: a model that embeds or rotates by them names them itself.
-    listed = typing.get_args(rest.annotation)[0].__annotations__
+    listed = typing.get_args(hint)[0].__annotations__
     return Accepted(names | (frozenset(listed) - {"position_ids"}))
 
 
-def _parameters(function: Any) -> list[inspect.Parameter]:
+def _parameters(function: Any, *, evaluate: bool = False) -> list[inspect.Parameter]:
     if isinstance(function, nn.Module):
         function = function.forward
     schema = getattr(function, "schema", None)  # of scripted and traced functions
     if schema is not None and hasattr(schema, "arguments"):
         return [inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY) for argument in schema.arguments]
-    for readable in (True, False):  # annotations may name what only type checkers know
-        try:
-            return list(inspect.signature(function, follow_wrapped=False, eval_str=readable).parameters.values())
-        except Exception:
-            continue
-    return []
+    try:
+        return list(inspect.signature(function, follow_wrapped=False, eval_str=evaluate).parameters.values())
+    except Exception:  # no signature, or annotations that only type checkers can read
+        return []
 
 
 def _stands_for(model: Any) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..model import Caller, Output, Request, combine, counted_positions
 
 Forward = Callable[..., Any]
 
@@ -65,17 +67,36 @@ def call_model(
     attention_mask: Tensor | None,
     condition: Tensor | None,
 ) -> Any:
-    """``model(tokens)`` with the attention mask and condition the caller gave, or ``forward`` when there is one."""
-    given = {"attention_mask": attention_mask, "condition": condition}
+    """``model(tokens)`` with the attention mask and condition the caller gave, or ``forward`` when there is one.
+
+    A model is told what samplers tell theirs: with a mask, positions from the first real token on, if it takes them.
+    """
     try:
         if forward is not None:
-            return forward(model, tokens, time=time, **given)
-        return model(tokens, **{name: value for name, value in given.items() if value is not None})
+            return forward(model, tokens, time=time, attention_mask=attention_mask, condition=condition)
+        rows, length = tokens.shape
+        if attention_mask is None:
+            positions = torch.arange(length, device=tokens.device).expand(rows, length)
+        else:
+            positions = counted_positions(attention_mask.to(device=tokens.device, dtype=torch.bool))
+        request = Request(
+            batch=torch.arange(rows, device=tokens.device),
+            wanted=torch.ones_like(tokens, dtype=torch.bool),
+            time=time.double(),
+            step=torch.zeros(rows, dtype=torch.int64, device=tokens.device),
+            position_ids=positions,
+            attention_mask=attention_mask,
+            condition=condition,
+        )
+        answer = Caller(model, "the loss")(tokens, request)
     except IndexError as error:  # what an embedding says of an id beyond its table
         low, high = int(tokens.min()), int(tokens.max())
         raise IndexError(
             f"model: failed on token ids from {low} to {high}; are mask_id and x0 within its vocabulary? ({error})"
         ) from error
+    if isinstance(answer, Output) and (answer.shift or answer.uncond_logits is not None):
+        return replace(answer, logits=combine(answer), uncond_logits=None, shift=0, hidden=None)
+    return answer
 
 
 def repeat_rows(value: Tensor | None, times: int) -> Tensor | None:

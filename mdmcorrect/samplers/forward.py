@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..model import Output, Request, Window, as_model, check_logits, model_name, takes_positions
+from ..model import Output, Request, Window, as_model, check_logits, combine, model_name, takes_positions
 from .rows import Rows
 from .scoring import Scores, Scoring
 from .state import State
@@ -213,11 +213,3 @@ def _scatter(value: Tensor, index: Tensor, batch: int) -> Tensor:
 
 def _pad(value: Tensor, before: int, after: int) -> Tensor:
     return torch.nn.functional.pad(value, (before, after), value=torch.nan if value.is_floating_point() else -1)
-
-
-def combine(output: Output) -> Tensor:
-    """The logits a method reads: guided in their own dtype, then shifted."""
-    logits = output.logits
-    if output.uncond_logits is not None:
-        logits = output.uncond_logits + (output.guidance + 1) * (logits - output.uncond_logits)
-    return torch.cat([logits[:, :1], logits[:, :-1]], 1) if output.shift else logits

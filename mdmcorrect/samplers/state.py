@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..model import counted_positions
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,6 @@ def initial_state(
         padded=padded,
         placed=placed,
     )
-
-
-def counted_positions(real: Tensor) -> Tensor:
-    """int64 ``[B, L]``: positions counted from each row's first real token, 0 before it. ``real``: bool ``[B, L]``."""
-    first = (real.cumsum(1) == 0).sum(1, keepdim=True)  # padding on the left
-    return (torch.arange(real.shape[1], device=real.device) - first).clamp(min=0)
 
 
 def _origin(origin: int | Tensor | None, fixed: Tensor) -> Tensor:
