@@ -1,19 +1,45 @@
 """Models around models: what a method needs of a model that the model itself does not offer.
 
-Each adapter is a model in the sense of :mod:`mdmcorrect.model`, and takes one in any form that a sampler takes.
+Each adapter is a model in the sense of :mod:`mdmcorrect.model`, and takes one in any form that a sampler takes, an
+adapter among them. What one keeps between forwards it keeps in ``request.run``, for that run alone, so an adapter may
+serve many runs, one after the other or at once. A run that goes on from a state starts with nothing kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import ops
-from .model import Output, Request, Window, as_model, caller, model_name, read_output
+from .caches import DualCache, PrefixCache
+from .model import (
+    Caller,
+    Output,
+    Request,
+    Window,
+    as_model,
+    caller,
+    guided,
+    listed_windows,
+    model_name,
+    read_output,
+    settled,
+)
+
+__all__ = [
+    "Combined",
+    "ConditionGuided",
+    "DualCache",
+    "Guided",
+    "PrefixCache",
+    "RightShifted",
+    "ShadowBlock",
+    "Steered",
+]
 
 
 class RightShifted:
@@ -25,9 +51,11 @@ class RightShifted:
 
     def __init__(self, model: Any) -> None:
         self.model, self.__name__ = as_model(model), model_name(model)
+        self.reads_windows = self.model.reads_windows
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
-        return replace(self.model(tokens, request), shift=1)
+        output = self.model(tokens, request)
+        return replace(settled(output) if output.shift else output, shift=1)
 
 
 class Guided:
@@ -49,37 +77,63 @@ class Guided:
             raise ValueError(f"refresh: expected at least 1, got {refresh}")
         self.model, self.__name__ = as_model(model), model_name(model)
         self.scale, self.keep, self.refresh = scale, tuple(keep), refresh
-        self.reads_windows = refresh > 1
-        self._kept: dict[int, Tensor] = {}
-        self._age: dict[int, int] = {}
+        self.reads_windows = refresh > 1 or self.model.reads_windows
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         if self.refresh == 1:
             return self._both(tokens, request)
-        assert request.windows is not None
-        rows = [window.row for window in request.windows]
-        stale = any(self._age.get(row, self.refresh) >= self.refresh or row not in self._kept for row in rows)
+        windows = listed_windows(request, "Guided with refresh > 1")
+        kept: dict[tuple[int, int], _Half] = request.run.setdefault(self, {})
+        stale = [n for n, window in enumerate(windows) if self._is_stale(kept.get(window.name), window)]
+        output = self._both(tokens, request, stale)
+        first = output.start or 0
         if stale:
-            output = self._both(tokens, request)
             assert output.uncond_logits is not None
-            self._kept.update(zip(rows, output.uncond_logits, strict=True))
-            self._age.update(dict.fromkeys(rows, 1))
-            return output
-        self._age.update({row: self._age[row] + 1 for row in rows})
-        uncond = torch.stack([self._kept[row] for row in rows])
-        return replace(self.model(tokens, request), uncond_logits=uncond, guidance=self.scale)
+            for n, logits in zip(stale, output.uncond_logits, strict=True):
+                kept[windows[n].name] = _Half(logits, first, windows[n])
+        width = output.logits.shape[1]
+        uncond = torch.stack([kept[window.name].columns(first, width) for window in windows])
+        return replace(output, uncond_logits=uncond, guidance=self.scale)
 
-    def _both(self, tokens: Tensor, request: Request) -> Output:
-        assert request.fixed is not None
+    def _is_stale(self, half: _Half | None, window: Window) -> bool:
+        """Whether a row's half is of an earlier period of ``refresh`` steps, or of some columns of another block."""
+        if half is None or half.window.made // self.refresh != window.made // self.refresh:
+            return True
+        return half.first > 0 and half.window.index != window.index
+
+    def _both(self, tokens: Tensor, request: Request, rows: list[int] | None = None) -> Output:
+        """The conditional answer, and the unconditional one of all rows, or of those listed."""
+        if request.fixed is None:
+            raise ValueError("fixed: Guided hides what was given, which the request must say; got None")
         hidden = request.fixed
         if self.keep:
-            kept = torch.tensor(self.keep, device=tokens.device)
+            kept = torch.tensor(self.keep, dtype=tokens.dtype, device=tokens.device)
             hidden = hidden & ~torch.isin(tokens, kept)
+        unconditional = torch.where(hidden, request.mask_id, tokens)
         half = len(tokens)
-        output = self.model(
-            torch.cat([tokens, torch.where(hidden, request.mask_id, tokens)]), _repeated(request, 2, half)
-        )
-        return _halves(output, half, self.scale)
+        again = None
+        if rows is not None and len(rows) < half:
+            again = torch.tensor(rows, dtype=torch.int64, device=tokens.device)
+            unconditional = unconditional.index_select(0, again)
+        output = self.model(torch.cat([tokens, unconditional]), _twice(request, half, again, rows))
+        return _halves(output, half, self.scale, rows)
+
+
+@dataclass(frozen=True)
+class _Half:
+    """A row's unconditional logits ``[W, V]`` from column ``first`` on, and where it was when they were computed."""
+
+    logits: Tensor
+    first: int
+    window: Window
+
+    def columns(self, first: int, width: int) -> Tensor:
+        if first < self.first or first + width > self.first + len(self.logits):
+            raise ValueError(
+                f"model: expected logits of columns {self.first} to {self.first + len(self.logits)}, as when the "
+                f"unconditional half was computed, got {first} to {first + width}"
+            )
+        return self.logits[first - self.first : first - self.first + width]
 
 
 class ConditionGuided:
@@ -99,6 +153,7 @@ class ConditionGuided:
     def __init__(self, model: Any, gamma: float, null: Tensor, *, in_corrections: bool = False) -> None:
         self.model, self.__name__ = as_model(model), model_name(model)
         self.gamma, self.null, self.in_corrections = gamma, null, in_corrections
+        self.reads_windows = self.model.reads_windows
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         condition = request.condition
@@ -109,7 +164,7 @@ class ConditionGuided:
             return self.model(tokens, request)
         half = len(tokens)
         both = torch.cat([condition, self.null.to(condition).expand_as(condition)])
-        output = self.model(torch.cat([tokens, tokens]), replace(_repeated(request, 2, half), condition=both))
+        output = self.model(torch.cat([tokens, tokens]), replace(_twice(request, half), condition=both))
         return _halves(output, half, self.gamma - 1)
 
 
@@ -128,9 +183,12 @@ class Steered:
     def __init__(self, model: Any, steering: Any, scale: float = 1.0) -> None:
         self.model, self.steering, self.scale = as_model(model), as_model(steering), scale
         self.__name__ = model_name(model)
+        self.reads_windows = self.model.reads_windows or self.steering.reads_windows
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         output, other = self.model(tokens, request), self.steering(tokens, request)
+        if output.shift != other.shift or output.uncond_logits is not None or other.uncond_logits is not None:
+            output, other = settled(output), settled(other)
         if other.logits.shape != output.logits.shape:
             raise ValueError(
                 f"steering: expected logits {list(output.logits.shape)} like the model's, "
@@ -139,113 +197,38 @@ class Steered:
         return replace(
             output,
             logits=output.logits + self.scale * other.logits.to(output.logits.dtype),
-            forwards=output.forwards + other.forwards,
+            forwards=_added(output.forwards, other.forwards, len(tokens)),
         )
 
 
-class PrefixCache:
-    """Keys and values of everything before the block, computed when the block is entered (Fast-dLLM, arXiv 2505.22618).
+def _twice(request: Request, half: int, again: Tensor | None = None, rows: list[int] | None = None) -> Request:
+    """The request of a call with all rows and then once more all, or those of ``again`` (``rows`` as numbers)."""
 
-    A block's first forward reads the whole canvas; the others read from the block's first column on, against the cache.
-    All rows must be in the same columns: ``Blocks(length, by="column", together=True)``.
-
-    Args:
-        model: takes ``(tokens, use_cache=True)`` and ``(tokens, past_key_values=..., use_cache=True)`` and returns
-            ``logits`` and ``past_key_values``: a sequence of layers ``(keys, values)``, positions in the last dimension
-            but one, or an object with ``crop(length)``.
-    """
-
-    reads_windows = True
-
-    def __init__(self, model: Callable[..., Any]) -> None:
-        self.model, self.__name__ = model, model_name(model)
-        self._past: Any = None
-        self._rows: list[int] = []
-
-    def __call__(self, tokens: Tensor, request: Request) -> Output:
-        window, rows = _common_window(request)
-        if window.start == window.stop:  # nothing is left to decode: the last forward, which fills what remains
-            return read_output(self.model(tokens), self.model)
-        if window.step == 0 or self._past is None or not set(rows) <= set(self._rows):
-            return self._refill(tokens, window, rows)
-        return self._reuse(tokens, window, self._past_of(rows))
-
-    def _refill(self, tokens: Tensor, window: Window, rows: list[int]) -> Output:
-        answer = self.model(tokens, use_cache=True)
-        self._past, self._rows = _cropped(answer.past_key_values, window.start), rows
-        return read_output(answer, self.model)
-
-    def _reuse(self, tokens: Tensor, window: Window, past: Any) -> Output:
-        answer = self.model(tokens[:, window.start :], past_key_values=past, use_cache=True)
-        return replace(read_output(answer, self.model), start=window.start)
-
-    def _past_of(self, rows: list[int]) -> Any:
-        if rows == self._rows:
-            return self._past
-        index = torch.tensor([self._rows.index(row) for row in rows])
-        return [tuple(part.index_select(0, index.to(part.device)) for part in layer) for layer in self._past]
-
-
-class DualCache(PrefixCache):
-    """As :class:`PrefixCache`, with the positions after the block cached too, as they were when it was entered.
-
-    Args:
-        model: as there; ``(tokens, past_key_values=..., use_cache=True, replace_position=...)`` replaces the cached
-            columns where the bool ``[b, L]`` is true by those of ``tokens``.
-    """
-
-    def _refill(self, tokens: Tensor, window: Window, rows: list[int]) -> Output:
-        answer = self.model(tokens, use_cache=True)
-        self._past, self._rows = answer.past_key_values, rows
-        return read_output(answer, self.model)
-
-    def _reuse(self, tokens: Tensor, window: Window, past: Any) -> Output:
-        replaced = torch.zeros_like(tokens, dtype=torch.bool)
-        replaced[:, window.start : window.stop] = True
-        answer = self.model(
-            tokens[:, window.start : window.stop], past_key_values=past, use_cache=True, replace_position=replaced
-        )
-        return replace(read_output(answer, self.model), start=window.start)
-
-
-def _common_window(request: Request) -> tuple[Window, list[int]]:
-    assert request.windows is not None
-    first = request.windows[0]
-    if any(window.columns != first.columns or window.step != first.step for window in request.windows):
-        raise ValueError(
-            f"cache: expected all rows in one block, got {sorted({w.columns for w in request.windows})}; "
-            "decode with Blocks(length, by='column', together=True) and prompts of one length"
-        )
-    return first, [window.row for window in request.windows]
-
-
-def _cropped(past: Any, length: int) -> Any:
-    if hasattr(past, "crop"):
-        past.crop(length)
-        return past
-    return [tuple(part[..., :length, :] for part in layer) for layer in past]
-
-
-def _repeated(request: Request, times: int, rows: int) -> Request:
-    """The request of a call with all rows ``times`` times, one copy of the batch after the other."""
-
-    def again(value: Any) -> Any:
+    def both(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return torch.cat([value] * times) if value.ndim and len(value) == rows else value
-        if isinstance(value, dict):
-            return {name: again(part) for name, part in value.items()}
-        return tuple(again(part) for part in value) if isinstance(value, (list, tuple)) else value
+            if not value.ndim or len(value) != half:
+                return value
+            return torch.cat([value, value if again is None else value.index_select(0, again)])
+        if isinstance(value, Mapping):
+            return {name: both(part) for name, part in value.items()}
+        return tuple(both(part) for part in value) if isinstance(value, (list, tuple)) else value
 
+    windows = request.windows
+    if windows is not None:
+        second = windows if rows is None else tuple(windows[n] for n in rows)
+        windows = (*(replace(w, copy=2 * w.copy) for w in windows), *(replace(w, copy=2 * w.copy + 1) for w in second))
     tensors = ("batch", "wanted", "time", "step", "position_ids", "attention_mask", "condition", "fixed")
-    return replace(
-        request,
-        **{name: again(getattr(request, name)) for name in tensors},
-        windows=None if request.windows is None else request.windows * times,
-    )
+    return replace(request, **{name: both(getattr(request, name)) for name in tensors}, windows=windows)
 
 
-def _halves(output: Output, half: int, guidance: float) -> Output:
-    """The answer to a batch of which the second half is unconditional."""
+def _halves(output: Output, half: int, guidance: float, rows: list[int] | None = None) -> Output:
+    """The answer to a batch of which what comes after ``half`` is unconditional: all rows again, or those listed."""
+    if output.uncond_logits is not None:  # the model is guided itself
+        output = replace(output, logits=guided(output), uncond_logits=None)
+    made = [output.forwards] * len(output.logits) if isinstance(output.forwards, int) else list(output.forwards)
+    each = made[:half]
+    for n, more in zip(range(half) if rows is None else rows, made[half:], strict=True):
+        each[n] += more
     return replace(
         output,
         logits=output.logits[:half],
@@ -253,8 +236,18 @@ def _halves(output: Output, half: int, guidance: float) -> Output:
         guidance=guidance,
         quality=None if output.quality is None else output.quality[:half],
         hidden=None if output.hidden is None else output.hidden[:half],
-        forwards=2 * output.forwards,
+        forwards=_number(each),
     )
+
+
+def _added(one: int | tuple[int, ...], other: int | tuple[int, ...], rows: int) -> int | tuple[int, ...]:
+    first, second = ((n,) * rows if isinstance(n, int) else n for n in (one, other))
+    return _number([a + b for a, b in zip(first, second, strict=True)]) if rows else 0
+
+
+def _number(each: Sequence[int]) -> int | tuple[int, ...]:
+    """Forwards of each row, as one number where they agree."""
+    return each[0] if len(set(each)) == 1 else tuple(each)
 
 
 class ShadowBlock:
@@ -274,12 +267,18 @@ class ShadowBlock:
 
     def __init__(self, model: Callable[..., Any]) -> None:
         self.model, self.__name__ = model, model_name(model)
+        self._call = Caller(model)
+        for name in ("attention_mask", "position_ids"):
+            if not self._call.accepts.takes(name):
+                raise TypeError(
+                    f"model: expected {self.__name__} to take {name!r}, which tells a shadow from its block"
+                )
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
-        assert request.windows is not None
-        length, width = tokens.shape[1], max((w.stop - w.start for w in request.windows), default=0)
-        starts = torch.tensor([[w.start] for w in request.windows], device=tokens.device)
-        stops = torch.tensor([[w.stop] for w in request.windows], device=tokens.device)
+        windows = listed_windows(request, "ShadowBlock")
+        length, width = tokens.shape[1], max((w.stop - w.start for w in windows), default=0)
+        starts = torch.tensor([[w.start] for w in windows], dtype=torch.int64, device=tokens.device)
+        stops = torch.tensor([[w.stop] for w in windows], dtype=torch.int64, device=tokens.device)
         stands_for = starts + torch.arange(width, device=tokens.device)  # [b, W]
         exists = stands_for < stops
         stands_for = stands_for.clamp(max=max(length - 1, 0))
@@ -287,8 +286,8 @@ class ShadowBlock:
         sees = self._attention(real, stands_for, exists)
         positions = torch.cat([request.position_ids, request.position_ids.gather(1, stands_for)], 1)
         canvas = torch.cat([tokens, torch.full_like(stands_for, request.mask_id)], 1)
-        given = {} if request.condition is None else {"condition": request.condition}
-        answer = self.model(canvas, attention_mask=sees[:, None], position_ids=positions, **given)
+        shadowed = replace(request, attention_mask=sees[:, None], position_ids=positions)
+        answer = self.model(canvas, **self._call.arguments(shadowed))
         logits = read_output(answer, self.model).logits
         judged = ops.score_tokens(
             logits[:, length:], tokens=tokens.gather(1, stands_for), rows=exists, want=["current_logprob"]
@@ -322,6 +321,7 @@ class Combined:
     def __init__(self, autoregressive: Any, masked: Any, decoder: Callable[[Tensor], Tensor]) -> None:
         self.models, self.decoder = (caller(autoregressive), caller(masked)), decoder
         self.__name__ = f"{model_name(autoregressive)} with {model_name(masked)}"
+        self.reads_windows = any(model.reads_windows for model in self.models)
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         before, both = (self._hidden(model, tokens, request) for model in self.models)

@@ -15,7 +15,7 @@ nothing for one with relative positions and is wrong for one with absolute posit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,8 +25,10 @@ from .schedules import LogLinear
 from .wrappers import Accepted, accepted, layers, unwrapped
 
 __all__ = [
+    "Caller",
     "Model",
     "Output",
+    "Reader",
     "Request",
     "SigmaDenoiser",
     "Window",
@@ -36,9 +38,13 @@ __all__ = [
     "check_logits",
     "combine",
     "counted_positions",
+    "guided",
     "layers",
+    "listed_windows",
     "model_name",
     "read_output",
+    "reads_windows",
+    "settled",
     "takes_positions",
     "unwrapped",
 ]
@@ -46,17 +52,33 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Window:
-    """Where a row of the batch is, as plain numbers: its block's columns ``[start, stop)``, which block, which step."""
+    """Where a row of the batch is, as plain numbers.
+
+    Attributes:
+        row: of the sampler's batch.
+        index: which block.
+        step: steps made in it.
+        start, stop: its columns ``[start, stop)``.
+        made: steps the row has made in all.
+        copy: which copy of the row this is, where an adapter asks of a row several times in one call.
+    """
 
     row: int
     index: int
     step: int
     start: int
     stop: int
+    made: int = 0
+    copy: int = 0
 
     @property
     def columns(self) -> tuple[int, int]:
         return self.start, self.stop
+
+    @property
+    def name(self) -> tuple[int, int]:
+        """The row and the copy: what an adapter keeps for a row is kept under it."""
+        return self.row, self.copy
 
 
 @dataclass(frozen=True)
@@ -79,8 +101,8 @@ class Request:
         placed: whether the caller gave the positions.
         unpassed: names of what was given that the model, inside the adapters around it, does not take:
             ``"position_ids"`` or nothing.
-        run: what adapters keep between the forwards of one run, under keys of their own; a new run starts empty, and
-            so does one that goes on from a state.
+        run: what adapters keep between the forwards of one run, each under itself; a new run starts empty, and so does
+            one that goes on from a state.
     """
 
     batch: Tensor
@@ -119,7 +141,8 @@ class Output:
         uncond_logits, guidance: as ``logits``, without the condition: what is read is ``uncond + (1 + guidance)
             (logits - uncond)``, rounded as the logits' dtype rounds.
         shift: 1 where the logits at a position describe the token after it (Dream); column 0 then reads its own.
-        forwards: forwards each row made for this answer, 2 where an unconditional half was computed too.
+        forwards: forwards each row made for this answer, 2 where an unconditional half was computed too; one number,
+            or one per row.
     """
 
     logits: Tensor
@@ -129,7 +152,7 @@ class Output:
     uncond_logits: Tensor | None = None
     guidance: float = 0.0
     shift: int = 0
-    forwards: int = 1
+    forwards: int | tuple[int, ...] = 1
 
 
 Model = Callable[[Tensor, Request], Output]
@@ -155,13 +178,13 @@ def check_logits(logits: Any, tokens: Tensor, mask_id: int, source: str = "logit
         raise ValueError(f"mask_id: expected an id within the {logits.shape[-1]} ids of {source}, got {mask_id}")
 
 
-def as_model(model: Any) -> Model:
+def as_model(model: Any) -> Reader:
     """Any supported form of model as ``(tokens, request) -> Output``.
 
     Raises:
         TypeError: ``model`` is not callable.
     """
-    return _Reader(model)
+    return Reader(model)
 
 
 def caller(model: Any) -> Caller:
@@ -190,8 +213,14 @@ class Caller:
         self.model, self.asker, self.accepts = model, asker, accepted(model)
         self.first_position = _first_position(model) if "position_ids" in self.accepts.names else 0
 
-    def __call__(self, tokens: Tensor, request: Request) -> Any:
-        arguments = self.arguments(request)
+    @property
+    def reads_windows(self) -> bool:
+        """Whether the model, or one inside it, asks for ``request.windows``."""
+        return reads_windows(self.model)
+
+    def __call__(self, tokens: Tensor, request: Request, **more: Any) -> Any:
+        """The model's answer; ``more`` are arguments beside those of the request."""
+        arguments = {**self.arguments(request), **more}
         if self.accepts.anything and "position_ids" in arguments:
             try:
                 return self.model(tokens, **arguments)
@@ -199,7 +228,7 @@ class Caller:
                 if "unexpected keyword argument 'position_ids'" not in str(error):
                     raise
             self.accepts = Accepted(self.accepts.names | {"attention_mask", "condition"})
-            arguments = self.arguments(request)
+            arguments = {**self.arguments(request), **more}
         return self.model(tokens, **arguments)
 
     def arguments(self, request: Request) -> dict[str, Any]:
@@ -226,11 +255,16 @@ class Caller:
         return arguments
 
 
-class _Reader(Caller):
+class Reader(Caller):
     """The same, with the answer as an :class:`Output`."""
 
-    def __call__(self, tokens: Tensor, request: Request) -> Output:
-        return read_output(super().__call__(tokens, request), self.model)
+    def __call__(self, tokens: Tensor, request: Request, **more: Any) -> Output:
+        return read_output(super().__call__(tokens, request, **more), self.model)
+
+
+def reads_windows(model: Any) -> bool:
+    """Whether ``model``, through wrappers, has a true attribute ``reads_windows``."""
+    return any(getattr(layer, "reads_windows", False) is True for layer in layers(model))
 
 
 def takes_positions(model: Any) -> bool:
@@ -283,12 +317,35 @@ class SigmaDenoiser:
         return read_output(self.net(tokens, sigma.float()), self.net)
 
 
+def guided(output: Output) -> Tensor:
+    """The logits with guidance, in their own dtype, as the model's columns have them."""
+    if output.uncond_logits is None:
+        return output.logits
+    return output.uncond_logits + (output.guidance + 1) * (output.logits - output.uncond_logits)
+
+
 def combine(output: Output) -> Tensor:
     """The logits a method reads: guided in their own dtype, then shifted."""
-    logits = output.logits
-    if output.uncond_logits is not None:
-        logits = output.uncond_logits + (output.guidance + 1) * (logits - output.uncond_logits)
+    logits = guided(output)
     return torch.cat([logits[:, :1], logits[:, :-1]], 1) if output.shift else logits
+
+
+def settled(output: Output) -> Output:
+    """The same answer with nothing left to do to its logits."""
+    return replace(output, logits=combine(output), uncond_logits=None, guidance=0.0, shift=0)
+
+
+def listed_windows(request: Request, name: str) -> tuple[Window, ...]:
+    """The windows of a request, which the adapter called ``name`` needs.
+
+    Raises:
+        ValueError: there are none: a sampler's main model is told of them, nobody else.
+    """
+    if request.windows is None:
+        raise ValueError(
+            f"model: {name} needs the rows' windows, which only the model that a sampler fills with is told"
+        )
+    return request.windows
 
 
 def read_output(answer: Any, model: Any) -> Output:

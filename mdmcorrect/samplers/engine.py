@@ -8,7 +8,7 @@ device.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import ops
 from ..model import Window
 from .correct import Correct
-from .forward import Forward
+from .forward import Forward, Tally
 from .plan import Intent, Plan, Update
 from .result import StepEvent, copy_event
 from .review import Review
@@ -58,6 +58,7 @@ class Engine:
     tokens_processor: TokensProcessor | None = None
     review: Review | None = None
     review_forward: Forward | None = None
+    memory: dict[Any, Any] = field(default_factory=dict)  # of the one run it is made for: what adapters keep
 
     def run(
         self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None, shown: frozenset[str]
@@ -94,7 +95,7 @@ class Engine:
         intent = self.plan.prepare(state, view)
         due = self._due(state, view)
         ahead = self._ahead(state, view, intent, due)
-        return None if ahead is None else self._made(state, view, layout, intent, due, ahead, shown)
+        return None if ahead is None else self._made(state, view, layout, intent, due, ahead, shown, self.memory)
 
     def fixed_step(self, state: State, layout: Layout, *, closing: bool) -> State:
         """The state after the same step, made without asking the host: the model reads every row, whoever needs it.
@@ -109,7 +110,7 @@ class Engine:
         due = self._due(before, view)
         need, correct = self._needs(before, view, intent, due)
         ahead = Ahead(Rows(need), Rows(correct), closing, None)
-        after = self._made(before, view, layout, intent, due, ahead, frozenset())[0]
+        after = self._made(before, view, layout, intent, due, ahead, frozenset(), {})[0]
         return replace(after, done=after.done & ~waiting, calls=state.calls, token_forwards=state.token_forwards)
 
     def _made(
@@ -121,7 +122,9 @@ class Engine:
         due: Tensor,
         ahead: Ahead,
         shown: frozenset[str],
+        memory: dict[Any, Any],
     ) -> tuple[State, Update, Tensor, Scores]:
+        tally = Tally(memory)
         time = self.plan.time(state, view)
         corrected = torch.zeros_like(state.fixed)
         before = state
@@ -132,33 +135,36 @@ class Engine:
             if not ahead.correcting.empty:
                 wanted = wanted | (due[:, None] & ~state.fixed)
             also = frozenset({"argmax"} if ahead.finishing else ())
-            scores = self.forward(state, state.tokens, ahead.rows, wanted, time, also=also, windows=ahead.windows)
+            scores = self.forward(
+                state, state.tokens, ahead.rows, wanted, time, also=also, windows=ahead.windows, tally=tally
+            )
         if self.correct is not None and not ahead.correcting.empty:
 
             def rescore(
                 tokens: Tensor, rows: Rows, where: Tensor, correction: int, judged: Tensor | None = None
             ) -> Scores:
                 windows = ahead.windows
-                return self.forward(before, tokens, rows, where, time, correction, windows=windows, judged=judged)
+                return self.forward(
+                    before, tokens, rows, where, time, correction, windows=windows, judged=judged, tally=tally
+                )
 
             tokens, scores = self.correct(state, view, ahead.correcting, scores, rescore)
             state, corrected = self._revise(state, tokens, scores)
         if self.review is not None and self.review_forward is not None:
-            scores = self.review(self.review_forward, state, scores, ahead.rows, time)
+            scores = self.review(self.review_forward, state, scores, ahead.rows, time, tally)
         update = self.plan(state, view, intent, scores)
         if ahead.finishing:
             update = self._fill(state, view, update, scores)
         if update.corrected is not None:
             corrected = corrected | update.corrected
-        state = self._apply(state, view, update, scores, corrected, ahead.correcting)
+        state = tally.written(self._apply(state, view, update, scores, corrected, ahead.correcting))
         if self.tokens_processor is not None:
-            state = replace(state, tokens=self._processed(state.tokens, self.tokens_processor))
+            state = replace(state, tokens=self._processed(state.tokens, tally.logits, self.tokens_processor))
         return self.close(state, layout), update, corrected, scores
 
-    def _processed(self, tokens: Tensor, processor: TokensProcessor) -> Tensor:
+    def _processed(self, tokens: Tensor, logits: Tensor | None, processor: TokensProcessor) -> Tensor:
         """The tokens a caller's processor makes of a step's, given the logits of the step's last forward."""
-        processed = processor(tokens, self.forward.logits)
-        self.forward.logits = None
+        processed = processor(tokens, logits)
         if not isinstance(processed, Tensor) or processed.shape != tokens.shape or processed.dtype != torch.int64:
             got = (
                 f"{processed.dtype} {list(processed.shape)}"
@@ -192,7 +198,7 @@ class Engine:
         flags = torch.stack([~state.done, need, correct, view.finishing])
         windows = None
         if self.forward.reads_windows:
-            spans = torch.stack([view.index, view.step, *view.span()])
+            spans = torch.stack([view.index, view.step, *view.span(), state.step])
             live, needed, correcting, finishing, *numbers = torch.cat([flags.long(), spans]).tolist()
             windows = [Window(row, *span) for row, span in enumerate(zip(*numbers, strict=True))]
         else:
@@ -255,10 +261,7 @@ class Engine:
             commits=state.commits + update.committed,
             done=state.done | view.finishing,
             memory={**state.memory, **update.memory},
-            **self.forward.taken(state),
         )
-        if self.review_forward is not None:
-            state = replace(state, **self.review_forward.taken(state))
         return self.window.advance(state, view, self._waiting(state))
 
     def _waiting(self, state: State) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..model import Output, Request, Window, as_model, check_logits, combine, model_name, takes_positions
+from ..model import Output, Request, Window, as_model, check_logits, combine, model_name, reads_windows, takes_positions
 from .rows import Rows
 from .scoring import Scores, Scoring
 from .state import State
@@ -19,6 +19,56 @@ _log = logging.getLogger(__name__)
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 _T = TypeVar("_T")
+
+
+@dataclass
+class Tally:
+    """What the forwards of one step leave behind, until it is written into the state.
+
+    Attributes:
+        run: what adapters keep for the run, ``Request.run``.
+        nfe: forwards per row, None before the first.
+        calls, token_forwards: of the model, whatever their batch.
+        logits: those of the step's last forward, if they are kept.
+    """
+
+    run: dict[Any, Any] = field(default_factory=dict)
+    nfe: Tensor | None = None
+    calls: int = 0
+    token_forwards: int = 0
+    logits: Tensor | None = None
+
+    def count(self, rows: Rows, asked: Tensor, forwards: int | tuple[int, ...]) -> None:
+        """Add a call with the tokens ``asked [b, L]``, for which each row made so many forwards, or its own number."""
+        if isinstance(forwards, int):
+            made, total = rows.mask * forwards, forwards * asked.shape[0]
+        else:
+            each = torch.tensor(forwards, dtype=torch.int64, device=asked.device)
+            made, total = each if rows.index is None else _scattered(each, rows), sum(forwards)
+        self.nfe = made if self.nfe is None else self.nfe + made
+        self.calls += 1
+        self.token_forwards += asked.shape[1] * total
+
+    def add(self, other: Tally) -> None:
+        """Add another model's counts."""
+        if other.nfe is not None:
+            self.nfe = other.nfe if self.nfe is None else self.nfe + other.nfe
+        self.calls += other.calls
+        self.token_forwards += other.token_forwards
+
+    def written(self, state: State) -> State:
+        """``state`` with the counts added."""
+        return replace(
+            state,
+            nfe=state.nfe if self.nfe is None else state.nfe + self.nfe,
+            calls=state.calls + self.calls,
+            token_forwards=state.token_forwards + self.token_forwards,
+        )
+
+
+def _scattered(each: Tensor, rows: Rows) -> Tensor:
+    assert rows.index is not None
+    return torch.zeros_like(rows.mask, dtype=torch.int64).index_copy(0, rows.index, each)
 
 
 class Forward:
@@ -48,16 +98,12 @@ class Forward:
         keep_logits: bool = False,
     ) -> None:
         self.name, self.model = model_name(model), as_model(model)
-        self.reads_windows = bool(getattr(model, "reads_windows", False))
+        self.reads_windows = reads_windows(model)
         self.keep_logits = keep_logits
-        self.logits: Tensor | None = None
         self.scoring, self.mask_id, self.method = scoring, mask_id, method
         self.wants = wants | {"token", "confidence"}
         self.condition, self.logits_processor = condition, logits_processor
-        self.run: dict[Any, Any] = {}
         self._takes_positions = takes_positions(model)
-        self._nfe: Tensor | None = None
-        self._calls = self._token_forwards = 0
 
     def __call__(
         self,
@@ -70,11 +116,13 @@ class Forward:
         also: frozenset[str] = frozenset(),
         windows: Sequence[Window] | None = None,
         judged: Tensor | None = None,
+        *,
+        tally: Tally,
     ) -> Scores:
         """Scores of ``tokens [B, L]`` at the positions ``where`` (bool ``[B, L]``) of the given rows.
 
         ``also`` names scores that only this forward is to give; ``judged`` are the tokens, if not those of the canvas,
-        that ``current_logprob`` is about.
+        that ``current_logprob`` is about. The forward is counted in ``tally``.
 
         Returns:
             Scores ``[B, L]``, -1 or NaN wherever nothing was scored.
@@ -104,7 +152,7 @@ class Forward:
             windows=None if windows is None else tuple(windows[row] for row in rows.listed or ()),
             placed=state.placed,
             unpassed=self._unpassed(state),
-            run=self.run,
+            run=tally.run,
         )
         output = self.model(asked, request)
         start = output.start or 0
@@ -120,7 +168,7 @@ class Forward:
             output = replace(output, logits=self.logits_processor(shown, output.logits))
             check_logits(output.logits, shown, self.mask_id, "logits_processor")
         if self.keep_logits:
-            self.logits = output.logits
+            tally.logits = output.logits
         scores = self.scoring(
             output.logits,
             tokens=shown if judged is None else cut(take(judged)),
@@ -138,7 +186,7 @@ class Forward:
         if output.quality is not None:
             quality = output.quality.float()
             scores["quality"] = quality if rows.listed is not None else quality.where(rows.mask[:, None], torch.nan)
-        self._count(rows, asked, output.forwards)
+        tally.count(rows, asked, output.forwards)
         if output.start is not None:
             after = asked.shape[1] - start - shown.shape[1]
             scores = Scores({name: _pad(value, start, after) for name, value in scores.items()})
@@ -162,23 +210,6 @@ class Forward:
         empty = Scores(dict.fromkeys(self.wants, unscored))
         empty.update(dict.fromkeys(self.wants & {"token", "argmax"}, torch.full_like(tokens, -1)))
         return empty
-
-    def taken(self, state: State) -> dict[str, Any]:
-        """Counters of the state after the forwards made since the last call of this method."""
-        nfe = state.nfe if self._nfe is None else state.nfe + self._nfe
-        counters = {
-            "nfe": nfe,
-            "calls": state.calls + self._calls,
-            "token_forwards": state.token_forwards + self._token_forwards,
-        }
-        self._nfe, self._calls, self._token_forwards = None, 0, 0
-        return counters
-
-    def _count(self, rows: Rows, asked: Tensor, forwards: int) -> None:
-        made = rows.mask * forwards
-        self._nfe = made if self._nfe is None else self._nfe + made
-        self._calls += 1
-        self._token_forwards += asked.numel() * forwards
 
     def _check(self, output: Output, asked: Tensor) -> None:
         check_logits(output.logits, asked, self.mask_id, f"model {self.name}")

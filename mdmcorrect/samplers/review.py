@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..model import Output, Request, caller, model_name
-from .forward import Forward
+from .forward import Forward, Tally
 from .rows import Rows
 from .scoring import Scores, Scoring
 from .state import State
@@ -60,14 +60,18 @@ class Review:
         model = _Critic(self.model, mask_id) if self.reads == "quality" else self.model
         return Forward(model, self.scoring, mask_id, _READS[self.reads], f"{method}'s review", condition)
 
-    def __call__(self, forward: Forward, state: State, scores: Scores, rows: Rows, time: Tensor) -> Scores:
+    def __call__(
+        self, forward: Forward, state: State, scores: Scores, rows: Rows, time: Tensor, tally: Tally
+    ) -> Scores:
         """The step's scores and "review", ``[B, L]``."""
         if rows.empty:
             return Scores({**scores, "review": torch.full(state.tokens.shape, torch.nan, device=state.tokens.device)})
         wanted = self.wanted(state, forward.mask_id) & (scores["token"] >= 0)
         draft = torch.where(wanted, scores["token"], state.tokens)
         where = torch.zeros_like(state.fixed) if self.reads == "quality" else ~state.fixed
-        read = forward(state, draft, rows, where, time)
+        own = Tally(tally.run.setdefault("review", {}))
+        read = forward(state, draft, rows, where, time, tally=own)
+        tally.add(own)
         if self.reads == "lead":
             return Scores({**scores, "review": read["max_logprob"] - read["second_logprob"]})
         return Scores({**scores, "review": read["quality" if self.reads == "quality" else "current_logprob"]})
