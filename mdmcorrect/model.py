@@ -342,9 +342,7 @@ def listed_windows(request: Request, name: str) -> tuple[Window, ...]:
         ValueError: there are none: a sampler's main model is told of them, nobody else.
     """
     if request.windows is None:
-        raise ValueError(
-            f"model: {name} needs the rows' windows, which only the model that a sampler fills with is told"
-        )
+        raise ValueError(f"model: {name} needs the rows' windows, which only a sampler's main model is told")
     return request.windows
 
 
