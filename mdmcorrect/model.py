@@ -304,17 +304,19 @@ class SigmaDenoiser:
     """A denoiser called as ``net(tokens, sigma)``, such as MDLM's DiT, as a model.
 
     Args:
-        net: takes tokens ``[b, L]`` and ``sigma [b]`` float32, returns logits or any supported output.
+        net: takes tokens ``[b, L]`` and ``sigma [b]`` float32, returns logits or any supported output. A mask,
+            positions or a condition reach it by name, as any model.
         schedule: gives ``sigma(t)``.
         time_conditioned: False passes zeros, as networks trained without time conditioning expect.
     """
 
     def __init__(self, net: Callable[..., Any], schedule: LogLinear | None = None, *, time_conditioned: bool = True):
         self.net, self.schedule, self.time_conditioned = net, schedule or LogLinear(), time_conditioned
+        self.model, self.__name__ = Caller(net), model_name(net)
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         sigma = self.schedule.sigma(request.time) if self.time_conditioned else torch.zeros_like(request.time)
-        return read_output(self.net(tokens, sigma.float()), self.net)
+        return read_output(self.net(tokens, sigma.float(), **self.model.arguments(request)), self.net)
 
 
 def guided(output: Output) -> Tensor:

@@ -383,3 +383,19 @@ def test_a_run_has_a_memory_of_its_own():
     seen.clear()
     FixedSteps(LLaDA(steps=2), model, mask_id=MASK)(FIRST)
     assert seen == [[0], [1], [2]], "with fixed steps nothing outlasts a step"
+
+
+def test_a_window_that_has_moved_on_cannot_be_cut():
+    """Layers that keep the last positions only hold no prefix; a window wider than the canvas is none."""
+
+    def mistral(window):
+        torch.manual_seed(0)
+        settings = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = transformers.MistralConfig(
+            **settings, num_key_value_heads=2, vocab_size=V, sliding_window=window, is_causal=False
+        )
+        return transformers.MistralForCausalLM(config).eval()
+
+    with pytest.raises(ValueError, match=r"cache: a DynamicCache cannot be cut to its first 4 positions"):
+        sampler()(PrefixCache(mistral(6)), FIRST, mask_id=MASK)
+    assert not (sampler()(PrefixCache(mistral(64)), FIRST, mask_id=MASK).tokens == MASK).any()

@@ -12,7 +12,7 @@ from mdmcorrect.adapters import Guided, RightShifted
 from mdmcorrect.heads import QualityHead, attach
 from mdmcorrect.likelihood import log_likelihood
 from mdmcorrect.losses import mdlm_loss, prism_loss, proseco_loss
-from mdmcorrect.model import Request, as_model
+from mdmcorrect.model import Output, Request, as_model
 from mdmcorrect.samplers import FixedSteps, LLaDA
 from mdmcorrect.wrappers import Accepted, accepted, layers, unwrapped
 
@@ -364,3 +364,39 @@ def test_models_of_the_hub():
 def request_of(tokens, places):
     rows = torch.arange(len(tokens))
     return Request(rows, torch.ones_like(tokens).bool(), rows.double(), rows, places, placed=True)
+
+
+@pytest.fixture
+def group():
+    """A process group of one."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+class OfRequests(Absolute):
+    def forward(self, tokens, request):
+        return Output(super().forward(tokens, request.attention_mask, request.position_ids))
+
+
+def test_distributed_models(group):
+    """DDP, FSDP2, both under torch.compile, around a head, around peft, and around a model of requests."""
+    ddp = nn.parallel.DistributedDataParallel
+    wrappers = {
+        "DDP": ddp(Absolute()),
+        "compiled": torch.compile(ddp(Absolute()), backend="eager"),
+        "head": ddp(attach(Absolute(), QualityHead(V), hidden=lambda output: output)),
+        "head on DDP": attach(ddp(Absolute()), QualityHead(V), hidden=lambda output: output),
+        "peft": ddp(adapted(Absolute())),
+        "requests": ddp(OfRequests()),
+        "compiled requests": torch.compile(OfRequests(), backend="eager"),
+        "fully_shard": torch.distributed.fsdp.fully_shard(Absolute()),
+    }
+    real, padded, mask = rows()
+    method, seed = LLaDA(steps=3, temperature=0.7), torch.tensor([3, 4, 5])
+    alone = method(Absolute(), real, mask_id=MASK, seed=seed).tokens
+    for name, model in wrappers.items():
+        together = method(model, padded, mask_id=MASK, attention_mask=mask, seed=seed).tokens
+        assert torch.equal(together[mask].view(3, 8), alone), name
+    assert isinstance(unwrapped(wrappers["compiled"]), Absolute)
+    assert hasattr(unwrapped(wrappers["head"]), "quality_head")

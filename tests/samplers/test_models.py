@@ -110,6 +110,25 @@ def test_a_sigma_denoiser_is_told_the_noise():
     assert torch.cat(told).eq(0).all()
 
 
+def test_a_sigma_denoiser_is_told_the_rest_by_name():
+    seen = {}
+
+    def net(tokens, sigma, attention_mask=None, condition=None, position_ids=None):
+        seen.update(mask=attention_mask, condition=condition, positions=position_ids)
+        return logits_of(tokens)
+
+    mask = torch.ones(3, 10, dtype=torch.bool)
+    mask[1, :4] = False
+    given = {"attention_mask": mask, "condition": torch.tensor([3, 4, 5])}
+    LLaDA(steps=1)(SigmaDenoiser(net), tokens(), mask_id=MASK, **given)
+    assert torch.equal(seen["mask"], mask)
+    assert seen["condition"].tolist() == [3, 4, 5]
+    assert seen["positions"][1].tolist() == [0, 0, 0, 0, 0, 1, 2, 3, 4, 5]
+    for name, value in given.items():
+        with pytest.raises(TypeError, match=f"{name}: was given to the sampler, but the model"):
+            LLaDA(steps=1)(SigmaDenoiser(lambda x, sigma: logits_of(x)), tokens(), mask_id=MASK, **{name: value})
+
+
 def test_a_request_tells_what_the_step_knows():
     requests = []
 
