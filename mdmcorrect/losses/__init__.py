@@ -2,7 +2,7 @@
 logits, and one that takes hidden states and never makes logits."""
 
 from .ddpp import LogPartition, ddpp_loss
-from .masking import mask_tokens
+from .masking import count_items, mask_tokens
 from .mdlm import mdlm_loss, mdlm_loss_from_hidden, mdlm_loss_from_logits
 from .outputs import LossOutput
 from .prism import PrismInputs, prism_inputs, prism_inputs_from_hidden, prism_loss, prism_loss_from_logits
@@ -20,6 +20,7 @@ __all__ = [
     "PrismInputs",
     "corrector_inputs",
     "corrector_inputs_from_hidden",
+    "count_items",
     "ddpp_loss",
     "mask_tokens",
     "mdlm_loss",

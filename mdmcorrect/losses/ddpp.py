@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..schedules import Schedule, get_schedule
-from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
+from ..schedules import Schedule
+from .arguments import divisor, number, tensor
+from .masking import check_tokens
+from .mdlm import MaskedTerm
 from .outputs import Forward, LossOutput, call_model, read_logits
-from .terms import score_targets
+from .terms import Count, score_targets
 
 __all__ = ["LogPartition", "ddpp_loss"]
 
@@ -58,6 +60,7 @@ def ddpp_loss(
     fixed: Tensor | None = None,
     attention_mask: Tensor | None = None,
     condition: Tensor | None = None,
+    num_items_in_batch: Count = None,
     generator: torch.Generator | None = None,
     forward: Forward | None = None,
     check: bool = True,
@@ -74,6 +77,8 @@ def ddpp_loss(
         mask_id: id of the mask token; the arguments not described here are those of
             :func:`mdmcorrect.losses.mdlm_loss`.
         beta: temperature of the reward; small ones follow it closely.
+        num_items_in_batch: divide by this number of rows instead of by those of this batch that have a mask: where
+            gradients are accumulated, the rows of the whole accumulated batch.
 
     Returns:
         ``LossOutput`` with parts "ddpp" (the loss), "log_ratio" (mean of ``log q - log p``), "log_z" and "masked"
@@ -82,22 +87,21 @@ def ddpp_loss(
     Raises:
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument; a ``beta`` not above 0.
     """
+    beta = number("beta", beta)
     if not beta > 0:
         raise ValueError(f"beta: expected a positive number, got {beta}")
-    schedule = get_schedule(schedule)
-    check_tokens(x0, mask_id, t)
-    if log_reward.shape != x0.shape[:1] or not log_reward.is_floating_point():
+    term = MaskedTerm(mask_id, schedule, fixed, attention_mask=attention_mask)
+    check_tokens(x0, t)
+    if tensor("log_reward", log_reward).shape != x0.shape[:1] or not log_reward.is_floating_point():
         raise ValueError(f"log_reward: expected floating [{len(x0)}], got {log_reward.dtype} {list(log_reward.shape)}")
-    roles = assign_roles(x0, fixed=fixed, loss_mask=None, attention_mask=attention_mask)
-    if check:
-        check_values(x0, mask_id, roles, t)
-    t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
-    z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
-    masked = (z == mask_id) & roles.free
+    if check and not log_reward.isfinite().all():
+        raise ValueError("log_reward: expected finite numbers, got others")
+    z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
+    masked = (z == term.mask_id) & term.roles(x0).free
 
     def log_probability(network: Any) -> Tensor:
         output = call_model(network, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
-        return score_targets(read_logits(output), x0, masked, mask_id)[0].sum(1)
+        return score_targets(read_logits(output), x0, masked, term.mask_id)[0].sum(1)
 
     with torch.no_grad():
         log_p = log_probability(reference)
@@ -105,8 +109,14 @@ def ddpp_loss(
     if log_z.shape != x0.shape[:1]:
         raise ValueError(f"log_partition: expected [{len(x0)}] from it, got {list(log_z.shape)}")
     some = masked.any(1)
-    residual = log_q - log_p - log_reward / beta + log_z
-    loss = torch.where(some, residual, 0).square().sum() / some.sum().clamp(min=1)
+    residual = log_q - log_p - log_reward.to(x0.device) / beta + log_z
+    total = torch.where(some, residual, 0).square().sum()
+    rows = (
+        some.sum().clamp(min=1)
+        if num_items_in_batch is None
+        else divisor("num_items_in_batch", num_items_in_batch, total)
+    )
+    loss = total / rows
     parts = {
         "ddpp": loss.detach(),
         "log_ratio": (log_q - log_p).detach().mean(),

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedules import Schedule, sample_times
+from ..schedules import Schedule, get_schedule, sample_times
+from .arguments import IGNORED, check_generator, number, tensor, token_id, tokens_like
+from .terms import own_count
 
 
 @dataclass(frozen=True)
@@ -23,57 +25,105 @@ class Roles:
     present: Tensor
 
 
-def _bool_like(name: str, value: Tensor, x0: Tensor) -> Tensor:
-    if value.shape != x0.shape:
-        raise ValueError(f"{name}: expected the shape of x0, {tuple(x0.shape)}, got {tuple(value.shape)}")
+def bool_like(name: str, value: Tensor, x0: Tensor, source: str = "x0") -> Tensor:
+    """A mask of the shape of ``x0``, which the error calls ``source``, as bool on its device."""
+    if tensor(name, value).shape != x0.shape:
+        raise ValueError(f"{name}: expected the shape of {source}, {tuple(x0.shape)}, got {tuple(value.shape)}")
+    if value.is_complex():
+        raise TypeError(f"{name}: expected bool or 0/1, got {value.dtype}")
     return value.to(device=x0.device, dtype=torch.bool)
 
 
 def assign_roles(x0: Tensor, *, fixed: Tensor | None, loss_mask: Tensor | None, attention_mask: Tensor | None) -> Roles:
-    """Combine the three masks; each is bool or 0/1 of x0's shape, or None."""
+    """Combine the three masks; each is bool or 0/1 of x0's shape, or None. What x0 says to ignore is not scored."""
     present = torch.ones_like(x0, dtype=torch.bool)
     if attention_mask is not None:
-        present = _bool_like("attention_mask", attention_mask, x0)
-    free = present if fixed is None else present & ~_bool_like("fixed", fixed, x0)
-    scored = free if loss_mask is None else free & _bool_like("loss_mask", loss_mask, x0)
+        present = bool_like("attention_mask", attention_mask, x0)
+    free = present if fixed is None else present & ~bool_like("fixed", fixed, x0)
+    scored = free & (x0 != IGNORED)
+    if loss_mask is not None:
+        scored = scored & bool_like("loss_mask", loss_mask, x0)
     return Roles(free, scored, present)
 
 
-def check_tokens(x0: Tensor, mask_id: int, t: Tensor | None = None) -> None:
-    """Raise unless x0 is int64 ``[B, L]``, mask_id an id, and t floating ``[B]``."""
-    if x0.ndim != 2:
+def count_items(
+    x0: Tensor,
+    *,
+    fixed: Tensor | None = None,
+    loss_mask: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    normalizer: str = "token",
+) -> Tensor:
+    """What the losses divide a batch's sum by, an int64 tensor ``[]`` on x0's device.
+
+    Added up over the micro-batches of an optimizer step it is their ``num_items_in_batch``.
+
+    Args:
+        x0, fixed, loss_mask, attention_mask, normalizer: as in :func:`mdmcorrect.losses.mdlm_loss`. Where x0 is -100
+            (labels) nothing is scored.
+
+    Raises:
+        ValueError, TypeError: as :func:`mdmcorrect.losses.mdlm_loss`.
+    """
+    check_tokens(x0)
+    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
+    return own_count(roles.scored, normalizer)
+
+
+def check_tokens(x0: Tensor, t: Tensor | None = None) -> None:
+    """Raise unless x0 is int64 ``[B, L]`` and t floating ``[B]``."""
+    if tensor("x0", x0).ndim != 2:
         raise ValueError(f"x0: expected [B, L], got {tuple(x0.shape)}")
     if x0.dtype != torch.int64:
         raise TypeError(f"x0: expected int64 token ids, got {x0.dtype}")
-    if mask_id < 0:
-        raise ValueError(f"mask_id: expected a token id >= 0, got {mask_id}")
     if t is not None:
-        if t.shape != x0.shape[:1]:
+        if tensor("t", t).shape != x0.shape[:1]:
             raise ValueError(f"t: expected one time per row, [{x0.shape[0]}], got {tuple(t.shape)}")
         if not t.is_floating_point():
             raise TypeError(f"t: expected a floating dtype, got {t.dtype}")
 
 
-def check_values(x0: Tensor, mask_id: int, roles: Roles, t: Tensor | None = None) -> None:
-    """Raise if clean tokens contain the mask, nothing can be masked or a time is no time. One host synchronisation."""
-    facts = [((x0 == mask_id) & roles.present).sum(), roles.free.sum()]
+def check_batch(x0: Tensor, z: Tensor, t: Tensor, **others: Tensor) -> None:
+    """:func:`check_tokens`, and z and other tokens like x0."""
+    check_tokens(x0, tensor("t", t))
+    for name, tokens in {"z": z, **others}.items():
+        tokens_like(name, tokens, x0)
+
+
+def check_values(x0: Tensor, mask_id: int, roles: Roles, t: Tensor | None = None, **masks: Tensor | None) -> None:
+    """Raise if clean tokens contain the mask or are none, nothing can be masked, a time is no time, or one of ``masks``
+    is neither 0 nor 1 somewhere. One host synchronisation."""
+    facts = [((x0 == mask_id) & roles.present).sum(), roles.free.sum(), (x0 < 0).sum(), x0.min() if x0.numel() else 0]
     if t is not None:
-        facts.append((~((t > 0) & (t <= 1))).sum().to(x0.device))
-    found, free, *bad_times = torch.stack(facts).tolist()
+        facts.append((~((t > 0) & (t <= 1))).sum())
+    others = {name: mask for name, mask in masks.items() if mask is not None and mask.dtype != torch.bool}
+    facts += [((mask != 0) & (mask != 1)).sum() for mask in others.values()]
+    numbers = iter(torch.stack([torch.as_tensor(fact, dtype=torch.int64).to(x0.device) for fact in facts]).tolist())
+    found, free, negative, lowest = (next(numbers) for _ in range(4))
+    if negative:
+        raise ValueError(
+            f"x0: expected token ids, found {negative} below 0, down to {lowest}; the model reads x0, so give it "
+            "input_ids, and labels that are -100 as loss_mask=labels != -100"
+        )
     if found:
         raise ValueError(f"x0: expected clean tokens, found mask_id {mask_id} at {found} positions outside padding")
     if not free and x0.numel():
         raise ValueError("fixed, attention_mask: expected some position that may be masked, all are fixed or padding")
-    if any(bad_times):
-        raise ValueError(f"t: expected times in (0, 1], got {bad_times[0]} outside")
+    if t is not None and (outside := next(numbers)):
+        raise ValueError(f"t: expected times in (0, 1], got {outside} outside")
+    for name, wrong in zip(others, numbers, strict=True):
+        if wrong:
+            raise ValueError(f"{name}: expected bool or 0/1, got {wrong} other numbers")
 
 
 def draw_times(
     x0: Tensor, t: Tensor | None, *, t_min: float, antithetic: bool, generator: torch.Generator | None
 ) -> Tensor:
     """The given times, or one per row from :func:`mdmcorrect.schedules.sample_times`."""
+    check_generator(generator)
     if t is not None:
         return t.to(x0.device)
+    t_min = number("t_min", t_min)
     return sample_times(x0.shape[0], t_min=t_min, antithetic=antithetic, generator=generator, device=x0.device)
 
 
@@ -82,7 +132,7 @@ def mask_tokens(
     t: Tensor,
     *,
     mask_id: int,
-    schedule: Schedule,
+    schedule: str | Schedule = "linear",
     free: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -92,16 +142,19 @@ def mask_tokens(
         x0: int64 ``[B, L]`` clean tokens.
         t: ``[B]`` times.
         mask_id: id of the mask token.
-        schedule: gives the mask probability.
+        schedule: gives the mask probability, by name or as an object.
         free: bool ``[B, L]``, positions that may be masked; None for all.
         generator: source of the uniforms; they are drawn on its device, then moved.
 
     Returns:
         int64 ``[B, L]``. A row may come out without any mask, as the law says.
     """
+    check_tokens(x0, t)
+    check_generator(generator)
+    mask_id = token_id("mask_id", mask_id)
     device = x0.device if generator is None else generator.device
     u = torch.rand(x0.shape, generator=generator, device=device).to(x0.device)
-    masked = u < schedule.mask_probability(t).unsqueeze(-1)
+    masked = u < get_schedule(schedule).mask_probability(t.to(x0.device)).unsqueeze(-1)
     if free is not None:
-        masked = masked & free
+        masked = masked & bool_like("free", free, x0)
     return torch.where(masked, mask_id, x0)

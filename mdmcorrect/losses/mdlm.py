@@ -5,16 +5,18 @@ L = E_{t, z_t} [ w(t) sum_{l: z_t^l = m} -log x_theta^l(x_0^l | z_t) ],    w(t) 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..schedules import Schedule, get_schedule
-from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
+from .arguments import token_id
+from .masking import Roles, assign_roles, check_batch, check_tokens, check_values, draw_times, mask_tokens
 from .output_layer import hidden_scores, model_scores
 from .outputs import Forward, LossOutput, call_model
-from .terms import Scores, Weight, logit_scores, normalize, time_weight
+from .terms import Count, Scores, Weight, logit_scores, normalize, time_weight
 
 
 def mdlm_loss(
@@ -32,6 +34,7 @@ def mdlm_loss(
     condition: Tensor | None = None,
     weight: Weight = "elbo",
     normalizer: str = "token",
+    num_items_in_batch: Count = None,
     generator: torch.Generator | None = None,
     forward: Forward | None = None,
     output_layer: Any = None,
@@ -54,7 +57,11 @@ def mdlm_loss(
         condition: passed to the model.
         weight: "elbo" (w(t), 1/t for the linear schedules), "uniform", or a function of t.
         normalizer: "token" (all scored tokens of the batch, masked or not: MDLM), "BL" (B * L: LLaDA pre-training,
-            PRISM's regulariser), "answer" (each row by its number of scored tokens: LLaDA's fine-tuning).
+            PRISM's regulariser), "answer" (each row by its number of scored tokens, then by the number of rows that
+            have any: LLaDA's fine-tuning).
+        num_items_in_batch: divide by this count, an int or a tensor of one number, instead of the batch's own: where
+            gradients are accumulated, that of the whole accumulated batch (:func:`count_items`, transformers'
+            ``num_items_in_batch``). The losses of its parts then add up to the whole batch's.
         generator: source of times and masks.
         forward: replaces the call of the model: ``forward(model, tokens, time=, attention_mask=, condition=)``, for
             time-conditioned models and other signatures.
@@ -70,27 +77,10 @@ def mdlm_loss(
     Raises:
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument.
     """
-    schedule = get_schedule(schedule)
-    check_tokens(x0, mask_id, t)
-    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
-    if check:
-        check_values(x0, mask_id, roles, t)
-    t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
-    z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
+    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
+    z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
     output = call_model(model, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
-    return mdlm_loss_from_scores(
-        model_scores(output, output_layer, x0, mask_id),
-        x0,
-        z,
-        t,
-        mask_id=mask_id,
-        schedule=schedule,
-        fixed=fixed,
-        loss_mask=loss_mask,
-        attention_mask=attention_mask,
-        weight=weight,
-        normalizer=normalizer,
-    )
+    return term.loss(model_scores(output, output_layer, x0, term.mask_id), x0, z, t)
 
 
 def mdlm_loss_from_logits(
@@ -106,21 +96,15 @@ def mdlm_loss_from_logits(
     attention_mask: Tensor | None = None,
     weight: Weight = "elbo",
     normalizer: str = "token",
+    num_items_in_batch: Count = None,
 ) -> LossOutput:
-    """:func:`mdlm_loss` for who masks and calls the model alone: ``logits [B, L, V]`` of ``z [B, L]`` at ``t [B]``."""
-    return mdlm_loss_from_scores(
-        logit_scores(logits, x0, mask_id),
-        x0,
-        z,
-        t,
-        mask_id=mask_id,
-        schedule=schedule,
-        fixed=fixed,
-        loss_mask=loss_mask,
-        attention_mask=attention_mask,
-        weight=weight,
-        normalizer=normalizer,
-    )
+    """:func:`mdlm_loss` for who masks and calls the model alone: ``logits [B, L, V]`` of ``z [B, L]`` at ``t [B]``.
+
+    Where ``x0`` is -100, as in labels, nothing is scored.
+    """
+    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
+    check_batch(x0, z, t)
+    return term.loss(logit_scores(logits, x0, term.mask_id), x0, z, t)
 
 
 def mdlm_loss_from_hidden(
@@ -137,6 +121,7 @@ def mdlm_loss_from_hidden(
     attention_mask: Tensor | None = None,
     weight: Weight = "elbo",
     normalizer: str = "token",
+    num_items_in_batch: Count = None,
 ) -> LossOutput:
     """:func:`mdlm_loss_from_logits` of ``output_layer(hidden)`` without those logits, to their rounding.
 
@@ -147,54 +132,75 @@ def mdlm_loss_from_hidden(
         hidden: ``[B, L, D]`` of ``z``, as the output layer gets them.
         output_layer: ``nn.Linear``, ``nn.Embedding`` of tied weights, or a weight ``[V, D]``, of the dtype of
             ``hidden`` outside autocast. Gradients flow to both.
-        x0, z, t, mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer: as in
+        x0, z, t, mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch: as in
             :func:`mdlm_loss_from_logits`.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument.
     """
-    return mdlm_loss_from_scores(
-        hidden_scores(hidden, output_layer, x0, mask_id),
-        x0,
-        z,
-        t,
-        mask_id=mask_id,
-        schedule=schedule,
-        fixed=fixed,
-        loss_mask=loss_mask,
-        attention_mask=attention_mask,
-        weight=weight,
-        normalizer=normalizer,
-    )
+    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
+    check_batch(x0, z, t)
+    return term.loss(hidden_scores(hidden, output_layer, x0, term.mask_id), x0, z, t)
 
 
-def mdlm_loss_from_scores(
-    scores: Scores,
-    x0: Tensor,
-    z: Tensor,
-    t: Tensor,
-    *,
-    mask_id: int,
-    schedule: str | Schedule,
-    fixed: Tensor | None,
-    loss_mask: Tensor | None,
-    attention_mask: Tensor | None,
-    weight: Weight,
-    normalizer: str,
-) -> LossOutput:
-    """The same, wherever scores come from."""
-    if z.shape != x0.shape:
-        raise ValueError(f"z: expected the shape of x0, {tuple(x0.shape)}, got {tuple(z.shape)}")
-    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
-    masked = (z == mask_id) & roles.scored
-    w = time_weight(weight, get_schedule(schedule), t).unsqueeze(-1)
-    log_prob, right = scores(masked)
-    # The weight is masked too: at t = 0 it is infinite, and 0 * inf would reach the gradient as NaN.
-    loss = normalize(-w.where(masked, 0) * log_prob, roles.scored, normalizer)
-    with torch.no_grad():
-        parts = {
-            "mdlm": loss.detach(),
-            "masked": ((z == mask_id) & roles.free).sum() / roles.free.sum().clamp(min=1),
-            "accuracy": (right & masked).sum() / masked.sum().clamp(min=1),
-        }
-    return LossOutput(loss, parts)
+@dataclass
+class MaskedTerm:
+    """The masked diffusion loss less its inputs: the arguments of :func:`mdlm_loss` that say what is masked, what is
+    scored and how the sum is weighed and divided. What a loss of several terms does of it, it does through this."""
+
+    mask_id: int
+    schedule: str | Schedule
+    fixed: Tensor | None = None
+    loss_mask: Tensor | None = None
+    attention_mask: Tensor | None = None
+    weight: Weight = "elbo"
+    normalizer: str = "token"
+    num_items_in_batch: Count = None
+
+    def __post_init__(self) -> None:
+        self.mask_id = token_id("mask_id", self.mask_id)
+        self.law = get_schedule(self.schedule)
+
+    def roles(self, x0: Tensor) -> Roles:
+        return assign_roles(x0, fixed=self.fixed, loss_mask=self.loss_mask, attention_mask=self.attention_mask)
+
+    def draw(
+        self,
+        x0: Tensor,
+        t: Tensor | None,
+        *,
+        t_min: float,
+        antithetic: bool,
+        generator: torch.Generator | None,
+        check: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Masked tokens ``[B, L]`` and their times ``[B]``, everything checked that the loss was given."""
+        check_tokens(x0, t)
+        roles = self.roles(x0)
+        if check:
+            masks = {"fixed": self.fixed, "loss_mask": self.loss_mask, "attention_mask": self.attention_mask}
+            check_values(x0, self.mask_id, roles, t, **masks)
+        t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
+        z = mask_tokens(x0, t, mask_id=self.mask_id, schedule=self.law, free=roles.free, generator=generator)
+        return z, t
+
+    def time_weight(self, t: Tensor) -> Tensor:
+        """``[B, 1]``."""
+        return time_weight(self.weight, self.law, t).unsqueeze(-1)
+
+    def loss(self, scores: Scores, x0: Tensor, z: Tensor, t: Tensor) -> LossOutput:
+        """Of what the model says of z, wherever that comes from."""
+        roles = self.roles(x0)
+        masked = (z == self.mask_id) & roles.scored
+        w = self.time_weight(t.to(x0.device))
+        log_prob, right = scores(masked)
+        # The weight is masked too: at t = 0 it is infinite, and 0 * inf would reach the gradient as NaN.
+        per_token = -w.where(masked, 0) * log_prob
+        loss = normalize(per_token, roles.scored, self.normalizer, self.num_items_in_batch)
+        with torch.no_grad():
+            parts = {
+                "mdlm": loss.detach(),
+                "masked": ((z == self.mask_id) & roles.free).sum() / roles.free.sum().clamp(min=1),
+                "accuracy": (right & masked).sum() / masked.sum().clamp(min=1),
+            }
+        return LossOutput(loss, parts)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ops import linear_cross_entropy, score_hidden
 from .outputs import read_hidden, read_logits
-from .terms import Scores, logit_scores
+from .terms import Scores, check_drawing, logit_scores
 
 
 def output_weights(output_layer: Any) -> tuple[Tensor, Tensor | None]:
@@ -79,10 +79,7 @@ def draw_from_hidden(
     generator: torch.Generator | None,
 ) -> Tensor:
     """``[B, L]``: a token for each position used, -1 elsewhere, of the law of :func:`.terms.draw_tokens`."""
-    if temperature < 0:
-        raise ValueError(f"temperature: expected >= 0, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
+    temperature, top_p = check_drawing(temperature, top_p, generator)
     device = "cpu" if generator is None else generator.device
     options = {
         "temperature": temperature,

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model import check_logits
-from ..schedules import Schedule, get_schedule
-from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
-from .mdlm import mdlm_loss_from_scores
+from ..schedules import Schedule
+from .arguments import IGNORED, integer, number, tensor, token_id
+from .masking import bool_like, check_tokens
+from .mdlm import MaskedTerm
 from .output_layer import check_hidden, draw_from_hidden, max_logprob, model_hidden, model_scores
 from .outputs import (
     Forward,
@@ -28,7 +29,7 @@ from .outputs import (
     read_logits,
     repeat_rows,
 )
-from .terms import Weight, draw_tokens, normalize, upcast, without_mask
+from .terms import Count, Weight, draw_tokens, normalize, upcast, without_mask
 
 
 class PrismInputs(NamedTuple):
@@ -62,6 +63,8 @@ def prism_loss(
     condition: Tensor | None = None,
     weight: Weight = "elbo",
     normalizer: str = "token",
+    num_items_in_batch: Count = None,
+    num_chosen_in_batch: Count = None,
     generator: torch.Generator | None = None,
     forward: Forward | None = None,
     output_layer: Any = None,
@@ -87,7 +90,11 @@ def prism_loss(
         train_backbone: False runs both forwards without gradient and detaches the head's inputs. Dropout is not
             switched off: call ``model.eval()``.
         mdlm_weight: lambda (paper: 5 on Sudoku, 0.5 on OpenWebText). None: 1 with a trained backbone, 0 with a frozen.
-        weight, normalizer: of the masked diffusion term alone. The quality term is the mean over chosen positions.
+        weight, normalizer, num_items_in_batch: of the masked diffusion term alone. The quality term is the mean over
+            chosen positions.
+        num_chosen_in_batch: divide the quality term by this number instead of by that of the chosen positions:
+            ``k * n_y`` for each row of the whole batch where gradients are accumulated, or where rows with fewer masks
+            shall weigh less (PRISM's code for LLaDA).
 
     Returns:
         ``LossOutput`` with parts "quality" (mean BCE), "mdlm", "right" (share of chosen tokens that were right) and
@@ -97,24 +104,20 @@ def prism_loss(
         ValueError, TypeError: besides those of :func:`mdlm_loss`: k > L, n_y < 1, a frozen backbone with
             mdlm_weight > 0, a head or hidden states that are missing or of the wrong shape.
     """
-    schedule = get_schedule(schedule)
-    check_tokens(x0, mask_id, t)
+    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
     head = _find_head(model, head)
-    if mdlm_weight is None:
-        mdlm_weight = 1.0 if train_backbone else 0.0
+    mdlm_weight = float(train_backbone) if mdlm_weight is None else number("mdlm_weight", mdlm_weight)
     if not train_backbone and mdlm_weight:
         raise ValueError(f"mdlm_weight: expected 0 with train_backbone=False, got {mdlm_weight}")
-    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
-    if check:
-        check_values(x0, mask_id, roles, t)
-    t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
-    z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
+    _check_counts(mdlm_weight, num_items_in_batch, num_chosen_in_batch)
+    n_y = _draws(n_y)
+    z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
 
     with nullcontext() if train_backbone and mdlm_weight else torch.no_grad():
         output = call_model(model, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
     drawing: dict[str, Any] = {
-        "mask_id": mask_id,
-        "eligible": roles.scored,
+        "mask_id": term.mask_id,
+        "eligible": term.roles(x0).scored,
         "k": k,
         "n_y": n_y,
         "positions": positions,
@@ -140,21 +143,9 @@ def prism_loss(
         hidden = read_hidden(judged) if output_layer is None else model_hidden(judged)
         head_condition = read_condition(judged)
     quality_logit = head(hidden, head_condition)
-    result = prism_loss_from_logits(quality_logit, x0, y, selected)
+    result = prism_loss_from_logits(quality_logit, x0, y, selected, num_chosen_in_batch=num_chosen_in_batch)
     if mdlm_weight:
-        mdlm = mdlm_loss_from_scores(
-            model_scores(output, output_layer, x0, mask_id),
-            x0,
-            z,
-            t,
-            mask_id=mask_id,
-            schedule=schedule,
-            fixed=fixed,
-            loss_mask=loss_mask,
-            attention_mask=attention_mask,
-            weight=weight,
-            normalizer=normalizer,
-        )
+        mdlm = term.loss(model_scores(output, output_layer, x0, term.mask_id), x0, z, t)
         result = LossOutput(result.loss + mdlm_weight * mdlm.loss, {**mdlm.parts, **result.parts})
     return result
 
@@ -178,6 +169,7 @@ def prism_inputs(
     S depends on z alone, never on the drawn tokens: the proposition needs that. Tokens are drawn at S only, so the
     float64 work is on ``[B, n_y * k, V]``.
     """
+    mask_id = token_id("mask_id", mask_id)
     check_logits(logits, z, mask_id)
 
     def confidence(_: Tensor) -> Tensor:
@@ -218,6 +210,7 @@ def prism_inputs_from_hidden(
     generator: torch.Generator | None = None,
 ) -> PrismInputs:
     """:func:`prism_inputs` of ``output_layer(hidden)`` without those logits; its draws are others, of one law."""
+    mask_id = token_id("mask_id", mask_id)
     check_hidden(hidden, output_layer, z, mask_id)
 
     def draw(index: Tensor) -> Tensor:
@@ -256,15 +249,14 @@ def choose_and_fill(
     """:func:`prism_inputs`, wherever tokens come from: ``confidence`` gives ``[B, L]`` scores of the positions marked,
     ``draw`` a token for each of the positions ``[B, n_y * k]``."""
     batch, length = z.shape
+    k, n_y = integer("k", k), _draws(n_y)
     if not 1 <= k <= length:
         raise ValueError(f"k: expected 1 <= k <= L = {length}, got {k}")
-    if n_y < 1:
-        raise ValueError(f"n_y: expected at least one draw per z, got {n_y}")
-    if leftmost is not None and leftmost < 1:
+    if leftmost is not None and (leftmost := integer("leftmost", leftmost)) < 1:
         raise ValueError(f"leftmost: expected a positive number of masks or None, got {leftmost}")
     masked = z == mask_id
     if eligible is not None:
-        masked = masked & eligible
+        masked = masked & bool_like("eligible", eligible, z)
     if leftmost is not None:
         masked = masked & (masked.cumsum(-1) <= leftmost)
     with torch.no_grad():
@@ -280,26 +272,36 @@ def choose_and_fill(
     return PrismInputs(y, selected)
 
 
-def prism_loss_from_logits(quality_logit: Tensor, x0: Tensor, y: Tensor, selected: Tensor) -> LossOutput:
+def prism_loss_from_logits(
+    quality_logit: Tensor, x0: Tensor, y: Tensor, selected: Tensor, *, num_chosen_in_batch: Count = None
+) -> LossOutput:
     """The quality term alone: mean over ``selected`` of ``BCE(1[x0 = y], sigmoid(quality_logit))``.
 
     Args:
         quality_logit: ``[B * n_y, L]`` logits of g on y.
         x0: int64 ``[B, L]`` clean tokens.
-        y, selected: from :func:`prism_inputs`, ``[B * n_y, L]``.
+        y, selected: from :func:`prism_inputs`, ``[B * n_y, L]``. Where x0 is -100 nothing counts as selected.
+        num_chosen_in_batch: as in :func:`prism_loss`.
     """
-    if y.ndim != 2 or y.shape[1] != x0.shape[1] or (y.shape[0] % x0.shape[0] if x0.shape[0] else y.shape[0]):
+    check_tokens(x0)
+    if (
+        tensor("y", y).ndim != 2
+        or y.shape[1] != x0.shape[1]
+        or (y.shape[0] % x0.shape[0] if x0.shape[0] else y.shape[0])
+    ):
         raise ValueError(f"y: expected [B * n_y, L] for x0 {tuple(x0.shape)}, got {tuple(y.shape)}")
-    if quality_logit.shape != y.shape:
+    if tensor("quality_logit", quality_logit).shape != y.shape:
         raise ValueError(f"head: expected logits {tuple(y.shape)}, got {tuple(quality_logit.shape)}")
-    if selected.shape != y.shape:
-        raise ValueError(f"selected: expected the shape of y, {tuple(y.shape)}, got {tuple(selected.shape)}")
+    if not quality_logit.is_floating_point():
+        raise TypeError(f"head: expected floating logits, got {quality_logit.dtype}")
     n_y = y.shape[0] // x0.shape[0] if x0.shape[0] else 1
-    right = torch.repeat_interleave(x0, n_y, dim=0) == y
+    clean = torch.repeat_interleave(x0, n_y, dim=0)
+    right = clean == y
+    selected = bool_like("selected", selected, y, "y") & (clean != IGNORED)
     with torch.autocast(quality_logit.device.type, enabled=False):
         logit = upcast(quality_logit)
         bce = F.binary_cross_entropy_with_logits(logit, right.to(logit.dtype), reduction="none")
-        loss = normalize(bce, selected, "token")
+        loss = normalize(bce, selected, "token", num_chosen_in_batch, "num_chosen_in_batch")
     chosen = selected.sum()
     parts = {
         "quality": loss.detach(),
@@ -307,6 +309,24 @@ def prism_loss_from_logits(quality_logit: Tensor, x0: Tensor, y: Tensor, selecte
         "chosen": chosen,
     }
     return LossOutput(loss, parts)
+
+
+def _draws(n_y: int) -> int:
+    if (n_y := integer("n_y", n_y)) < 1:
+        raise ValueError(f"n_y: expected at least one draw per z, got {n_y}")
+    return n_y
+
+
+def _check_counts(mdlm_weight: float, items: Count, chosen: Count) -> None:
+    """Both terms are sums over the whole accumulated batch, or neither is."""
+    if not mdlm_weight and items is not None:
+        raise ValueError(f"num_items_in_batch: expected None where mdlm_weight is 0, got {items}")
+    if mdlm_weight and (items is None) != (chosen is None):
+        missing, given = ("num_items_in_batch", "num_chosen_in_batch")[:: 1 if items is None else -1]
+        raise ValueError(
+            f"{missing}: expected it beside {given}; the masked term is divided by the one, the quality term, of "
+            "k * n_y positions a row, by the other"
+        )
 
 
 def _find_head(

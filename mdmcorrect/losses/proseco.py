@@ -9,18 +9,20 @@ expectation grows like log(1/t_min). Hence ``t_min`` is an argument that matters
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..model import check_logits
-from ..schedules import Schedule, get_schedule
-from .masking import assign_roles, check_tokens, check_values, draw_times, mask_tokens
-from .mdlm import mdlm_loss_from_scores
+from ..schedules import Schedule
+from .arguments import IGNORED, number, token_id
+from .masking import check_batch
+from .mdlm import MaskedTerm
 from .output_layer import check_hidden, draw_from_hidden, hidden_scores, model_hidden, model_scores
 from .outputs import Forward, LossOutput, call_model, read_logits
-from .terms import Scores, Weight, draw_tokens, logit_scores, normalize, time_weight, without_mask
+from .terms import Count, Scores, Weight, check_drawing, draw_tokens, logit_scores, normalize, without_mask
 
 
 def proseco_loss(
@@ -46,6 +48,8 @@ def proseco_loss(
     corrector_weight: float = 1.0,
     weight: Weight = "elbo",
     normalizer: str = "token",
+    num_items_in_batch: Count = None,
+    num_corrector_items_in_batch: Count = None,
     generator: torch.Generator | None = None,
     forward: Forward | None = None,
     output_layer: Any = None,
@@ -66,6 +70,9 @@ def proseco_loss(
             inputs have the larger gradients.
         score_fixed: also score the corrector at fixed positions (its input is right there); never at padding.
         mdlm_weight, corrector_weight: factors of the two terms.
+        num_items_in_batch: as in :func:`mdlm_loss`, the divisor of both terms.
+        num_corrector_items_in_batch: the corrector term's, where it is another: with ``score_fixed``
+            (``count_items`` without ``fixed``).
 
     Returns:
         ``LossOutput`` with parts "mdlm", "corrector" (both before their factors), "masked", "accuracy" (as in
@@ -75,46 +82,34 @@ def proseco_loss(
     Raises:
         ValueError, TypeError: as :func:`mdlm_loss`, and unknown ``inputs`` or ``input_positions``.
     """
-    schedule = get_schedule(schedule)
-    check_tokens(x0, mask_id, t)
-    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
-    if check:
-        check_values(x0, mask_id, roles, t)
-    t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
-    z = mask_tokens(x0, t, mask_id=mask_id, schedule=schedule, free=roles.free, generator=generator)
+    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
+    corrector = CorrectorTerm(
+        term, weighted, upweight_errors, score_fixed, mdlm_weight, corrector_weight, num_corrector_items_in_batch
+    )
+    temperature, _ = check_drawing(temperature, 1.0, generator)
+    z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
     call = {"forward": forward, "time": t, "attention_mask": attention_mask, "condition": condition}
     output = call_model(model, z, **call)
     drawing: dict[str, Any] = {
+        "mask_id": term.mask_id,
+        "free": term.roles(x0).free,
         "inputs": inputs,
         "input_positions": input_positions,
         "temperature": temperature,
         "generator": generator,
     }
     if output_layer is None:
-        tokens = corrector_inputs(read_logits(output), x0, z, mask_id=mask_id, free=roles.free, **drawing)
+        tokens = corrector_inputs(read_logits(output), x0, z, **drawing)
     else:
-        hidden = model_hidden(output)
-        tokens = corrector_inputs_from_hidden(hidden, output_layer, x0, z, mask_id=mask_id, free=roles.free, **drawing)
+        tokens = corrector_inputs_from_hidden(model_hidden(output), output_layer, x0, z, **drawing)
     corrector_output = call_model(model, tokens, **call)
-    return proseco_loss_from_scores(
-        model_scores(output, output_layer, x0, mask_id),
-        model_scores(corrector_output, output_layer, x0, mask_id),
+    return corrector.loss(
+        model_scores(output, output_layer, x0, term.mask_id),
+        model_scores(corrector_output, output_layer, x0, term.mask_id),
         x0,
         z,
         tokens,
         t,
-        mask_id=mask_id,
-        schedule=schedule,
-        fixed=fixed,
-        loss_mask=loss_mask,
-        attention_mask=attention_mask,
-        weighted=weighted,
-        upweight_errors=upweight_errors,
-        score_fixed=score_fixed,
-        mdlm_weight=mdlm_weight,
-        corrector_weight=corrector_weight,
-        weight=weight,
-        normalizer=normalizer,
     )
 
 
@@ -135,15 +130,16 @@ def corrector_inputs(
     Args:
         logits: ``[B, L, V]`` of ``z``.
         x0, z: int64 ``[B, L]``.
-        free: bool ``[B, L]``; elsewhere (fixed, padding) x0 stays. None for all free.
+        free: bool ``[B, L]``; elsewhere (fixed, padding) x0 stays, and z where x0 is -100. None for all free.
         inputs, input_positions, temperature, generator: as in :func:`proseco_loss`.
     """
+    mask_id = token_id("mask_id", mask_id)
     check_logits(logits, z, mask_id)
     replaced = replaced_positions(z, mask_id, free, inputs, input_positions)
     with torch.no_grad():
         scores = without_mask(logits, mask_id)
         drawn = draw_tokens(scores, temperature=temperature if inputs == "sample" else 0.0, generator=generator)
-        return torch.where(replaced, drawn, x0)
+        return torch.where(replaced, drawn, kept_tokens(x0, z))
 
 
 def corrector_inputs_from_hidden(
@@ -160,11 +156,17 @@ def corrector_inputs_from_hidden(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """:func:`corrector_inputs` of ``output_layer(hidden)`` without those logits; its draws are others, of one law."""
+    mask_id = token_id("mask_id", mask_id)
     check_hidden(hidden, output_layer, z, mask_id)
     replaced = replaced_positions(z, mask_id, free, inputs, input_positions)
     temperature = temperature if inputs == "sample" else 0.0
     drawn = draw_from_hidden(hidden, output_layer, replaced, mask_id, temperature=temperature, generator=generator)
-    return torch.where(replaced, drawn, x0)
+    return torch.where(replaced, drawn, kept_tokens(x0, z))
+
+
+def kept_tokens(x0: Tensor, z: Tensor) -> Tensor:
+    """What the corrector reads where nothing is replaced: the clean token, where labels leave it out that of z."""
+    return torch.where(x0 == IGNORED, z, x0)
 
 
 def replaced_positions(z: Tensor, mask_id: int, free: Tensor | None, inputs: str, input_positions: str) -> Tensor:
@@ -197,31 +199,26 @@ def proseco_loss_from_logits(
     corrector_weight: float = 1.0,
     weight: Weight = "elbo",
     normalizer: str = "token",
+    num_items_in_batch: Count = None,
+    num_corrector_items_in_batch: Count = None,
 ) -> LossOutput:
     """:func:`proseco_loss` for who calls the model alone: ``logits`` of ``z``, ``corrector_logits`` of ``tokens``.
 
     Both terms are divided alike, by the positions the masked term may score (``score_fixed`` adds to the corrector's
     sum and to its own divisor).
     """
-    return proseco_loss_from_scores(
-        logit_scores(logits, x0, mask_id),
-        logit_scores(corrector_logits, x0, mask_id, "corrector_logits"),
+    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
+    corrector = CorrectorTerm(
+        term, weighted, upweight_errors, score_fixed, mdlm_weight, corrector_weight, num_corrector_items_in_batch
+    )
+    check_batch(x0, z, t, tokens=tokens)
+    return corrector.loss(
+        logit_scores(logits, x0, term.mask_id),
+        logit_scores(corrector_logits, x0, term.mask_id, "corrector_logits"),
         x0,
         z,
         tokens,
         t,
-        mask_id=mask_id,
-        schedule=schedule,
-        fixed=fixed,
-        loss_mask=loss_mask,
-        attention_mask=attention_mask,
-        weighted=weighted,
-        upweight_errors=upweight_errors,
-        score_fixed=score_fixed,
-        mdlm_weight=mdlm_weight,
-        corrector_weight=corrector_weight,
-        weight=weight,
-        normalizer=normalizer,
     )
 
 
@@ -246,85 +243,72 @@ def proseco_loss_from_hidden(
     corrector_weight: float = 1.0,
     weight: Weight = "elbo",
     normalizer: str = "token",
+    num_items_in_batch: Count = None,
+    num_corrector_items_in_batch: Count = None,
 ) -> LossOutput:
     """:func:`proseco_loss_from_logits` of ``output_layer(hidden)`` and ``output_layer(corrector_hidden)`` without
     those logits."""
-    return proseco_loss_from_scores(
-        hidden_scores(hidden, output_layer, x0, mask_id),
-        hidden_scores(corrector_hidden, output_layer, x0, mask_id, "corrector_hidden"),
+    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
+    corrector = CorrectorTerm(
+        term, weighted, upweight_errors, score_fixed, mdlm_weight, corrector_weight, num_corrector_items_in_batch
+    )
+    check_batch(x0, z, t, tokens=tokens)
+    return corrector.loss(
+        hidden_scores(hidden, output_layer, x0, term.mask_id),
+        hidden_scores(corrector_hidden, output_layer, x0, term.mask_id, "corrector_hidden"),
         x0,
         z,
         tokens,
         t,
-        mask_id=mask_id,
-        schedule=schedule,
-        fixed=fixed,
-        loss_mask=loss_mask,
-        attention_mask=attention_mask,
-        weighted=weighted,
-        upweight_errors=upweight_errors,
-        score_fixed=score_fixed,
-        mdlm_weight=mdlm_weight,
-        corrector_weight=corrector_weight,
-        weight=weight,
-        normalizer=normalizer,
     )
 
 
-def proseco_loss_from_scores(
-    scores: Scores,
-    corrector_scores: Scores,
-    x0: Tensor,
-    z: Tensor,
-    tokens: Tensor,
-    t: Tensor,
-    *,
-    mask_id: int,
-    schedule: str | Schedule,
-    fixed: Tensor | None,
-    loss_mask: Tensor | None,
-    attention_mask: Tensor | None,
-    weighted: bool,
-    upweight_errors: bool,
-    score_fixed: bool,
-    mdlm_weight: float,
-    corrector_weight: float,
-    weight: Weight,
-    normalizer: str,
-) -> LossOutput:
-    """The same, wherever scores come from."""
-    if tokens.shape != x0.shape:
-        raise ValueError(f"tokens: expected the shape of x0, {tuple(x0.shape)}, got {tuple(tokens.shape)}")
-    schedule = get_schedule(schedule)
-    mdlm = mdlm_loss_from_scores(
-        scores,
-        x0,
-        z,
-        t,
-        mask_id=mask_id,
-        schedule=schedule,
-        fixed=fixed,
-        loss_mask=loss_mask,
-        attention_mask=attention_mask,
-        weight=weight,
-        normalizer=normalizer,
-    )
-    scored = assign_roles(
-        x0, fixed=None if score_fixed else fixed, loss_mask=loss_mask, attention_mask=attention_mask
-    ).scored
-    log_prob, mended = corrector_scores(scored)
-    wrong = tokens != x0
-    gain = torch.where(wrong, log_prob, log_prob.exp()) if upweight_errors else log_prob
-    w = time_weight(weight if weighted else "uniform", schedule, t).unsqueeze(-1)
-    corrector = normalize(-w * gain, scored, normalizer)
-    loss = mdlm_weight * mdlm.loss + corrector_weight * corrector
-    with torch.no_grad():
-        errors, rights = wrong & scored, ~wrong & scored
-        parts = {
-            **mdlm.parts,
-            "corrector": corrector.detach(),
-            "input_errors": errors.sum() / scored.sum().clamp(min=1),
-            "corrected": (errors & mended).sum() / errors.sum().clamp(min=1),
-            "broken": (rights & ~mended).sum() / rights.sum().clamp(min=1),
-        }
-    return LossOutput(loss, parts)
+@dataclass
+class CorrectorTerm:
+    """ProSeCo's loss less its inputs: the masked term, and the arguments of :func:`proseco_loss` about the other."""
+
+    masked: MaskedTerm
+    weighted: bool
+    upweight_errors: bool
+    score_fixed: bool
+    mdlm_weight: float
+    corrector_weight: float
+    num_items_in_batch: Count
+
+    def __post_init__(self) -> None:
+        self.mdlm_weight = number("mdlm_weight", self.mdlm_weight)
+        self.corrector_weight = number("corrector_weight", self.corrector_weight)
+        if self.num_items_in_batch is not None or self.masked.num_items_in_batch is None:
+            return
+        if self.score_fixed and self.masked.fixed is not None and self.masked.normalizer != "BL":
+            raise ValueError(
+                "num_corrector_items_in_batch: expected it beside num_items_in_batch with score_fixed=True, where the "
+                "corrector is scored at more positions"
+            )
+        self.num_items_in_batch = self.masked.num_items_in_batch
+
+    def loss(
+        self, scores: Scores, corrector_scores: Scores, x0: Tensor, z: Tensor, tokens: Tensor, t: Tensor
+    ) -> LossOutput:
+        """Of what the model says of z and of ``tokens``, wherever that comes from."""
+        masked = self.masked
+        mdlm = masked.loss(scores, x0, z, t)
+        scored = (replace(masked, fixed=None) if self.score_fixed else masked).roles(x0).scored
+        log_prob, mended = corrector_scores(scored)
+        wrong = tokens != x0
+        gain = torch.where(wrong, log_prob, log_prob.exp()) if self.upweight_errors else log_prob
+        w = (masked if self.weighted else replace(masked, weight="uniform")).time_weight(t.to(x0.device))
+        corrector = normalize(
+            -w * gain, scored, masked.normalizer, self.num_items_in_batch, "num_corrector_items_in_batch"
+        )
+        loss = self.mdlm_weight * mdlm.loss + self.corrector_weight * corrector
+        with torch.no_grad():
+            errors, rights = wrong & scored, ~wrong & scored
+            parts = {
+                **mdlm.parts,
+                "corrector": corrector.detach(),
+                "input_errors": errors.sum() / scored.sum().clamp(min=1),
+                "corrected": (errors & mended).sum() / errors.sum().clamp(min=1),
+                "broken": (rights & ~mended).sum() / rights.sum().clamp(min=1),
+            }
+        return LossOutput(loss, parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from torch.nn import functional as F
 
 from ..model import check_logits
 from ..schedules import Schedule
+from .arguments import check_generator, divisor, number
 
 NORMALIZERS = ("token", "BL", "answer")
+Count: TypeAlias = float | Tensor | None
 Weight = str | Callable[[Tensor], Tensor]
 # What a model says of the clean tokens, ``[B, L]`` each, for the positions asked for, bool ``[B, L]``: log-probability
 # without the mask token, 0 elsewhere, and whether it is the largest.
@@ -52,7 +55,11 @@ def logit_scores(logits: Tensor, x0: Tensor, mask_id: int, source: str = "logits
 def time_weight(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
     """``[B]`` weights: "elbo" is the schedule's, "uniform" is 1, a callable maps t to them."""
     if callable(weight):
-        return weight(t)
+        weights = weight(t)
+        if not isinstance(weights, Tensor) or weights.shape != t.shape:
+            got = list(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+            raise ValueError(f"weight: expected one number per row from it, {list(t.shape)}, got {got}")
+        return weights
     if weight == "elbo":
         return schedule.weight(t)
     if weight == "uniform":
@@ -60,22 +67,42 @@ def time_weight(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
     raise ValueError(f"weight: expected 'elbo', 'uniform' or a callable of t, got {weight!r}")
 
 
-def normalize(per_token: Tensor, scored: Tensor, normalizer: str) -> Tensor:
+def own_count(scored: Tensor, normalizer: str) -> Tensor:
+    """What a batch's sum is divided by, int64 ``[]``: see :func:`normalize`."""
+    if normalizer == "token":
+        return scored.sum()
+    if normalizer == "BL":
+        return torch.full((), scored.numel(), dtype=torch.int64, device=scored.device)
+    if normalizer == "answer":
+        return scored.any(-1).sum()
+    raise ValueError(f"normalizer: expected one of {NORMALIZERS}, got {normalizer!r}")
+
+
+def normalize(
+    per_token: Tensor, scored: Tensor, normalizer: str, count: Count = None, name: str = "num_items_in_batch"
+) -> Tensor:
     """Sum ``per_token [B, L]`` over scored positions and divide.
 
     "token": by the number of scored positions in the batch, masked or not. "BL": by B * L, padding and fixed positions
     too. "answer": each row by its own number of scored positions, then the mean over the rows that have any.
-    Nothing scored gives 0.
+    ``count`` (the argument called ``name``) stands for the last of these divisors: that of the whole batch of which
+    this is a part. Nothing scored gives 0.
     """
+    own = own_count(scored, normalizer)
     total = torch.where(scored, per_token, 0)
-    if normalizer == "token":
-        return total.sum() / scored.sum().clamp(min=1)
-    if normalizer == "BL":
-        return total.sum() / max(scored.numel(), 1)
     if normalizer == "answer":
-        length = scored.sum(-1)
-        return (total.sum(-1) / length.clamp(min=1)).sum() / (length > 0).sum().clamp(min=1)
-    raise ValueError(f"normalizer: expected one of {NORMALIZERS}, got {normalizer!r}")
+        total = total.sum(-1) / scored.sum(-1).clamp(min=1)
+    total = total.sum()
+    return total / (own.clamp(min=1) if count is None else divisor(name, count, total))
+
+
+def check_drawing(temperature: float, top_p: float, generator: torch.Generator | None) -> tuple[float, float]:
+    """Temperature and ``top_p`` as floats; raises where one of the three is none."""
+    check_generator(generator)
+    temperature, top_p = number("temperature", temperature, 0.0), number("top_p", top_p)
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
+    return temperature, top_p
 
 
 def draw_tokens(
@@ -87,10 +114,7 @@ def draw_tokens(
     always the first (the token that crosses is dropped, as MDLM, PRISM and ProSeCo do). The draw is an exponential race
     in float64, whose tail float32 noise would cut.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature: expected >= 0, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
+    temperature, top_p = check_drawing(temperature, top_p, generator)
     scores = scores.detach()
     if temperature == 0:
         return scores.argmax(-1)

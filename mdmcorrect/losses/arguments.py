@@ -1,0 +1,77 @@
+"""Checks of arguments that the losses share: each is taken, or answered by one sentence that names it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # what Hugging Face's collators write where a label is not to be learnt
+
+
+def integer(name: str, value: Any, low: int | None = None, meaning: str = "an int") -> int:
+    """``value`` as an int, of at least ``low``: an int, NumPy's, or an integer tensor of one number; no bool."""
+    try:
+        if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+            raise TypeError
+        found = operator.index(value)
+    except TypeError:
+        got = repr(value) if value is None or isinstance(value, (bool, float, str)) else type(value).__name__
+        raise TypeError(f"{name}: expected {meaning}, got {got}") from None
+    if low is not None and found < low:
+        raise ValueError(f"{name}: expected {meaning} >= {low}, got {found}")
+    return found
+
+
+def token_id(name: str, value: Any) -> int:
+    return integer(name, value, 0, "a token id")
+
+
+def number(name: str, value: Any, low: float = -math.inf) -> float:
+    """``value`` as a finite float of at least ``low``."""
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
+    if not math.isfinite(found):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    if found < low:
+        raise ValueError(f"{name}: expected >= {low:g}, got {value}")
+    return found
+
+
+def check_generator(generator: Any) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+
+
+def tensor(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    return value
+
+
+def tokens_like(name: str, value: Any, x0: Tensor) -> Tensor:
+    """int64 of x0's shape, on its device."""
+    if tensor(name, value).shape != x0.shape:
+        raise ValueError(f"{name}: expected the shape of x0, {tuple(x0.shape)}, got {tuple(value.shape)}")
+    if value.dtype != torch.int64:
+        raise TypeError(f"{name}: expected int64 token ids, got {value.dtype}")
+    if value.device != x0.device:
+        raise ValueError(f"{name}: expected it on {x0.device} as x0 is, got {value.device}")
+    return value
+
+
+def divisor(name: str, value: Any, like: Tensor) -> Tensor | float:
+    """A count for a whole accumulated batch: a number, or a tensor of one on ``like``'s device; 0 becomes 1."""
+    if not isinstance(value, Tensor):
+        return number(name, value, 0.0) or 1.0
+    if value.numel() != 1 or value.dtype == torch.bool or value.is_complex():
+        raise ValueError(f"{name}: expected one number, got {value.dtype} {list(value.shape)}")
+    count = value.detach().reshape(()).to(like)
+    return count.masked_fill(count == 0, 1)
