@@ -101,7 +101,7 @@ def get_schedule(schedule: str | Schedule) -> Schedule:
         if schedule not in _BY_NAME:
             raise ValueError(f"schedule: expected one of {sorted(_BY_NAME)} or a Schedule, got {schedule!r}")
         return _BY_NAME[schedule]()
-    if not isinstance(schedule, Schedule):
+    if not isinstance(schedule, Schedule) or isinstance(schedule, type):
         raise TypeError(
             f"schedule: expected a name or an object with alpha, mask_probability and weight, got {type(schedule)}"
         )

@@ -21,6 +21,8 @@ DOMAINS = {
     "scaled exp to -86": ("scaled exp", 0xC1000000, 0xC2AC0000, 20.62, 20.62),
     "log": ("log", 0x00800000, 0x7F7FFFFF, 0.9, 0.9),  # every normal positive number
     "log subnormal": ("log", 0x00000001, 0x007FFFFF, 1.1, 1.1),
+    "tanh": ("tanh", 0x00800000, 0x7F7FFFFF, 1.7, 2.0),
+    "negative tanh": ("tanh", 0x80800000, 0xFF7FFFFF, 1.7, 2.0),
     "exponential": ("exponential", 0x1F000000, 0x3F7FFFFF, 1.5, 1.5),  # 2^-65 to 1 - 2^-24
 }
 

@@ -23,6 +23,8 @@ struct LinearCrossEntropyBlocksParams {
   const float* bias;         // [V]; null: none
   const int64_t* suppress;   // ids of probability 0, in any order, those outside the vocabulary mean nothing
   int64_t suppress_count;
+  float label_smoothing;  // share of the loss that is the mean over the ids that are not suppressed; 0: none
+  float softcap;          // logits become softcap tanh(logit / softcap); 0: they stay
 
   // What products read and write. A row that does not count is zeros in the first, whatever hidden holds there.
   void* packed_hidden;  // [R, D]

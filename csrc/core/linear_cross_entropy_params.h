@@ -30,17 +30,22 @@ struct LinearCrossEntropyParams {
   const void* weight;  // [V, D], last dimension contiguous
   int64_t weight_stride;
   const void* bias;         // [V] values; null: none
-  const int64_t* suppress;  // ids of probability 0, sorted
+  const int64_t* suppress;  // ids of probability 0, sorted, each once
   int64_t suppress_count;
+  int64_t kept;              // ids that are not suppressed
+  double label_smoothing;    // share of the loss that is the mean over the kept ids; 0: none
+  double softcap;            // logits become softcap tanh(logit / softcap); 0: they stay
   const int64_t* row_index;  // [R] into hidden, targets and every [N] below
   const int64_t* targets;    // [N]
 
   void* hidden_columns;  // [R / panel][D words][panel]: hidden as the right operand of the logits
-  void* partial;         // [blocks of ids][2][R padded] values: maximum and sum of exponentials relative to it
-  void* target_logit;    // [R padded] values
-  void* losses;          // [N] values
-  void* logsumexp;       // [N] values; read by the backward
-  uint8_t* correct;      // [N] bool: no logit exceeds the target's
+  // [blocks of ids][statistics_kept][R padded] values: maximum, sum of exponentials relative to it, and with label smoothing
+  // the sum of how far the kept ids' logits are behind it, times kLogitScale.
+  void* partial;
+  void* target_logit;  // [R padded] values
+  void* losses;        // [N] values
+  void* logsumexp;     // [N] values; read by the backward
+  uint8_t* correct;    // [N] bool: no logit exceeds the target's
 
   // The backward goes through the vocabulary by ids [first_id, first_id + ids).
   int64_t first_id;
@@ -55,6 +60,11 @@ struct LinearCrossEntropyParams {
   void* grad_weight;       // [V, D] contiguous; or null
   void* grad_bias;         // [V] values; or null
 };
+
+// A power of two by which logits are multiplied before differences are added up, so that no block's sum overflows.
+constexpr double kLogitScale = 0x1p-10;
+
+constexpr int64_t statistics_kept(const LinearCrossEntropyParams& params) { return params.label_smoothing > 0 ? 3 : 2; }
 
 // What a call of the kernel does, and what its units [begin, end) are. Forward: the first three in turn. Backward:
 // pack_hidden, then for each stretch of ids pack_weight and grad_logits, then grad_weight, grad_bias and grad_hidden,

@@ -64,6 +64,21 @@ MDM_INLINE double reduce_add(const Doubles& a) {
   return sum;
 }
 
+// cap tanh(x / cap), and its derivative where that is y.
+MDM_INLINE Floats soft_capped(Floats x, Floats cap) { return mul(cap, tanh_any(div(x, cap))); }
+MDM_INLINE Doubles soft_capped(Doubles x, const Doubles& cap) {
+  MDM_LANES x.v[i] = cap.v[i] * tanh(x.v[i] / cap.v[i]);
+  return x;
+}
+MDM_INLINE Floats cap_slope(Floats y, Floats cap) {
+  const Floats share = div(y, cap);
+  return sub(broadcast(1.0f), mul(share, share));
+}
+MDM_INLINE Doubles cap_slope(Doubles y, const Doubles& cap) {
+  MDM_LANES y.v[i] = 1.0 - y.v[i] / cap.v[i] * (y.v[i] / cap.v[i]);
+  return y;
+}
+
 // `seen` with NaN in every lane where x is NaN; other lanes as they were.
 MDM_INLINE Floats remember_nan(Floats seen, Floats x) { return select(unordered(x, x), x, seen); }
 MDM_INLINE Doubles remember_nan(Doubles seen, const Doubles& x) {

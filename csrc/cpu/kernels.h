@@ -49,6 +49,7 @@ struct CpuKernels {
   void (*exp_nonpositive_array)(const float* x, float* y, int64_t count);
   void (*scaled_exp_array)(const float* x, float* y, int64_t count);  // of scale 1
   void (*log_array)(const float* x, float* y, int64_t count);
+  void (*tanh_array)(const float* x, float* y, int64_t count);
   void (*exponential_array)(const float* u, float* y, int64_t count);
   // For benchmarks: products of words from the first-level cache; returns how many multiplications and additions that
   // were, 0 if there are no bfloat16 pairs.
@@ -92,6 +93,7 @@ void bidirectional_attention_backward(const BidirectionalAttentionBackwardParams
 void exp_nonpositive_array(const float* x, float* y, int64_t count);
 void scaled_exp_array(const float* x, float* y, int64_t count);
 void log_array(const float* x, float* y, int64_t count);
+void tanh_array(const float* x, float* y, int64_t count);
 void exponential_array(const float* u, float* y, int64_t count);
 int64_t multiply_probe(bool bfloat16_pairs, int64_t repeats);
 

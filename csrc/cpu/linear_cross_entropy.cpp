@@ -25,6 +25,8 @@ static inline void each_suppressed(const Params& params, int64_t first, int64_t 
   }
 }
 
+static inline double square(double x) { return x * x; }
+
 template <class Value>
 static inline void fill_row(Value* row, Value value) {
   for (int64_t i = 0; i < kPanel; ++i) row[i] = value;
@@ -38,11 +40,15 @@ static inline void slice_logits(const Params& params, const LeftOperand<typename
   const int64_t steps = words_of<W>(params.width);
   const auto* columns = static_cast<const typename Ts::Word*>(params.hidden_columns) + panel * steps * kPanel;
   multiply_panel<W>(weight.data, weight.stride, count, columns, steps, logits);
-  if (params.bias == nullptr) return;
-  const auto* bias = static_cast<const typename Ts::Value*>(params.bias) + first;
-  for (int64_t row = 0; row < count; ++row) {
-    for (int64_t i = 0; i < kPanel; ++i) logits[row * kPanel + i] += bias[row];
+  if (params.bias != nullptr) {
+    const auto* bias = static_cast<const typename Ts::Value*>(params.bias) + first;
+    for (int64_t row = 0; row < count; ++row) {
+      for (int64_t i = 0; i < kPanel; ++i) logits[row * kPanel + i] += bias[row];
+    }
   }
+  if (params.softcap == 0) return;
+  const typename Ts::Lanes cap = broadcast(static_cast<typename Ts::Value>(params.softcap));
+  for (int64_t i = 0; i < count * kPanel; i += kLanes) store(logits + i, soft_capped(load(logits + i), cap));
 }
 
 // Calls work(lane, place) where the target of a panel's row is logits[place], among the ids from `first`.
@@ -76,6 +82,37 @@ static inline void merge_statistics(const Value* logits, int64_t count, bool fir
   store(sum_out, sum);
 }
 
+// How many of the ids [first, first + count) are not suppressed.
+static inline int64_t kept_ids(const Params& params, int64_t first, int64_t count) {
+  int64_t kept = count;
+  each_suppressed(params, first, count, [&](int64_t) { --kept; });
+  return kept;
+}
+
+// Sum over the kept ids of how far sixteen rows' logits are behind `top`, times kLogitScale: that of `count` ids, merged
+// with that of `kept_before` ids behind `before`. Relative to the maximum, since beside large logits their mean would be
+// rounded away.
+template <class Lanes, class Value>
+static inline void merge_behind(const Params& params, const Value* logits, int64_t first, int64_t count, Lanes before,
+                                int64_t kept_before, Lanes top, Value* sum_out) {
+  const Lanes scale = broadcast(static_cast<Value>(kLogitScale)), reference = mul(top, scale);
+  Lanes sum = broadcast(Value{0});
+  if (kept_before > 0) {
+    const Lanes moved = mul(sub(mul(before, scale), reference), broadcast(static_cast<Value>(kept_before)));
+    sum = add(load(sum_out), moved);
+  }
+  int64_t next = 0;
+  while (next < params.suppress_count && params.suppress[next] < first) ++next;
+  for (int64_t row = 0; row < count; ++row) {
+    if (next < params.suppress_count && params.suppress[next] == first + row) {
+      ++next;
+    } else {
+      sum = add(sum, sub(mul(load(logits + row * kPanel), scale), reference));
+    }
+  }
+  store(sum_out, sum);
+}
+
 template <class Ts>
 static void statistics(const Params& params, int64_t begin, int64_t end, uint64_t* scratch) {
   using Value = typename Ts::Value;
@@ -88,7 +125,10 @@ static void statistics(const Params& params, int64_t begin, int64_t end, uint64_
   for (int64_t slice = begin * kSlicesPerBlock; slice < end * kSlicesPerBlock; ++slice) {
     const int64_t first = slice * kVocabSlice, count = smaller(kVocabSlice, params.vocab - first);
     if (count <= 0) break;
-    auto* maxima = static_cast<Value*>(params.partial) + slice / kSlicesPerBlock * 2 * rows;
+    auto* maxima = static_cast<Value*>(params.partial) + slice / kSlicesPerBlock * statistics_kept(params) * rows;
+    const bool starts = slice % kSlicesPerBlock == 0, smoothed = params.label_smoothing > 0;
+    const int64_t block = slice / kSlicesPerBlock * kSlicesPerBlock * kVocabSlice;
+    const int64_t kept_before = smoothed ? kept_ids(params, block, first - block) : 0;
     const auto weight = weight_slice<typename Ts::Words, typename Ts::Element>(params, first, count, room);
     for (int64_t panel = 0; panel * kPanel < params.rows; ++panel) {
       slice_logits<Ts>(params, weight, first, count, panel, logits);
@@ -97,11 +137,29 @@ static void statistics(const Params& params, int64_t begin, int64_t end, uint64_
       each_target(params, first, count, panel,
                   [&](int64_t lane, int64_t place) { target_logit[panel * kPanel + lane] = logits[place]; });
       for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
+        using Lanes = typename Ts::Lanes;
         Value* out = maxima + panel * kPanel + lane;
-        merge_statistics<typename Ts::Lanes>(logits + lane, count, slice % kSlicesPerBlock == 0, out, out + rows);
+        const Lanes before = starts ? broadcast(Value{0}) : load(out);
+        merge_statistics<Lanes>(logits + lane, count, starts, out, out + rows);
+        if (!smoothed) continue;
+        merge_behind<Lanes>(params, logits + lane, first, count, before, kept_before, load(out), out + 2 * rows);
       }
     }
   }
+}
+
+// Mean of the kept ids' logits of a row; `entry` is its place in the first block's statistics.
+template <class Value>
+static inline double kept_mean(const Params& params, const Value* entry, int64_t rows, int64_t blocks) {
+  constexpr int64_t kBlock = kVocabSlice * kSlicesPerBlock;
+  double sum = 0.0;
+  for (int64_t block = 0; block < blocks; ++block, entry += 3 * rows) {
+    const int64_t first = block * kBlock, kept = kept_ids(params, first, smaller(kBlock, params.vocab - first));
+    if (kept == 0) continue;
+    sum +=
+        static_cast<double>(entry[2 * rows]) / kLogitScale + static_cast<double>(kept) * static_cast<double>(entry[0]);
+  }
+  return sum / static_cast<double>(params.kept);
 }
 
 template <class Ts>
@@ -110,15 +168,16 @@ static void losses(const Params& params, int64_t begin, int64_t end) {
   const int64_t rows = padded(params.rows, kPanelPadding);
   const int64_t blocks = parts(params.vocab, kVocabSlice * kSlicesPerBlock);
   const auto* partial = static_cast<const Value*>(params.partial);
+  const int64_t stride = statistics_kept(params) * rows;
   for (int64_t r = begin; r < end; ++r) {
     Value top = Value{kLowest};
     for (int64_t block = 0; block < blocks; ++block) {
-      const Value other = partial[block * 2 * rows + r];
+      const Value other = partial[block * stride + r];
       top = other > top ? other : top;
     }
     double sum = 0.0;
     for (int64_t block = 0; block < blocks; ++block) {
-      const Value* entry = partial + block * 2 * rows + r;
+      const Value* entry = partial + block * stride + r;
       sum += static_cast<double>(entry[rows]) * exp(static_cast<double>(entry[0]) - static_cast<double>(top));
     }
     const bool proper = top > Value{kLowest} && top < Value{__builtin_inff()};
@@ -126,7 +185,14 @@ static void losses(const Params& params, int64_t begin, int64_t end) {
     const int64_t place = params.row_index[r], target = params.targets[place];
     const bool known = target >= 0 && target < params.vocab;
     const Value logit = known ? static_cast<const Value*>(params.target_logit)[r] : Value{__builtin_nanf("")};
-    static_cast<Value*>(params.losses)[place] = static_cast<Value>(logsumexp - static_cast<double>(logit));
+    double loss = logsumexp - static_cast<double>(logit);
+    if (params.label_smoothing > 0) {
+      const double mean = kept_mean(params, partial + r, rows, blocks);
+      const double target_share = 1.0 - params.label_smoothing;  // at 0 an infinite loss is nobody's
+      loss = (target_share > 0.0 || loss != loss ? target_share * loss : 0.0) +
+             params.label_smoothing * (logsumexp - mean);
+    }
+    static_cast<Value*>(params.losses)[place] = static_cast<Value>(loss);
     static_cast<Value*>(params.logsumexp)[place] = static_cast<Value>(logsumexp);
     params.correct[place] = proper && logit >= top;
   }
@@ -171,10 +237,30 @@ static inline void row_scales(const Params& params, int64_t panel, Value* logsum
   }
 }
 
+// A panel's logits into their gradient, less what the targets take: scale (softmax - share) and the cap's derivative.
+template <class Ts>
+static inline void differentiate(const Params& params, const typename Ts::Value* logsumexp,
+                                 const typename Ts::Value* scale, int64_t count, typename Ts::Value* logits) {
+  using Value = typename Ts::Value;
+  using Lanes = typename Ts::Lanes;
+  const bool smoothed = params.label_smoothing > 0, capped = params.softcap > 0;
+  const Lanes share = broadcast(static_cast<Value>(smoothed ? params.label_smoothing / params.kept : 0.0));
+  const Lanes cap = broadcast(static_cast<Value>(params.softcap));
+  for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
+    const Lanes normaliser = load(logsumexp + lane), factor = load(scale + lane);
+    for (Value* row = logits + lane; row < logits + count * kPanel; row += kPanel) {
+      const Lanes y = load(row);
+      Lanes x = exp_nonpositive(sub(y, normaliser));
+      if (smoothed) x = sub(x, share);
+      if (capped) x = mul(x, cap_slope(y, cap));
+      store(row, mul(x, factor));
+    }
+  }
+}
+
 template <class Ts>
 static void grad_logits(const Params& params, int64_t begin, int64_t end, uint64_t* scratch) {
   using Value = typename Ts::Value;
-  using Lanes = typename Ts::Lanes;
   auto* logits = reinterpret_cast<Value*>(scratch);
   auto* room = reinterpret_cast<typename Ts::Word*>(scratch + kVocabSlice * kPanelPadding);
   const TileRegisters tiles;
@@ -188,13 +274,14 @@ static void grad_logits(const Params& params, int64_t begin, int64_t end, uint64
       Value logsumexp[kPanel], scale[kPanel];
       row_scales(params, panel, logsumexp, scale);
       slice_logits<Ts>(params, weight, first, count, panel, logits);
-      for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
-        const Lanes normaliser = load(logsumexp + lane), factor = load(scale + lane);
-        for (Value* row = logits + lane; row < logits + count * kPanel; row += kPanel) {
-          store(row, mul(exp_nonpositive(sub(load(row), normaliser)), factor));
-        }
-      }
-      each_target(params, first, count, panel, [&](int64_t lane, int64_t place) { logits[place] -= scale[lane]; });
+      Value target_share[kPanel];  // of scale, for the rows whose target is here
+      each_target(params, first, count, panel, [&](int64_t lane, int64_t place) {
+        const double slope = params.softcap > 0 ? 1.0 - square(logits[place] / params.softcap) : 1.0;
+        target_share[lane] = static_cast<Value>((1.0 - params.label_smoothing) * slope);
+      });
+      differentiate<Ts>(params, logsumexp, scale, count, logits);
+      each_target(params, first, count, panel,
+                  [&](int64_t lane, int64_t place) { logits[place] -= target_share[lane] * scale[lane]; });
       each_suppressed(params, first, count, [&](int64_t id) { fill_row(logits + (id - first) * kPanel, Value{0}); });
       store_logit_gradient<Ts>(params, logits, local, count, panel);
     }

@@ -27,6 +27,7 @@ const CpuKernels kernel_table = {
     kBfloat16Pairs,
     exp_nonpositive_array, scaled_exp_array,
     log_array,
+    tanh_array,
     exponential_array,
     multiply_probe,
 };

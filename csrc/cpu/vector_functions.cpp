@@ -19,6 +19,10 @@ void log_array(const float* x, float* y, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) store(y + i, log_any(load(x + i)));
 }
 
+void tanh_array(const float* x, float* y, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) store(y + i, tanh_any(load(x + i)));
+}
+
 void exponential_array(const float* u, float* y, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) store(y + i, exponential_from_uniform16(load(u + i)));
 }

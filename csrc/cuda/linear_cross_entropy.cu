@@ -10,6 +10,7 @@ namespace device = mdmcorrect::portable;
 
 LOSS_KERNEL linear_cross_entropy_clear(const __grid_constant__ LossKernel kernel) { device::clear_row(kernel); }
 LOSS_KERNEL linear_cross_entropy_name(const __grid_constant__ LossKernel kernel) { device::name_row(kernel); }
+LOSS_KERNEL linear_cross_entropy_kept(const __grid_constant__ LossKernel kernel) { device::count_kept(kernel); }
 LOSS_KERNEL linear_cross_entropy_pack(const __grid_constant__ LossKernel kernel) { device::pack_row(kernel); }
 LOSS_KERNEL linear_cross_entropy_statistics(const __grid_constant__ LossKernel kernel) {
   device::merge_statistics(kernel);

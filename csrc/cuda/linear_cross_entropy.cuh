@@ -31,6 +31,21 @@ __device__ inline void name_row(const LossKernel& kernel) {
   if (place >= 0 && place < params.all_rows) atomicMin(&kernel.first_named[place], static_cast<uint32_t>(r));
 }
 
+// One warp counts the ids that are not suppressed; of the list it takes each id within the vocabulary once.
+__device__ inline void count_kept(const LossKernel& kernel) {
+  if (warp_id() != 0) return;
+  const LinearCrossEntropyBlocksParams& params = kernel.params;
+  int64_t dropped = 0;
+  for (int64_t i = lane_id(); i < params.suppress_count; i += kWarpLanes) {
+    const int64_t id = params.suppress[i];
+    bool counts = id >= 0 && id < params.vocab;
+    for (int64_t before = 0; counts && before < i; ++before) counts = params.suppress[before] != id;
+    dropped += counts ? 1 : 0;
+  }
+  dropped = warp_sum(dropped);
+  if (lane_id() == 0) *kernel.kept = params.vocab - dropped;
+}
+
 // Row of hidden that packed row r stands for; -1: it does not count, or an earlier entry names the same.
 __device__ inline int64_t place_of(const LossKernel& kernel, int64_t r) {
   const LinearCrossEntropyBlocksParams& params = kernel.params;
@@ -60,6 +75,7 @@ __device__ inline void pack_row(const LossKernel& kernel) {
   if (lane_id() == 0) {
     kernel.places[r] = place;
     kernel.sums[r] = 0.0;
+    if (kernel.logit_sums != nullptr) kernel.logit_sums[r] = 0.0;
     kernel.maxima[r] = -__builtin_inff();
     kernel.target_logits[r] = static_cast<float>(__builtin_nan(""));
   }
@@ -104,14 +120,53 @@ __device__ __forceinline__ LogitChunk load_logits(const float* row, int64_t ids,
   return chunk;
 }
 
-__device__ __forceinline__ void add_bias(const LossKernel& kernel, int64_t index, LogitChunk* chunk) {
-  if (kernel.params.bias == nullptr) return;
+// Products into logits: the bias added, the cap applied.
+__device__ __forceinline__ void complete(const LossKernel& kernel, int64_t index, LogitChunk* chunk) {
   const int64_t begin = index * kChunkIds;
-  const float* bias = kernel.params.bias + kernel.first_id + begin;
+  if (kernel.params.bias != nullptr) {
+    const float* bias = kernel.params.bias + kernel.first_id + begin;
+#pragma unroll
+    for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
+      if (begin + chunk->id(slot) < kernel.ids) chunk->value[slot] += bias[chunk->id(slot)];
+    }
+  }
+  const float cap = kernel.params.softcap;
+  if (cap == 0.0f) return;
 #pragma unroll
   for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
-    if (begin + chunk->id(slot) < kernel.ids) chunk->value[slot] += bias[chunk->id(slot)];
+    // Rounded by itself: what is compared with a log-sum-exp must not be more exact than what that was made of.
+    if (begin + chunk->id(slot) < kernel.ids) chunk->value[slot] = __fmul_rn(cap, tanhf(chunk->value[slot] / cap));
   }
+}
+
+// Derivative of the cap where it gives y; 1 without one.
+__device__ __forceinline__ float cap_slope(float cap, float y) {
+  return cap == 0.0f ? 1.0f : 1.0f - y / cap * (y / cap);
+}
+
+// Sum of the logits of a chunk's ids that are neither suppressed nor beyond the block's end; `top` is the largest. Made of
+// how far they are behind it, since beside large logits their mean would be rounded away.
+__device__ __forceinline__ double sum_of_logits(const LossKernel& kernel, int64_t index, const LogitChunk& chunk,
+                                                float top) {
+  const int64_t begin = index * kChunkIds;
+  LogitChunk kept;
+#pragma unroll
+  for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
+    kept.value[slot] = begin + kept.id(slot) < kernel.ids ? 1.0f : 0.0f;
+  }
+  drop_ids(&kept, kernel.first_id + begin, kernel.params.suppress, kernel.params.suppress_count, 0.0f);
+  float behind = 0.0f, count = 0.0f;
+#pragma unroll
+  for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
+    const float difference = cuda::kLossLogitScale * chunk.value[slot] - cuda::kLossLogitScale * top;
+    if (kept.value[slot] != 0.0f) behind += difference;
+    count += kept.value[slot];
+  }
+  behind = warp_sum(behind);
+  count = warp_sum(count);
+  if (count == 0.0f) return 0.0;
+  if (top == -__builtin_inff()) return static_cast<double>(top);
+  return static_cast<double>(behind) / cuda::kLossLogitScale + static_cast<double>(count) * static_cast<double>(top);
 }
 
 // Calls work(slot) in the lane that holds the target of a row, if the chunk does.
@@ -137,15 +192,18 @@ __device__ inline void merge_statistics(const LossKernel& kernel) {
   const int64_t chunks = (kernel.ids + kChunkIds - 1) / kChunkIds;
   float max = kernel.maxima[r], unused = __builtin_inff();
   double sum = kernel.sums[r];
+  const bool smoothed = kernel.logit_sums != nullptr;
+  double logit_sum = smoothed ? kernel.logit_sums[r] : 0.0;
   LogitChunk next = load_logits(row, kernel.ids, 0);
 #pragma unroll 1
   for (int64_t index = 0; index < chunks; ++index) {
     LogitChunk chunk = next;
     if (index + 1 < chunks) next = load_logits(row, kernel.ids, index + 1);
-    add_bias(kernel, index, &chunk);
+    complete(kernel, index, &chunk);
     drop_ids(&chunk, kernel.first_id + index * kChunkIds, params.suppress, params.suppress_count);
     at_target(kernel, target, index, [&](int slot) { kernel.target_logits[r] = chunk.value[slot]; });
     const ChunkPartial partial = summarise(chunk, Terms{true, false, false, 1.0f}, &unused);
+    if (smoothed) logit_sum += sum_of_logits(kernel, index, chunk, partial.max);
     if (partial.max == -__builtin_inff()) continue;
     const float top = ptx::max_or_nan(max, partial.max);  // once a NaN, always one
     sum = sum * static_cast<double>(expf(max - top)) +
@@ -156,6 +214,7 @@ __device__ inline void merge_statistics(const LossKernel& kernel) {
   if (lane_id() != 0) return;
   kernel.maxima[r] = max;
   kernel.sums[r] = sum;
+  if (smoothed) kernel.logit_sums[r] = logit_sum;
 }
 
 // A thread per packed row.
@@ -167,7 +226,14 @@ __device__ inline void write_loss(const LossKernel& kernel) {
   const float max = kernel.maxima[r], target = kernel.target_logits[r];
   const bool proper = max > -__builtin_inff() && max < __builtin_inff();
   const double logsumexp = proper ? static_cast<double>(max) + log(kernel.sums[r]) : __builtin_nan("");
-  params.losses[place] = static_cast<float>(logsumexp - static_cast<double>(target));
+  double loss = logsumexp - static_cast<double>(target);
+  if (kernel.logit_sums != nullptr) {
+    const double smoothing = static_cast<double>(params.label_smoothing), target_share = 1.0 - smoothing;
+    const double mean = kernel.logit_sums[r] / static_cast<double>(*kernel.kept);
+    // At a share of 0 an infinite loss is nobody's.
+    loss = (target_share > 0.0 || loss != loss ? target_share * loss : 0.0) + smoothing * (logsumexp - mean);
+  }
+  params.losses[place] = static_cast<float>(loss);
   params.logsumexp[place] = static_cast<float>(logsumexp);
   params.correct[place] = proper && target >= max;
   params.counted[place] = 1;
@@ -218,19 +284,25 @@ __device__ inline void logits_to_gradient(const LossKernel& kernel) {
   const bool proper = logsumexp == logsumexp && target >= 0 && target < params.vocab;
   const float upstream = proper ? params.grad_losses[place] : static_cast<float>(__builtin_nan(""));
   float* row = logits_of(kernel, r);
+  const float cap = params.softcap, target_share = 1.0f - params.label_smoothing;
+  const float share = kernel.kept == nullptr ? 0.0f : params.label_smoothing / static_cast<float>(*kernel.kept);
   const int64_t chunks = (kernel.ids + kChunkIds - 1) / kChunkIds;
   LogitChunk next = load_logits(row, kernel.ids, 0);
 #pragma unroll 1
   for (int64_t index = 0; index < chunks; ++index) {
     LogitChunk chunk = next;
     if (index + 1 < chunks) next = load_logits(row, kernel.ids, index + 1);
-    add_bias(kernel, index, &chunk);
+    complete(kernel, index, &chunk);
+    float at_it = 0.0f;  // what the target takes, in the lane that holds it
+    at_target(kernel, target, index,
+              [&](int slot) { at_it = upstream * (target_share * cap_slope(cap, chunk.value[slot])); });
 #pragma unroll
     for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
       const float probability = ptx::exp2_approx((chunk.value[slot] - logsumexp) * kLog2E);
-      chunk.value[slot] = place < 0 ? 0.0f : upstream * probability;
+      const float slope = cap_slope(cap, chunk.value[slot]);
+      chunk.value[slot] = place < 0 ? 0.0f : upstream * ((probability - share) * slope);
     }
-    at_target(kernel, target, index, [&](int slot) { chunk.value[slot] -= upstream; });
+    at_target(kernel, target, index, [&](int slot) { chunk.value[slot] -= at_it; });
     drop_ids(&chunk, kernel.first_id + index * kChunkIds, params.suppress, params.suppress_count, 0.0f);
     __syncwarp();  // every lane has its logits of this chunk and the next
 #pragma unroll

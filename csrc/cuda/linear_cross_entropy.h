@@ -35,7 +35,8 @@ inline int64_t loss_block_ids(int64_t rows, int64_t vocab) {
 inline int64_t linear_cross_entropy_blocks_workspace(const LinearCrossEntropyBlocksParams& params) {
   constexpr int64_t kBytesPerRow = sizeof(int64_t) + sizeof(double) + 2 * sizeof(float);
   const int64_t named = params.row_index == nullptr ? 0 : params.all_rows;
-  return params.rows * kBytesPerRow + named * static_cast<int64_t>(sizeof(uint32_t));
+  const int64_t smoothing = params.label_smoothing > 0 ? (params.rows + 1) * static_cast<int64_t>(sizeof(double)) : 0;
+  return smoothing + params.rows * kBytesPerRow + named * static_cast<int64_t>(sizeof(uint32_t));
 }
 
 inline unsigned loss_blocks(int64_t items, int64_t per_block) {
@@ -46,10 +47,13 @@ inline unsigned loss_blocks(int64_t items, int64_t per_block) {
 inline LossKernel pack_loss_rows(const LinearCrossEntropyBlocksParams& params, void* workspace, Launcher& launch) {
   auto* places = static_cast<int64_t*>(workspace);
   auto* sums = reinterpret_cast<double*>(places + params.rows);
-  auto* maxima = reinterpret_cast<float*>(sums + params.rows);
+  const bool smoothed = params.label_smoothing > 0;
+  double* logit_sums = smoothed ? sums + params.rows : nullptr;
+  int64_t* kept = smoothed ? reinterpret_cast<int64_t*>(logit_sums + params.rows) : nullptr;
+  auto* maxima = smoothed ? reinterpret_cast<float*>(kept + 1) : reinterpret_cast<float*>(sums + params.rows);
   float* target_logits = maxima + params.rows;
-  const LossKernel kernel{
-      params, places, sums, maxima, target_logits, reinterpret_cast<uint32_t*>(target_logits + params.rows), 0, 0};
+  auto* first_named = reinterpret_cast<uint32_t*>(target_logits + params.rows);
+  const LossKernel kernel{params, places, sums, maxima, target_logits, logit_sums, kept, first_named, 0, 0};
   const bool forward = params.grad_losses == nullptr;
   if (params.all_rows > 0 && (forward || params.row_index != nullptr)) {
     launch({"linear_cross_entropy_clear", loss_blocks(params.all_rows, kLossThreads), 1, kLossThreads, 0}, kernel);
@@ -58,6 +62,7 @@ inline LossKernel pack_loss_rows(const LinearCrossEntropyBlocksParams& params, v
   if (params.row_index != nullptr) {
     launch({"linear_cross_entropy_name", loss_blocks(params.rows, kLossThreads), 1, kLossThreads, 0}, kernel);
   }
+  if (smoothed) launch({"linear_cross_entropy_kept", 1, 1, kLossThreads, 0}, kernel);
   launch({"linear_cross_entropy_pack", loss_blocks(params.rows, kRowsPerBlock), 1, kLossThreads, 0}, kernel);
   return kernel;
 }

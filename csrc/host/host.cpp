@@ -54,7 +54,7 @@ struct WorstError {
 };
 
 // Largest error, in units of the last place of the exact result, over the floats whose bits are first, first + stride,
-// ..., last. function: "exp", "scaled exp", "log" or "exponential", against libm in double.
+// ..., last. function: "exp", "scaled exp", "log", "tanh" or "exponential", against libm in double.
 WorstError worst_error(const std::string& isa, const std::string& function, uint32_t first, uint32_t last,
                        uint32_t stride) {
   const CpuKernels* kernels = cpu_kernels_of(isa.c_str());
@@ -62,6 +62,7 @@ WorstError worst_error(const std::string& isa, const std::string& function, uint
   const auto approximate = function == "exp"          ? kernels->exp_nonpositive_array
                            : function == "scaled exp" ? kernels->scaled_exp_array
                            : function == "log"        ? kernels->log_array
+                           : function == "tanh"       ? kernels->tanh_array
                                                       : kernels->exponential_array;
   constexpr uint64_t kBlock = 4096;
   std::vector<float> x(kBlock), y(kBlock);
@@ -75,6 +76,7 @@ WorstError worst_error(const std::string& isa, const std::string& function, uint
       const double value = x[i];
       const double exact = function == "exp" || function == "scaled exp" ? std::exp(value)
                            : function == "log"                           ? std::log(value)
+                           : function == "tanh"                          ? std::tanh(value)
                                                                          : -std::log1p(-value);
       int exponent;
       std::frexp(static_cast<float>(exact), &exponent);

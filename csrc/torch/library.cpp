@@ -50,12 +50,14 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
   // whether the row counts.
   m.def(
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? suppress, "
-      "Tensor? row_index, int ignore_index) -> (Tensor losses, Tensor logsumexp, Tensor correct, Tensor counted)");
+      "Tensor? row_index, int ignore_index, float label_smoothing=0.0, float softcap=0.0) -> "
+      "(Tensor losses, Tensor logsumexp, Tensor correct, Tensor counted)");
   // Gradients that are not needed come back as [0].
   m.def(
       "linear_cross_entropy_backward(Tensor grad_losses, Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, "
       "Tensor? suppress, Tensor? row_index, int ignore_index, Tensor logsumexp, bool needs_hidden, bool needs_weight, "
-      "bool needs_bias) -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+      "bool needs_bias, float label_smoothing=0.0, float softcap=0.0) -> (Tensor grad_hidden, Tensor grad_weight, "
+      "Tensor grad_bias)");
 
   m.def(
       "bidirectional_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor k, Tensor v, Tensor out, "

@@ -43,7 +43,8 @@ void advise_large_pages(void* data, int64_t bytes) {
 class Call {
  public:
   Call(const Tensor& hidden, const Tensor& weight, const Tensor& targets, const OptionalTensor& bias,
-       const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index);
+       const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index, double label_smoothing,
+       double softcap);
 
   LinearCrossEntropyParams params{};
   const CpuKernels& kernels;
@@ -129,7 +130,8 @@ std::vector<int64_t> counted_rows(const Tensor& targets, const OptionalTensor& r
 }
 
 Call::Call(const Tensor& hidden, const Tensor& weight, const Tensor& targets, const OptionalTensor& bias,
-           const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index)
+           const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index,
+           double label_smoothing, double softcap)
     : kernels(chosen_kernels()), targets_(torch::stable::contiguous(targets)) {
   params.type = element_type(hidden.scalar_type());
   const bool wide = params.type == FloatType::float64;
@@ -140,6 +142,7 @@ Call::Call(const Tensor& hidden, const Tensor& weight, const Tensor& targets, co
   if (bias) params.bias = bias->const_data_ptr();
   rows_ = counted_rows(targets_, row_index, ignore_index);
   suppressed_ = sorted_ids(kOp, "suppress", suppress, weight.size(0), hidden);
+  suppressed_.erase(std::unique(suppressed_.begin(), suppressed_.end()), suppressed_.end());
   params.rows = static_cast<int64_t>(rows_.size());
   params.vocab = weight.size(0);
   params.width = weight.size(1);
@@ -149,6 +152,10 @@ Call::Call(const Tensor& hidden, const Tensor& weight, const Tensor& targets, co
   params.weight_stride = weight.stride(0);
   params.suppress = suppressed_.data();
   params.suppress_count = static_cast<int64_t>(suppressed_.size());
+  check_loss_options(kOp, label_smoothing, softcap);
+  params.kept = params.vocab - params.suppress_count;
+  params.label_smoothing = label_smoothing;
+  params.softcap = softcap;
   params.row_index = rows_.data();
   params.targets = static_cast<const int64_t*>(targets_.const_data_ptr());
   padded_rows = round_up(params.rows, kPanelPadding);
@@ -161,8 +168,9 @@ Call::Call(const Tensor& hidden, const Tensor& weight, const Tensor& targets, co
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight,
                                                                 const Tensor& targets, const OptionalTensor& bias,
                                                                 const OptionalTensor& suppress,
-                                                                const OptionalTensor& row_index, int64_t ignore_index) {
-  Call call(hidden, weight, targets, bias, suppress, row_index, ignore_index);
+                                                                const OptionalTensor& row_index, int64_t ignore_index,
+                                                                double label_smoothing, double softcap) {
+  Call call(hidden, weight, targets, bias, suppress, row_index, ignore_index, label_smoothing, softcap);
   LinearCrossEntropyParams& params = call.params;
   const int64_t all_rows = hidden.size(0);
   Tensor losses = torch::stable::empty({all_rows}, call.value_type);
@@ -181,7 +189,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
   params.losses = losses.mutable_data_ptr();
   params.logsumexp = logsumexp.mutable_data_ptr();
   params.correct = static_cast<uint8_t*>(correct.mutable_data_ptr());
-  params.partial = call.take(blocks * 2 * call.padded_rows, call.value_size);
+  params.partial = call.take(blocks * statistics_kept(params) * call.padded_rows, call.value_size);
   params.target_logit = call.take(call.padded_rows, call.value_size);
   call.run(Phase::pack_hidden, call.padded_rows / kPanelPadding);
   call.run(Phase::statistics, blocks);
@@ -198,8 +206,9 @@ Tensor gradient_of(const Tensor& input, bool needed) {
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const Tensor& grad_losses, const Tensor& hidden, const Tensor& weight, const Tensor& targets,
     const OptionalTensor& bias, const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index,
-    const Tensor& logsumexp, bool needs_hidden, bool needs_weight, bool needs_bias) {
-  Call call(hidden, weight, targets, bias, suppress, row_index, ignore_index);
+    const Tensor& logsumexp, bool needs_hidden, bool needs_weight, bool needs_bias, double label_smoothing,
+    double softcap) {
+  Call call(hidden, weight, targets, bias, suppress, row_index, ignore_index, label_smoothing, softcap);
   LinearCrossEntropyParams& params = call.params;
   check_loss_gradient(kOp, grad_losses, logsumexp, hidden, call.value_type);
   check(!needs_bias || bias.has_value(), kOp, "backward: there is no bias to differentiate");

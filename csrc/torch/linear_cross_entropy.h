@@ -39,6 +39,14 @@ inline void check_loss_arguments(const char* op, const Tensor& hidden, const Ten
   }
 }
 
+// softcap 0: none.
+inline void check_loss_options(const char* op, double label_smoothing, double softcap) {
+  check(label_smoothing >= 0.0 && label_smoothing <= 1.0, op, "label_smoothing: expected a number in [0, 1], got ",
+        label_smoothing);
+  check(softcap == 0.0 || (softcap >= 1e-30 && softcap <= 1e30), op,
+        "softcap: expected 0 or a number in [1e-30, 1e30], got ", softcap);
+}
+
 // grad_losses and logsumexp of a backward.
 inline void check_loss_gradient(const char* op, const Tensor& grad_losses, const Tensor& logsumexp,
                                 const Tensor& hidden, ScalarType value_type) {

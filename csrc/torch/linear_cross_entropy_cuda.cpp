@@ -35,7 +35,8 @@ Tensor matrix(int64_t rows, int64_t columns, ScalarType type, const Tensor& like
 class CudaCall final : public cuda::LossProducts {
  public:
   CudaCall(const Tensor& hidden, const Tensor& weight, const Tensor& targets, const OptionalTensor& bias,
-           const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index)
+           const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index,
+           double label_smoothing, double softcap)
       : weight_(weight), targets_(torch::stable::contiguous(targets)) {
     check_loss_arguments(kOp, hidden, weight, targets, bias, row_index, ScalarType::Float);
     params.type = cuda_element_type(hidden.scalar_type());
@@ -53,6 +54,9 @@ class CudaCall final : public cuda::LossProducts {
       rows_ = torch::stable::contiguous(*row_index);
       params.row_index = static_cast<const int64_t*>(rows_->const_data_ptr());
     }
+    check_loss_options(kOp, label_smoothing, softcap);
+    params.label_smoothing = static_cast<float>(label_smoothing);
+    params.softcap = static_cast<float>(softcap);
     if (bias) params.bias = static_cast<const float*>(bias->const_data_ptr());
     if (suppress) {
       check_ids(kOp, "suppress", *suppress, hidden);
@@ -119,8 +123,9 @@ class CudaCall final : public cuda::LossProducts {
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight,
                                                                 const Tensor& targets, const OptionalTensor& bias,
                                                                 const OptionalTensor& suppress,
-                                                                const OptionalTensor& row_index, int64_t ignore_index) {
-  CudaCall call(hidden, weight, targets, bias, suppress, row_index, ignore_index);
+                                                                const OptionalTensor& row_index, int64_t ignore_index,
+                                                                double label_smoothing, double softcap) {
+  CudaCall call(hidden, weight, targets, bias, suppress, row_index, ignore_index, label_smoothing, softcap);
   const auto empty = [&](ScalarType type) {
     return torch::stable::empty({hidden.size(0)}, type, std::nullopt, hidden.device());
   };
@@ -137,8 +142,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const Tensor& grad_losses, const Tensor& hidden, const Tensor& weight, const Tensor& targets,
     const OptionalTensor& bias, const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index,
-    const Tensor& logsumexp, bool needs_hidden, bool needs_weight, bool needs_bias) {
-  CudaCall call(hidden, weight, targets, bias, suppress, row_index, ignore_index);
+    const Tensor& logsumexp, bool needs_hidden, bool needs_weight, bool needs_bias, double label_smoothing,
+    double softcap) {
+  CudaCall call(hidden, weight, targets, bias, suppress, row_index, ignore_index, label_smoothing, softcap);
   check_loss_gradient(kOp, grad_losses, logsumexp, hidden, ScalarType::Float);
   check(!needs_bias || bias.has_value(), kOp, "backward: there is no bias to differentiate");
   const Tensor upstream = torch::stable::contiguous(grad_losses), normaliser = torch::stable::contiguous(logsumexp);

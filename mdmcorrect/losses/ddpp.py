@@ -17,7 +17,7 @@ from .arguments import divisor, number, tensor
 from .masking import check_tokens
 from .mdlm import MaskedTerm
 from .outputs import Forward, LossOutput, call_model, read_logits
-from .terms import Count, score_targets
+from .terms import Count, logit_scores
 
 __all__ = ["LogPartition", "ddpp_loss"]
 
@@ -101,7 +101,7 @@ def ddpp_loss(
 
     def log_probability(network: Any) -> Tensor:
         output = call_model(network, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
-        return score_targets(read_logits(output), x0, masked, term.mask_id)[0].sum(1)
+        return logit_scores(read_logits(output), x0, term.mask_id)(masked)[0].sum(1)
 
     with torch.no_grad():
         log_p = log_probability(reference)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..schedules import Schedule, get_schedule
-from .arguments import token_id
+from .arguments import check_generator, token_id
 from .masking import Roles, assign_roles, check_batch, check_tokens, check_values, draw_times, mask_tokens
 from .output_layer import hidden_scores, model_scores
 from .outputs import Forward, LossOutput, call_model
@@ -176,6 +176,7 @@ class MaskedTerm:
     ) -> tuple[Tensor, Tensor]:
         """Masked tokens ``[B, L]`` and their times ``[B]``, everything checked that the loss was given."""
         check_tokens(x0, t)
+        check_generator(generator)
         roles = self.roles(x0)
         if check:
             masks = {"fixed": self.fixed, "loss_mask": self.loss_mask, "attention_mask": self.attention_mask}

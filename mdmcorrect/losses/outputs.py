@@ -71,6 +71,8 @@ def call_model(
 
     A model is told what samplers tell theirs: with a mask, positions from the first real token on, if it takes them.
     """
+    if forward is not None and not callable(forward):
+        raise TypeError(f"forward: expected a callable or None, got {type(forward).__name__}")
     try:
         if forward is not None:
             return forward(model, tokens, time=time, attention_mask=attention_mask, condition=condition)

@@ -38,12 +38,22 @@ def score_targets(logits: Tensor, targets: Tensor, used: Tensor, mask_id: int) -
     Only ``used`` positions count: elsewhere the log-probability is 0 and sends no gradient, whatever the target there.
     float32 or float64, also under autocast.
     """
+    check_targets(targets, used, logits.shape[-1])
     with torch.autocast(logits.device.type, enabled=False):
         scores = without_mask(logits, mask_id)
         nll = F.cross_entropy(
             scores.flatten(0, 1), targets.masked_fill(~used, -100).flatten(), ignore_index=-100, reduction="none"
         )
     return -nll.view_as(targets), scores.detach().argmax(-1) == targets
+
+
+def check_targets(targets: Tensor, used: Tensor, vocab: int) -> None:
+    """Raise for a used target outside the vocabulary, where looking costs nothing: on the CPU."""
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    outside = used & ((targets < 0) | (targets >= vocab))
+    if outside.any():
+        raise ValueError(f"x0: expected ids within the {vocab} of the logits, got {targets[outside][0]}")
 
 
 def logit_scores(logits: Tensor, x0: Tensor, mask_id: int, source: str = "logits") -> Scores:

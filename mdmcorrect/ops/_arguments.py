@@ -6,6 +6,8 @@ would cost a synchronisation, under ``torch.compile`` a graph break.
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,22 @@ from mdmcorrect import rng
 from mdmcorrect._kernels import require_kernel as require_kernel
 
 SCORE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def integer(name: str, value: object) -> int:
+    """An int, NumPy's among them, as Python's."""
+    if isinstance(value, (bool, Tensor)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    return operator.index(value)
+
+
+def number(name: str, value: object, low: float, high: float) -> float:
+    """A number in [low, high], NumPy's among them, as a Python float."""
+    if isinstance(value, (bool, str, Tensor)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not low <= (found := float(value)) <= high:
+        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value}")
+    return found
 
 
 def require_tensor(name: str, value: object) -> Tensor:

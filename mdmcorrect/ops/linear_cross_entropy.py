@@ -25,6 +25,8 @@ def linear_cross_entropy(
     ignore_index: int = ...,
     row_index: Tensor | None = ...,
     reduction: str = ...,
+    label_smoothing: float = ...,
+    softcap: float | None = ...,
     return_correct: Literal[False] = ...,
 ) -> Tensor: ...
 
@@ -41,6 +43,8 @@ def linear_cross_entropy(
     ignore_index: int = ...,
     row_index: Tensor | None = ...,
     reduction: str = ...,
+    label_smoothing: float = ...,
+    softcap: float | None = ...,
     return_correct: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -56,6 +60,8 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     row_index: Tensor | None = None,
     reduction: str = "sum",
+    label_smoothing: float = 0.0,
+    softcap: float | None = None,
     return_correct: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """``-log softmax(hidden @ weight.T + bias)[targets]`` of the rows that count, times their weights.
@@ -83,6 +89,11 @@ def linear_cross_entropy(
             numbers outside, such as -1 as padding, name none, a row named twice counts once.
         reduction: "sum"; "mean", over the rows that count, whatever their weights, 0 if there are none; or "none",
             ``[...]`` with 0 where a row does not count, which takes any upstream gradient.
+        label_smoothing: share of the loss, in [0, 1], that is the mean of ``-log softmax`` over all ids that are not
+            suppressed, as that of ``torch.nn.functional.cross_entropy`` is over all ids: a row's loss is
+            ``(1 - s) (-log p[target]) + s mean(-log p)``. A logit of -inf then makes it infinite.
+        softcap: logits become ``softcap * tanh(logit / softcap)``, bias included, before anything else (Gemma 2,
+            arXiv 2408.00118, section 2). A number in [1e-30, 1e30]; None leaves them as they are.
         return_correct: also return bool ``[...]``: the row counts and no logit exceeds its target's.
 
     Returns:
@@ -105,6 +116,8 @@ def linear_cross_entropy(
     hidden, weight = _cast_for_autocast(hidden, weight)
     lead = _check(hidden, weight, targets, bias, token_weight, row_index)
     choice("reduction", reduction, "sum", "mean", "none")
+    smoothing = arguments.number("label_smoothing", label_smoothing, 0.0, 1.0)
+    cap = 0.0 if softcap is None else arguments.number("softcap", softcap, 1e-30, 1e30)
     vocab, width = weight.shape
     value_dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     losses, _, correct, counted = torch.ops.mdmcorrect.linear_cross_entropy(
@@ -114,7 +127,9 @@ def linear_cross_entropy(
         None if bias is None else bias.to(value_dtype).contiguous(),
         id_list("suppress", suppress, vocab, hidden),
         row_index,
-        ignore_index,
+        arguments.integer("ignore_index", ignore_index),
+        smoothing,
+        cap,
     )
     if token_weight is not None:
         losses = losses * token_weight.reshape(-1).to(value_dtype).where(counted, 0)
@@ -184,6 +199,8 @@ def _fake(
     suppress: Tensor | None,
     row_index: Tensor | None,
     ignore_index: int,
+    label_smoothing: float = 0.0,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     losses, logsumexp = (hidden.new_empty(hidden.shape[:1], dtype=dtype) for _ in range(2))
@@ -205,6 +222,8 @@ def _fake_backward(
     needs_hidden: bool,
     needs_weight: bool,
     needs_bias: bool,
+    label_smoothing: float = 0.0,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     like_bias = hidden if bias is None else bias
     return (
@@ -215,7 +234,7 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, targets, bias, suppress, row_index, ctx.ignore_index = inputs
+    hidden, weight, targets, bias, suppress, row_index, ctx.ignore_index, *ctx.options = inputs
     _, logsumexp, correct, counted = output
     ctx.mark_non_differentiable(logsumexp, correct, counted)
     ctx.save_for_backward(hidden, weight, targets, bias, suppress, row_index, logsumexp)
@@ -225,12 +244,22 @@ def _backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor | None, ..
     hidden, weight, targets, bias, suppress, row_index, logsumexp = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
     gradients = torch.ops.mdmcorrect.linear_cross_entropy_backward(
-        grad_losses, hidden, weight, targets, bias, suppress, row_index, ctx.ignore_index, logsumexp, *needs
+        grad_losses,
+        hidden,
+        weight,
+        targets,
+        bias,
+        suppress,
+        row_index,
+        ctx.ignore_index,
+        logsumexp,
+        *needs,
+        *ctx.options,
     )
     for_hidden, for_weight, for_bias = (
         gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
     )
-    return for_hidden, for_weight, None, for_bias, None, None, None
+    return for_hidden, for_weight, None, for_bias, None, None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *_: Any) -> Any:

@@ -25,6 +25,8 @@ def linear_cross_entropy(
     suppress: ArrayLike = (),
     ignore_index: int = -100,
     row_index: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    softcap: float | None = None,
     grad_losses: ArrayLike | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """Losses ``[N]`` of ``ops.linear_cross_entropy`` and, for the upstream gradient ``grad_losses [N]`` (default ones),
@@ -34,14 +36,23 @@ def linear_cross_entropy(
     upstream = np.ones(len(h)) if grad_losses is None else np.asarray(grad_losses, np.float64)
     target = np.asarray(targets)[counted]
     logits = h[counted] @ w.T + (0.0 if bias is None else np.asarray(bias, np.float64))
-    logits[:, np.asarray(suppress, np.int64)] = -np.inf
+    slope = np.ones_like(logits)
+    if softcap is not None:
+        logits = softcap * np.tanh(logits / softcap)
+        slope = 1.0 - (logits / softcap) ** 2
+    ids = np.asarray(suppress, np.int64)
+    kept = np.setdiff1d(np.arange(len(w)), ids)
+    logits[:, ids] = -np.inf
     logprob = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    losses = np.zeros(len(h))
-    losses[counted] = -logprob[np.arange(len(target)), target]
+    losses, rows = np.zeros(len(h)), np.arange(len(target))
+    losses[counted] = -(1.0 - label_smoothing) * logprob[rows, target] if label_smoothing < 1.0 else 0.0
     gradient = np.exp(logprob)
-    gradient[np.arange(len(target)), target] -= 1.0
-    gradient *= upstream[counted, None]
-    gradient[:, np.asarray(suppress, np.int64)] = 0.0
+    gradient[rows, target] -= 1.0 - label_smoothing
+    if label_smoothing:
+        losses[counted] -= label_smoothing * logprob[:, kept].mean(1)
+        gradient -= label_smoothing / len(kept)
+    gradient *= slope * upstream[counted, None]
+    gradient[:, ids] = 0.0
     grad_hidden = np.zeros_like(h)
     grad_hidden[counted] = gradient @ w
     return losses, grad_hidden, gradient.T @ h[counted], gradient.sum(0)

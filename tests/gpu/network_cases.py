@@ -57,7 +57,7 @@ def qualities() -> Iterator[Case]:
                 yield Case("score_quality", title, score_quality, make, check_quality)
 
 
-def check_loss(results: Results, arguments: Arguments) -> None:
+def check_loss(results: Results, arguments: Arguments, **options: float) -> None:
     given = dict(arguments)
     (upstream,) = given.pop("upstream")
     truth = reference.linear_cross_entropy(
@@ -67,6 +67,7 @@ def check_loss(results: Results, arguments: Arguments) -> None:
         suppress=given["suppress"].numpy(),
         row_index=given["row_index"].numpy(),
         grad_losses=upstream.double().numpy(),
+        **options,
     )
     dtype = arguments["hidden"].dtype
     np.testing.assert_allclose(results["output 0"].numpy(), truth[0], rtol=5e-6, atol=5e-6)
@@ -93,9 +94,10 @@ def losses() -> Iterator[Case]:
                     "upstream": (torch.randn(rows, generator=generator),),
                 }
 
-            call = partial(linear_cross_entropy, reduction="none")
-            title = f"{list(shape)} {dtype_name}"
-            yield Case("linear_cross_entropy", title, call, make, check_loss, ("hidden", "weight", "bias"))
+            for kind, options in {"": {}, ", smoothed and capped": {"label_smoothing": 0.1, "softcap": 5.0}}.items():
+                call = partial(linear_cross_entropy, reduction="none", **options)
+                title, check = f"{list(shape)} {dtype_name}{kind}", partial(check_loss, **options)
+                yield Case("linear_cross_entropy", title, call, make, check, ("hidden", "weight", "bias"))
 
 
 def check_attention(results: Results, arguments: Arguments) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -70,8 +72,18 @@ def test_no_less_exact_than_torch_in_the_same_dtype(dtype):
         assert (mine - true).abs().max() <= 2 * (plain - true).abs().max() + ulp
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
-def test_gradcheck(reduction):
+@pytest.mark.parametrize(
+    ("reduction", "options"),
+    [
+        ("sum", {}),
+        ("mean", {}),
+        ("none", {}),
+        ("none", {"label_smoothing": 0.2}),
+        ("mean", {"softcap": 2.0}),
+        ("sum", {"label_smoothing": 0.2, "softcap": 2.0}),
+    ],
+)
+def test_gradcheck(reduction, options):
     hidden, weight, targets = problem(9, 4, 13, torch.float64)
     targets[0] = 3
     inputs = (hidden, weight, torch.randn(13).double(), torch.rand(9).double())
@@ -86,10 +98,111 @@ def test_gradcheck(reduction):
             suppress=12,
             row_index=torch.arange(7),
             reduction=reduction,
+            **options,
         )
 
     targets[targets == 12] = 0
     assert torch.autograd.gradcheck(loss, [tensor.requires_grad_() for tensor in inputs])
+
+
+OPTIONS = [
+    {"label_smoothing": 0.1},
+    {"softcap": 3.0},
+    {"label_smoothing": 0.3, "softcap": 30.0},
+    {"label_smoothing": 1.0},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 2), (7, 5, 11), (40, 33, 385), (35, 16, 1700)], ids=str)
+def test_label_smoothing_and_softcap_are_the_references(shape, dtype, options):
+    """With ids suppressed in any order, twice, in a row (a slice of the kernel's and more) and outside."""
+    hidden, weight, targets = problem(*shape, dtype)
+    vocab = shape[2]
+    value = torch.float64 if dtype == torch.float64 else torch.float32
+    bias, upstream = torch.randn(vocab).to(value), torch.randn(shape[0]).to(value)
+    suppress = [] if vocab < 3 else [vocab - 1, vocab // 2, vocab - 1]
+    if vocab > 1000:
+        suppress += range(190, 390)
+    targets[torch.isin(targets, torch.tensor(suppress))] = 0
+    inputs = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
+    ids = torch.tensor([*suppress, -1, vocab])
+    losses = linear_cross_entropy(hidden, weight, targets, bias=bias, suppress=ids, reduction="none", **options)
+    expected = reference.linear_cross_entropy(
+        *(tensor.detach().double().numpy() for tensor in (hidden, weight)),
+        targets.numpy(),
+        bias=bias.detach().double().numpy(),
+        suppress=suppress,
+        grad_losses=upstream.numpy(),
+        **options,
+    )
+    assert losses.dtype == value
+    np.testing.assert_allclose(losses.detach().numpy(), expected[0], rtol=2e-6, atol=2e-6)
+    for actual, truth, source in zip(gradients((losses * upstream).sum(), *inputs), expected[1:], inputs, strict=True):
+        assert actual.dtype == source.dtype
+        assert_near(actual, truth, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_label_smoothing_and_softcap_are_torchs(options):
+    """No less exact than torch's own expression in float32, without suppressed ids, at logits of any scale."""
+    for scale in (1e-3, 1.0, 30.0, 1e3):
+        hidden, weight, targets = problem(60, 32, 1501, torch.float32, counted=1.0)
+        hidden = hidden * scale
+
+        def plain(h: Tensor, w: Tensor, t: Tensor, reduction: str) -> Tensor:
+            logits = h @ w.T
+            if cap := options.get("softcap"):
+                logits = torch.tanh(logits / cap) * cap
+            smoothing = options.get("label_smoothing", 0.0)
+            return F.cross_entropy(logits, t, reduction=reduction, label_smoothing=smoothing)
+
+        results = []
+        ours = partial(linear_cross_entropy, **options)
+        for call, dtype in ((ours, torch.float32), (plain, torch.float32), (plain, torch.float64)):
+            inputs = [tensor.to(dtype).requires_grad_() for tensor in (hidden, weight)]
+            losses = call(*inputs, targets, reduction="none")
+            results.append((losses.detach(), *gradients(losses.sum(), *inputs)))
+        for mine, torchs, true in zip(*results, strict=True):
+            ulp = torch.finfo(mine.dtype).eps * true.abs().max()
+            assert (mine - true).abs().max() <= 2 * (torchs - true).abs().max() + 2 * ulp
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_label_smoothing_beside_large_logits(dtype):
+    """A constant added to all logits changes no loss, but for what it rounds away of the logits themselves."""
+    hidden, weight, targets = problem(20, 8, 900, dtype, counted=1.0)
+    weight = (weight * 0).contiguous()  # all logits equal: the loss is log V, exactly at any offset
+    for offset in (0.0, 1e3, -1e6, 1e30, -3e38):
+        bias = torch.full((900,), offset)
+        losses = linear_cross_entropy(
+            hidden, weight, targets, bias=bias, suppress=range(600, 700), label_smoothing=0.5, reduction="none"
+        )
+        kept = torch.tensor(800.0).log()
+        expected = torch.where((targets >= 600) & (targets < 700), torch.inf, kept.expand(20))
+        torch.testing.assert_close(losses, expected, rtol=0, atol=1e-6 + abs(offset) * 2e-7)
+
+
+def test_label_smoothing_and_softcap_with_infinite_logits():
+    hidden, weight = torch.ones(2, 1), torch.zeros(4, 1)
+    bias, targets = torch.tensor([0.0, 1.0, -torch.inf, 2.0]), torch.tensor([0, 1])
+    call = partial(linear_cross_entropy, hidden, weight, targets, reduction="none")
+    assert call(bias=bias, label_smoothing=0.1).eq(torch.inf).all()
+    assert call(bias=bias, label_smoothing=0.1, suppress=2).isfinite().all()
+    capped = call(bias=bias, label_smoothing=0.1, softcap=5.0)
+    torch.testing.assert_close(
+        capped, F.cross_entropy((5 * torch.tanh(bias / 5)).expand(2, 4), targets, reduction="none", label_smoothing=0.1)
+    )
+    assert call(bias=bias.abs(), softcap=5.0).isfinite().all()
+    assert call(bias=bias.abs()).isnan().all()
+    for options in ({}, {"softcap": 5.0}, {"label_smoothing": 0.1}):
+        assert call(bias=torch.full((4,), torch.nan), **options).isnan().all()
+    assert call(suppress=range(4), label_smoothing=0.1).isnan().all()
+    assert call(suppress=0, label_smoothing=0.1).tolist() == [torch.inf, pytest.approx(np.log(3))]
+    assert call(suppress=0, label_smoothing=1.0).tolist() == pytest.approx([np.log(3)] * 2)
+    _, right = call(bias=torch.tensor([90.0, 100.0, 0.0, 0.0]), softcap=1.0, return_correct=True)
+    assert right.tolist() == [True, True]  # both are at the cap
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -268,13 +381,16 @@ def test_torch_operators_take_what_the_cuda_binding_passes(operator, schema):
 @pytest.mark.slow
 def test_opcheck():
     hidden, weight, targets = problem(8, 6, 20, torch.float32)
-    for bias, suppress, rows in ((None, None, None), (torch.zeros(20), torch.tensor([3]), torch.tensor([0, 2, -1]))):
+    for bias, suppress, rows, options in (
+        (None, None, None, ()),
+        (torch.zeros(20), torch.tensor([3]), torch.tensor([0, 2, -1]), (0.1, 5.0)),
+    ):
         inputs = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-        torch.library.opcheck(NATIVE, (*inputs, targets, bias, suppress, rows, -100))
+        torch.library.opcheck(NATIVE, (*inputs, targets, bias, suppress, rows, -100, *options))
         needs = (True, True, bias is not None)
         torch.library.opcheck(
             NATIVE_BACKWARD,
-            (torch.ones(8), hidden, weight, targets, bias, suppress, rows, -100, torch.ones(8), *needs),
+            (torch.ones(8), hidden, weight, targets, bias, suppress, rows, -100, torch.ones(8), *needs, *options),
         )
 
 
@@ -285,7 +401,8 @@ def test_compile():
     inputs = [tensor.requires_grad_() for tensor in (hidden, weight, bias, token_weight)]
 
     def step(h: Tensor, w: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-        return linear_cross_entropy(h * 2, w, targets, bias=b, token_weight=weights, suppress=3, reduction="mean")
+        options = {"suppress": 3, "label_smoothing": 0.1, "softcap": 4.0}
+        return linear_cross_entropy(h * 2, w, targets, bias=b, token_weight=weights, reduction="mean", **options)
 
     eager, compiled = step(*inputs), torch.compile(step, fullgraph=True)(*inputs)
     torch.testing.assert_close(compiled, eager)
@@ -309,6 +426,13 @@ def test_compile():
         ({"suppress": 5}, ValueError, r"suppress: expected ids in \[0, 5\)"),
         ({"row_index": torch.zeros(1, 1, dtype=torch.int64)}, ValueError, r"row_index: expected shape \[R\]"),
         ({"row_index": torch.zeros(1)}, TypeError, "row_index: expected dtype int64"),
+        ({"label_smoothing": 1.5}, ValueError, r"label_smoothing: expected a number in \[0, 1\], got 1.5"),
+        ({"label_smoothing": float("nan")}, ValueError, "label_smoothing: expected a number in"),
+        ({"label_smoothing": torch.tensor(0.1)}, TypeError, "label_smoothing: expected a number, got Tensor"),
+        ({"label_smoothing": True}, TypeError, "label_smoothing: expected a number, got bool"),
+        ({"softcap": 0}, ValueError, r"softcap: expected a number in \[1e-30, 1e\+30\], got 0"),
+        ({"softcap": "30"}, TypeError, "softcap: expected a number, got str"),
+        ({"ignore_index": None}, TypeError, "ignore_index: expected an int, got NoneType"),
         ({"reduction": "average"}, ValueError, "reduction: expected 'sum' or 'mean' or 'none'"),
     ],
 )
@@ -326,6 +450,8 @@ def test_the_operator_itself_refuses_what_would_crash_it():
         ((hidden.T.contiguous().T, weight, targets, None, None, None, -100), "hidden: expected a contiguous last"),
         ((hidden, weight, targets, weight[:, 0], None, None, -100), "bias: expected contiguous shape"),
         ((hidden, weight, targets.int(), None, None, None, -100), "targets: expected dtype int64"),
+        ((hidden, weight, targets, None, None, None, -100, 2.0), "label_smoothing: expected a number in"),
+        ((hidden, weight, targets, None, None, None, -100, 0.0, -1.0), "softcap: expected 0 or a number in"),
     ):
         with pytest.raises(RuntimeError, match=text):
             NATIVE(*arguments)

@@ -122,8 +122,8 @@ SIMT_VISIBLE int simt_linear_cross_entropy_blocks(const void* params, void* work
 #define ATTENTION_BACKWARD_KERNELS(of)                                                                 \
   of(rows_32) of(rows_64) ATTENTION_WIDTHS(of, queries_bfloat16) ATTENTION_WIDTHS(of, queries_float16) \
       ATTENTION_WIDTHS(of, keys_bfloat16) ATTENTION_WIDTHS(of, keys_float16)
-#define LOSS_KERNELS(of)                                                                           \
-  of(clear) of(name) of(pack) of(statistics) of(losses) of(gradient_float32) of(gradient_bfloat16) \
+#define LOSS_KERNELS(of)                                                                                    \
+  of(clear) of(name) of(kept) of(pack) of(statistics) of(losses) of(gradient_float32) of(gradient_bfloat16) \
       of(gradient_float16) of(add_hidden_float32) of(add_hidden_bfloat16) of(add_hidden_float16)
 #define DECLARE_LOSS(kernel) void linear_cross_entropy_##kernel(LossKernel);
 #define DECLARE_ATTENTION(kernel) void bidirectional_attention_##kernel(BidirectionalAttentionParams);

@@ -72,6 +72,60 @@ def test_losses_and_gradients_are_the_references(simt, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    "options", [{"label_smoothing": 0.1}, {"softcap": 3.0}, {"label_smoothing": 1.0, "softcap": 30.0}]
+)
+def test_label_smoothing_and_softcap(simt, dtype, options):
+    """Odd sizes, suppressed ids in any order, twice and outside, several blocks, one of them suppressed whole."""
+    for shape in ((1, 1, 2), (7, 5, 11), (6, 33, 1603)):
+        hidden, weight, targets = problem(*shape, dtype)
+        vocab = shape[2]
+        suppress = [] if vocab < 3 else [vocab - 1, vocab // 2, vocab - 1, -3, vocab + 7]
+        if vocab > 1100:
+            suppress += range(520, 1040)
+        targets[np.isin(targets, suppress)] = 0
+        bias = np.random.default_rng(2).normal(size=vocab).astype(np.float32)
+        kept = [id for id in suppress if 0 <= id < vocab]
+        for block_ids in (None, 520):
+            results = []
+            for ids in (suppress, sorted(set(kept))):
+                one = {"bias": bias, "suppress": ids, **options}
+                results.append(
+                    device_ops.linear_cross_entropy(simt, hidden, weight, targets, block_ids=block_ids, **one)[0]
+                )
+            for mine, other in zip(*results, strict=True):
+                np.testing.assert_array_equal(mine, other)
+            check(simt, hidden, weight, targets, dtype, block_ids, bias=bias, suppress=sorted(set(kept)), **options)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e2, 1e6, 1e30])
+def test_label_smoothing_and_softcap_at_any_scale(simt, scale):
+    hidden, weight, targets = problem(6, 4, 700, counted=1.0)
+    bias = np.float32(scale) * np.random.default_rng(3).normal(size=700).astype(np.float32)
+    for options in ({"label_smoothing": 0.2}, {"softcap": 20.0}, {"label_smoothing": 0.2, "softcap": 5.0}):
+        truth = reference.linear_cross_entropy(hidden, weight, targets, bias=bias, **options)[0]
+        (losses, *_), _ = device_ops.linear_cross_entropy(simt, hidden, weight, targets, bias=bias, **options)
+        np.testing.assert_allclose(losses, truth, rtol=1e-6, atol=3e-6 + 2e-7 * scale * ("softcap" not in options))
+    # The mean of logits that are all large: relative to the largest, since nothing of it is left beside them.
+    offset = np.full(700, scale, np.float32)
+    plain, *_ = device_ops.linear_cross_entropy(simt, hidden, weight, targets, label_smoothing=0.2)[0]
+    moved, *_ = device_ops.linear_cross_entropy(simt, hidden, weight, targets, bias=offset, label_smoothing=0.2)[0]
+    np.testing.assert_allclose(moved, plain, rtol=0, atol=1e-5 + (4e-7 * scale if scale < 1e7 else 1e3))
+
+
+def test_infinite_logits_with_label_smoothing(simt):
+    """An id of mass 0 that is not suppressed makes the mean infinite; one that is suppressed does not."""
+    hidden, weight, targets = problem(3, 4, 9, counted=1.0)
+    bias = np.zeros(9, np.float32)
+    bias[4], targets[:] = -np.inf, 2
+    for options, expected in (({}, np.inf), ({"suppress": [4]}, None)):
+        (losses, *_), _ = device_ops.linear_cross_entropy(
+            simt, hidden, weight, targets, bias=bias, label_smoothing=0.1, **options
+        )
+        assert np.isfinite(losses).all() if expected is None else np.isinf(losses).all()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 def test_a_large_odd_vocabulary(simt, dtype):
     hidden, weight, targets = problem(2, 3, 50257, dtype, counted=1.0)
     targets[:] = 50256, 16400

@@ -10,6 +10,7 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
   return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) >> (shift % 32));
 }
 
+inline float __fmul_rn(float a, float b) { return a * b; }  // compiled without contraction
 inline unsigned __float_as_uint(float x) {
   unsigned bits;
   memcpy(&bits, &x, sizeof(bits));
