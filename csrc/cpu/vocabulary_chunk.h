@@ -68,11 +68,15 @@ MDM_INLINE void load_pair(const void* source, int i, Floats* a, Floats* b) {
   }
 }
 
+// Logarithm of an unnormalised probability. What is below 0 is 0: rounding makes such numbers. NaN stays, being the
+// second operand.
+MDM_INLINE Floats log_weight(Floats x) { return log_any(maximum(broadcast(0.0f), x)); }
+
 template <FloatType type, bool probabilities>
 static void widen_to(const void* source, int padded, float* buffer) {
   for (int i = 0; i < padded; i += kLanes) {
     const Floats x = load_as_float<type>(source, i);
-    store(buffer + i, probabilities ? log_any(x) : x);
+    store(buffer + i, probabilities ? log_weight(x) : x);
   }
 }
 

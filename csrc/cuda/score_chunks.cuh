@@ -60,7 +60,7 @@ __device__ __forceinline__ Chunk<type> finish_chunk(const ScoredRow& row, const 
     }
   } else if (params.probabilities) {
 #pragma unroll
-    for (int slot = 0; slot < chunk.kSlots; ++slot) chunk.value[slot] = logf(chunk.value[slot]);
+    for (int slot = 0; slot < chunk.kSlots; ++slot) chunk.value[slot] = log_weight(chunk.value[slot]);
   }
   drop_ids(&chunk, index * kChunkIds, params.suppress, params.suppress_count);
   return chunk;

@@ -176,7 +176,7 @@ __device__ inline void see_current(const Kernel& kernel, int64_t index, const Sc
   const int64_t id = at(params.tokens, row.b, row.l);
   if (id < 0 || id >= params.vocab) return;
   float x = Scanned<Kernel>::current(kernel, index, row, id);
-  if (params.probabilities) x = logf(x);
+  if (params.probabilities) x = log_weight(x);
   if (is_listed(params.suppress, params.suppress_count, id)) x = -__builtin_inff();
   outcome->current_value = x;
   outcome->current_outside = is_listed(params.forbid, params.forbid_count, id) || !is_kept(kept, x, id);

@@ -73,6 +73,9 @@ __device__ __forceinline__ float read_logit(const uint8_t* row, FloatType type, 
                                      : mixed<FloatType::float16>(cond, uncond, guidance.strength);
 }
 
+// Logarithm of an unnormalised probability. What is below 0 is 0: rounding makes such numbers. NaN stays.
+__device__ __forceinline__ float log_weight(float x) { return logf(x < 0.0f ? 0.0f : x); }
+
 // A chunk that is read again, one logit at a time in the order of PlainChunk: one short piece of code for all dtypes, where
 // little is left to read.
 struct ChunkReader {
@@ -86,7 +89,7 @@ struct ChunkReader {
     const int64_t id = begin + lane_id() + slot * kWarpLanes;
     if (id >= params->vocab || (dropped >> slot & 1) != 0) return -__builtin_inff();
     const float x = read_logit(row, params->type, guidance, id);
-    return params->probabilities ? logf(x) : x;
+    return params->probabilities ? log_weight(x) : x;
   }
 };
 

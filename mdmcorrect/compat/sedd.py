@@ -23,10 +23,11 @@ def sample_categorical(
 ) -> Tensor:
     """One draw per row of unnormalised probabilities: int64 ``[...]`` of ``[..., V]``.
 
-    A row without any mass gives id 0, as the argmax of zeros does. float64 is read as float32.
+    What is below 0 is 0, as an argmax over quotients has it, and SEDD's own rates give such numbers. A row without any
+    mass gives id 0, as the argmax of zeros does, and so does one with NaN. float64 is read as float32.
 
     Args:
-        categorical_probs: floating, not negative.
+        categorical_probs: floating.
         method: "hard", the only one there is.
         noise: "exact", the categorical law in one read; "fp32", the original's truncated law and its cost.
         seed, step: as of :func:`mdmcorrect.ops.score_tokens`; by default torch's own generator gives a seed.

@@ -78,7 +78,8 @@ def score_tokens(
         noise: "lazy" draws as said above. "dense" adds one Gumbel to every proposable logit over temperature and takes
             the largest: the same law from other random numbers, one per id, for methods that use the noisy logits
             themselves (P2, arXiv 2502.03540, whose score is ``noised_logprob``).
-        input: "logits", or "probs" for unnormalised probabilities; then a negative number counts as NaN.
+        input: "logits", or "probs" for unnormalised probabilities; then a negative number counts as 0, as
+            rounding makes such ones.
         confidence_dtype: float32 (default), bfloat16 or float16: what ``confidence`` is rounded to. LLaDA and Dream
             compute it in the model's dtype, and the ties this makes decide which position is committed.
         want: names of :class:`TokenScores`; the rest is None and costs nothing. Default: all there are.

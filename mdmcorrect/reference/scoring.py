@@ -157,7 +157,7 @@ def score_row(
     x = np.array(logits, np.float64)
     if input == "probs":
         with np.errstate(divide="ignore", invalid="ignore"):
-            x = np.log(x)
+            x = np.log(np.where(x < 0, 0.0, x))
     x[np.asarray(suppress, np.int64)] = -np.inf
     raw = statistics(x)
     y = x.copy()

@@ -51,6 +51,31 @@ def test_draws_have_the_categorical_law(name, dtype, noise):
     assert fits_both_ways(DRAWS[name](probs, noise=noise), np.outer(P[0], P[1]))
 
 
+@pytest.mark.parametrize("noise", ["exact", "fp32"])
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("below", [-1e-8, -0.3])
+def test_a_negative_entry_is_never_drawn_and_changes_nothing(name, noise, below):
+    torch.manual_seed(3)
+    probs = torch.tensor([[0.1, 0.6, 0.3, below, 0.0], [below, 0.2, 2 * below, 0.5, 0.3]])
+    law = np.outer(*probs.double().clamp(min=0).numpy())
+    assert fits_both_ways(DRAWS[name](probs.expand(CHAINS, 2, 5), noise=noise), law / law.sum())
+
+
+@pytest.mark.parametrize("step", [0.3, 1.5])
+def test_sedds_euler_step_keeps_its_law(step):
+    """``one_hot(x) + step * rate`` of an absorbing graph: below 0 at the mask once a step is long."""
+    torch.manual_seed(5)
+    rates = torch.tensor([0.3, 0.9, 0.1, 0.2])
+    x = torch.tensor([MASK, 1])
+    q = torch.zeros(2, 5)
+    q[0, :4], q[0, MASK] = step * rates, 1 - step * rates.sum()
+    q[1, 1] = 1.0
+    assert (q[0, MASK] < 0) == (step > 1)
+    law = q.clamp(min=0).double()
+    drawn = sedd.sample_categorical(q.expand(CHAINS, 2, 5))
+    assert fits_both_ways(drawn, np.outer(law[0] / law[0].sum(), torch.nn.functional.one_hot(x[1], 5)))
+
+
 def test_draws_keep_the_shape_and_follow_the_seed():
     probs = torch.rand(3, 4, 2, 7)
     for shape in ((7,), (2, 7), (4, 2, 7), (3, 4, 2, 7)):

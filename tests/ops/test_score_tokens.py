@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scoring import ID_SCORES, VALUE_SCORES, assert_same_bits, assert_scores, expected, peaked_logits
 
 from mdmcorrect.ops import TokenScores, score_tokens
@@ -206,12 +207,49 @@ def test_probabilities(dtype):
     for options in ({}, {"temperature": 1.0}, {"temperature": 0.5, "top_p": 0.9, "suppress": [4]}):
         scores = score_tokens(weights, input="probs", seed=2, **options)
         assert_scores(scores, expected(weights, input="probs", seed=2, **options), rtol=1e-5, atol=1e-5)
-    weights[0, 0, 3] = -1.0
+    weights[0, 0, 3] = np.nan
     weights[0, 1] = 0
+    weights[0, 2] = -weights[0, 2]
     scores = score_tokens(weights, input="probs")
-    assert scores.token[0, :2].tolist() == [-1, -1]
+    assert scores.token[0, :3].tolist() == [-1, -1, -1]
     assert scores.logsumexp[0, 0].isnan()
-    assert scores.logsumexp[0, 1].item() == -np.inf
+    assert scores.logsumexp[0, 1:3].tolist() == [-np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_negative_probability_is_none(dtype):
+    """Rounding makes them, and rates that sum to 0; a row is what it is with 0 in their place."""
+    weights = (peaked_logits(3, 4, 1100).softmax(-1) * 3).to(dtype)
+    below = torch.rand(weights.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    sizes = torch.tensor([1e-30, 1e-8, 0.5, 3e4]).to(dtype)
+    negative = torch.where(below, -sizes[torch.arange(1100) % 4], weights)
+    zero = weights.masked_fill(below, 0)
+    negative[..., 7] = -0.0
+    zero[..., 7] = 0.0
+    tokens = torch.arange(12).reshape(3, 4)
+    for options in (
+        {},
+        {"temperature": 1.0},
+        {"temperature": 0.5, "top_p": 0.9, "suppress": [4], "forbid": [9]},
+        {"temperature": 1.0, "top_k": 5, "law": "proposal"},
+        {"temperature": 1.0, "top_p": 0.7, "top_p_rule": "exclusive"},
+        {"temperature": 1.0, "noise": "dense"},
+    ):
+        given = {**options, "input": "probs", "tokens": tokens, "seed": 2}
+        scores = score_tokens(negative, **given)
+        assert_same_bits(scores, score_tokens(zero, **given))
+        assert_scores(scores, expected(negative, **given), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-20, 1.0, 1e20, 3e37])
+def test_probabilities_of_any_size(scale):
+    weights = torch.tensor([0.1, 0.6, 0.3, 0.0, -0.2]) * scale
+    scores = score_tokens(weights.expand(1, 20_000, 5), input="probs", temperature=1.0, seed=3)
+    counts = np.bincount(scores.token.flatten(), minlength=5)
+    law = np.maximum(weights.double().numpy(), 0)
+    assert stats.chisquare(counts[:3], law[:3] / law.sum() * 20_000).pvalue > 1e-4
+    assert counts[3:].tolist() == [0, 0]
+    np.testing.assert_allclose(scores.logsumexp[0, 0].item(), np.log(law.sum()), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -221,7 +221,12 @@ def test_probabilities(simt, dtype):
     tokens = np.ones((2, 3), np.int64)
     for options in ({}, {"temperature": 1.0}, {"temperature": 0.5, "top_p": 0.9, "suppress": (4,)}):
         check(simt, weights, 1e-5, tokens=tokens, input="probs", seed=2, **options)
-    weights[0, 0, 3] = TYPES[dtype](np.float32([-1.0]))[0]
+    tokens[0, 0] = 3
+    for value, valid in ((-1.0, True), (-1e-8, True), (np.nan, False)):  # what is below 0 is 0
+        weights[0, 0, 3] = TYPES[dtype](np.float32([value]))[0]
+        scores, _ = check(simt, weights, 1e-5, tokens=tokens, input="probs")
+        assert (scores["token"][0, 0] >= 0) == valid
+        check(simt, weights, 1e-5, tokens=tokens, input="probs", temperature=0.5, top_p=0.9, seed=2)
     weights[0, 1] = TYPES[dtype](np.float32([0.0]))[0]
     scores, _ = check(simt, weights, 1e-5, input="probs")
     assert scores["token"][0, :2].tolist() == [-1, -1]
