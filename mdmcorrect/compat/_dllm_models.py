@@ -34,12 +34,18 @@ class BlockCausal:
 class Staircase:
     """BD3LM: a cache of everything before the block, made when it is entered, and the block against it.
 
+    What is padding, too, is read when a block is entered, and holds until the next: a token generated since then is
+    seen, whatever its id.
+
     Args:
         model: takes ``attention_mask`` bool ``[B, 1, Q, K]``, ``position_ids``, ``past_key_values``, ``use_cache``.
         size: columns of a block.
         pad_id: padding, which neither sees nor is seen.
         guidance, keep: classifier-free guidance against a prefix whose given tokens, but those in ``keep``, are masks.
         right_shift: logits describe the next token; a block's first comes from the prefix's last.
+
+    Attributes:
+        stops: last column and one of the block of each step so far.
     """
 
     reads_windows = True
@@ -56,13 +62,18 @@ class Staircase:
     ) -> None:
         self.model, self.size, self.pad_id, self.__name__ = model, size, pad_id, type(model).__name__
         self.guidance, self.keep, self.right_shift = guidance, keep, right_shift
+        self.stops: list[int] = []
         self._prefixes: list[tuple[Any, Tensor]] = []
+        self._seen: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         window = common_window(request, tokens)
         tokens = tokens[:, : window.stop]
-        mask, positions = self._staircase(tokens)
+        self.stops.append(window.stop)
         entered = window.step == 0
+        if entered or self._seen is None:
+            self._seen = self._staircase(tokens)
+        mask, positions = self._seen
         if entered:
             self._prefixes = [
                 self._prefix(variant[:, : window.start], mask, positions) for variant in self._variants(tokens, request)

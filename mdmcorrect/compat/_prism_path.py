@@ -75,6 +75,7 @@ def generate_sample(
     sampler = replace(_sampler(self, num_steps, eps), finish=bool(settings.noise_removal))
     seed = common.seed_of(seed, random=True)
     result = sampler(_model(self), tokens, mask_id=self.mask_index, seed=seed, history=return_intermediates)
+    common.completed(result)
     if not return_intermediates:
         return result.tokens, []
     canvases = [tokens, *(event.tokens for event in result.history or ())]

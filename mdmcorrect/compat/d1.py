@@ -10,7 +10,7 @@ from torch import Tensor
 from . import _common as common
 from . import llada
 
-MODULES = ("generate",)
+MODULES = ("generate", "eval.generate")
 
 
 def generate(

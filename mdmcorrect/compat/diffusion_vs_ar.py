@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..model import Output, Request
 from ..samplers import Ancestral, Kappa, Noise, Pool, Resample, Sampler, Scores, Scoring
 from ..samplers.pool import strictly_lowest
+from . import _common as common
 
 _SCHEDULES = ("linear", "cosine")
 
@@ -60,12 +61,18 @@ def topk_decoding(
     return torch.where(low, noise.to(x0) if isinstance(noise, Tensor) else torch.full_like(x0, int(noise)), x0)
 
 
-def generate_samples(self: Any, inputs: dict[str, Tensor], *, seed: int | Tensor | torch.Generator = 0) -> Tensor:
+def generate_samples(
+    self: Any, inputs: dict[str, Tensor], *, seed: int | Tensor | torch.Generator | None = None
+) -> Tensor:
     """For ``CustomDiffusionTrainer.generate_samples``: ``inputs["input_ids"] [B, L]``, its open positions filled.
 
-    Reads ``self.model``, called as ``model(x, t, attention_mask=...)`` with logits shifted right by one,
-    ``self.tokenizer.mask_token_id`` and, of ``self.diff_args``, ``diffusion_steps``, ``decoding_strategy`` and
-    ``topk_decoding``; without the latter every step commits each mask with probability ``1 / (t + 1)``.
+    Reads ``self.model``, called as ``model(x, t, attention_mask=...)`` with logits shifted right by one, of
+    ``self.tokenizer`` its ``mask_token_id`` and ``vocab_size``, ids from which on are never proposed, and, of
+    ``self.diff_args``, ``diffusion_steps``, ``decoding_strategy`` and ``topk_decoding``; without the latter every step
+    commits each mask with probability ``1 / (t + 1)``. The mask is never proposed either.
+
+    Args:
+        seed: default drawn from torch's global generator if anything is random.
     """
     args, mask_id = self.diff_args, int(self.tokenizer.mask_token_id)
     source = inputs["src_mask"].bool()
@@ -77,6 +84,8 @@ def generate_samples(self: Any, inputs: dict[str, Tensor], *, seed: int | Tensor
         answer = self.model(tokens, t, attention_mask=torch.ones_like(tokens))
         return Output(logits=getattr(answer, "logits", answer), shift=1)
 
+    scoring = _Rounded(mask_token="forbid", size=getattr(self.tokenizer, "vocab_size", None))
+    scale = 0.0
     if args.topk_decoding:
         scale, schedule = _strategy(args.decoding_strategy)
         rates = [_rate(schedule, t, steps) for t in range(steps - 1, -1, -1)]
@@ -85,35 +94,44 @@ def generate_samples(self: Any, inputs: dict[str, Tensor], *, seed: int | Tensor
             steps=steps,
             plan=Pool(
                 Kappa(tuple(1 - rate for rate in rates)),
-                masked="max_logprob",
-                committed="max_logprob",
+                masked="logprob",
+                committed="logprob",
                 noise=Noise(tuple(scale * rate for rate in rates), annealed=False) if scale else None,
                 cut="strict",
             ),
             correct=Resample(count=tokens.shape[1]),
-            scoring=_Rounded(),
+            scoring=scoring,
             cache=False,
         )
     else:
-        sampler = Sampler(
-            name="generate_samples", steps=steps, plan=Ancestral(eps=0.0), scoring=_Rounded(), cache=False
-        )
-    return sampler(model, tokens, mask_id=mask_id, fixed=source, seed=seed, history=False).tokens
+        sampler = Sampler(name="generate_samples", steps=steps, plan=Ancestral(eps=0.0), scoring=scoring, cache=False)
+    drawn = common.seed_of(seed, random=scale > 0 or not args.topk_decoding)
+    result = sampler(model, tokens, mask_id=mask_id, fixed=source, seed=drawn, history=False)
+    return common.completed(result).tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Rounded(Scoring):
-    """Half-precision logits are scored by torch's own log-softmax, whose rounding decides by ties what is masked."""
+    """Half-precision logits are scored by torch's own log-softmax, whose rounding decides by ties what is masked.
+
+    Args:
+        size: ids from this one on are not the tokenizer's and never proposed; None for no such limit.
+    """
 
     reads_logits = True
 
+    size: int | None = None
+
     def __call__(self, logits: Tensor, *, want: Iterable[str], mask_id: int, **options: Any) -> Scores:
-        scores = super().__call__(logits, want=want, mask_id=mask_id, **options)
-        if logits.dtype in (torch.bfloat16, torch.float16) and "max_logprob" in scores:
+        vocab = logits.shape[-1]
+        beyond = range(vocab if self.size is None else min(self.size, vocab), vocab)
+        plain = Scoring(**{f.name: getattr(self, f.name) for f in fields(Scoring)} | {"forbid": tuple(beyond)})
+        scores = plain(logits, want=want, mask_id=mask_id, **options)
+        if logits.dtype in (torch.bfloat16, torch.float16) and "logprob" in scores:
             log_p = logits.log_softmax(-1)
-            log_p[..., mask_id] = -torch.inf
+            log_p[..., [mask_id, *beyond]] = -torch.inf
             best, token = log_p.max(-1)
-            scores["max_logprob"] = best.float()
+            scores["logprob"] = best.float()
             scores["token"] = torch.where(scores["token"] >= 0, token, scores["token"])
         return scores
 

@@ -44,6 +44,9 @@ class ParallelDecoder:
 class ThresholdParallelDecoder(ParallelDecoder):
     """Commits every proposal at least as probable as the threshold, and all within 1e-5 of the row's most probable.
 
+    Where the mask itself is proposed nothing is committed in this step; a row in which it is everywhere commits by
+    its other proposals, where the original commits none for ever.
+
     Args:
         use_float64: not used: confidences are float32 of exact sums either way.
     """
@@ -74,14 +77,21 @@ class ThresholdParallelDecoder(ParallelDecoder):
     def _choose(
         self, logits: Tensor, masked: Tensor, block_start: int, threshold: float | None
     ) -> tuple[Tensor, Tensor]:
-        scores = steps.propose(logits, masked, mask_id=self.mask_id, temperature=self.temperature)
+        scores = steps.propose(logits, masked, temperature=self.temperature)
         assert scores.token is not None
         assert scores.confidence is not None
-        confidence = scores.confidence.masked_fill(~masked, -torch.inf)
+        useless = scores.token == self.mask_id
+        stuck = masked & ~(masked & ~useless).any(1, keepdim=True)
+        others = steps.propose(logits, stuck, mask_id=self.mask_id, temperature=self.temperature)
+        assert others.token is not None
+        assert others.confidence is not None
+        token = torch.where(stuck, others.token, scores.token)
+        confidence = torch.where(stuck, others.confidence, scores.confidence)
+        confidence = confidence.masked_fill(~masked | (token == self.mask_id), -torch.inf)
         limit = (confidence.nan_to_num(nan=-torch.inf).amax(1, keepdim=True) - _NEAR).clamp(
             max=self.threshold if threshold is None else threshold
         )
-        return scores.token, confidence >= limit
+        return token, confidence >= limit
 
 
 class CreditThresholdParallelDecoder(ThresholdParallelDecoder):
@@ -123,9 +133,9 @@ class CreditThresholdParallelDecoder(ThresholdParallelDecoder):
         else:
             known = self._ids == best.argmax[..., None]
             credits = self._credits * self.decay_beta + known * earned[..., None]
-            fresh = torch.where(known.any(-1), 0.0, earned)
-            ids = torch.cat([self._ids, best.argmax[..., None]], -1)
-            credits = torch.cat([credits, fresh[..., None]], -1)
+            listed = known.any(-1)  # a token is kept once: what is appended for one that is listed is nothing, -1
+            ids = torch.cat([self._ids, torch.where(listed, -1, best.argmax)[..., None]], -1)
+            credits = torch.cat([credits, torch.where(listed, 0.0, earned)[..., None]], -1)
         self._block, self._ids, self._credits = block_start, ids, credits
         raised = logits.float().scatter_add(2, ids.clamp(min=0), self.credit_alpha * torch.log1p(credits))
         return super()._choose(raised, masked, block_start, threshold)

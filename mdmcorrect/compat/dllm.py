@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -12,7 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapters import Guided, RightShifted
-from ..samplers import Blocks, LLaDA2, LLaDA21, RoundedGrid, Sampler, SampleResult, Unmask
+from ..model import Output, Request
+from ..samplers import (
+    Blocks,
+    LLaDA2,
+    LLaDA21,
+    RoundedGrid,
+    Sampler,
+    SampleResult,
+    State,
+    Unmask,
+    UnmaskThenRemask,
+    View,
+)
 from ..samplers.counts import commit_shares, linear_stays
 from ..samplers.presets.llada import commit_order, llada_scoring
 from . import _common as common
@@ -32,11 +44,18 @@ class SamplerOutput:
 
 @dataclass(kw_only=True)
 class SamplerConfig:
-    """Settings that all samplers here share."""
+    """Settings that all samplers here share.
+
+    Attributes:
+        ties: how equal confidences are ordered, "lowest" index first or as "torch" does.
+        seed: default drawn from torch's global generator if anything is random.
+        quirks: defects of the original to keep; see each sampler.
+    """
 
     return_dict: bool = False
     ties: str = "lowest"
     seed: int | None = None
+    quirks: str | Collection[str] = ()
 
 
 @dataclass(kw_only=True)
@@ -136,12 +155,14 @@ class BaseSampler:
     scheduler: Any = None
 
     config_class: ClassVar[type[SamplerConfig]]
+    known_quirks: ClassVar[tuple[str, ...]] = ("unfilled_masks",)
 
     def _settings(self, config: SamplerConfig | None, settings: dict[str, Any]) -> Any:
         """The configuration, given or default, with ``settings`` over it; settings of others are passed over."""
         names = {field.name for field in fields(self.config_class)}
         given = {} if config is None else {n: getattr(config, n) for n in names if hasattr(config, n)}
-        return self.config_class(**{**given, **{n: value for n, value in settings.items() if n in names}})
+        chosen = self.config_class(**{**given, **{n: value for n, value in settings.items() if n in names}})
+        return replace(chosen, quirks=common.check_quirks(chosen.quirks, self.known_quirks))
 
     def _device(self) -> torch.device:
         return torch.device(getattr(self.model, "device", "cpu"))
@@ -153,23 +174,31 @@ class BaseSampler:
         rows = [torch.as_tensor(row, dtype=torch.int64, device=self._device()) for row in inputs]
         return [row.new_tensor([self.tokenizer.bos_token_id]) if right_shift and not len(row) else row for row in rows]
 
-    def _output(self, result: SampleResult, start: Tensor, config: SamplerConfig, width: int | None = None) -> Any:
-        tokens = result.tokens[:, :width]
+    def _output(self, result: SampleResult, start: Tensor, config: SamplerConfig) -> Any:
+        common.completed(result)
         if not config.return_dict:
-            return tokens
-        histories = [start[:, :width], *(event.tokens[:, :width] for event in result.history or ())]
-        return SamplerOutput(tokens, histories, result.nfe.tolist())
+            return result.tokens
+        histories, spent = [start], torch.zeros_like(result.nfe)
+        for event in result.history or ():
+            if bool((event.nfe > spent).any()):  # the original has no step that makes no forward
+                histories.append(event.tokens)
+            spent = event.nfe
+        return SamplerOutput(result.tokens, histories, result.nfe.tolist())
 
 
 class MDLMSampler(BaseSampler):
-    """LLaDA's decoding of ragged prompts, aligned on the left and padded with the end of sequence."""
+    """LLaDA's decoding of ragged prompts, aligned on the left and padded with the end of sequence.
+
+    Its quirk "unfilled_masks": a mask that the model predicts uses up its place in the schedule, masks of a prompt
+    compete with the first block's, and what is left over stays masked.
+    """
 
     config_class = MDLMSamplerConfig
 
     def sample(self, inputs: Sequence[Any], config: MDLMSamplerConfig | None = None, **kwargs: Any) -> Any:
         """Generate after each prompt: int64 ``[B, L]``, or a :class:`SamplerOutput`.
 
-        Masks in a prompt are filled with its first block; the original leaves the block unfinished instead.
+        Masks in a prompt are filled with its first block.
         """
         settings = self._settings(config, kwargs)
         prompts = self._prompts(inputs, right_shift=settings.right_shift_logits)
@@ -178,7 +207,7 @@ class MDLMSampler(BaseSampler):
         mask_id = self.tokenizer.mask_token_id
         rows = [F.pad(row, (0, new), value=mask_id) for row in prompts]
         blocks = math.ceil(new / settings.block_size)
-        return self._fill(rows, torch.tensor(lengths), blocks, settings)
+        return self._fill(rows, torch.tensor(lengths), blocks, settings, behind="always")
 
     def infill(self, inputs: Sequence[Any], config: MDLMSamplerConfig | None = None, **kwargs: Any) -> Any:
         """Fill the masks of each input; blocks are cut from column 0 on."""
@@ -190,13 +219,20 @@ class MDLMSampler(BaseSampler):
             rows, torch.zeros(len(rows), dtype=torch.int64), math.ceil(width / settings.block_size), settings
         )
 
-    def _fill(self, rows: list[Tensor], origin: Tensor, blocks: int, settings: MDLMSamplerConfig) -> Any:
+    def _fill(
+        self,
+        rows: list[Tensor],
+        origin: Tensor,
+        blocks: int,
+        settings: MDLMSamplerConfig,
+        behind: str | None = None,
+    ) -> Any:
         tokens, real = _padded(rows, self.tokenizer.eos_token_id)
         assert settings.block_size is not None
-        sampler = _sampler(settings, math.ceil(settings.steps / max(blocks, 1)), self.scheduler)
+        sampler = _sampler(settings, math.ceil(settings.steps / max(blocks, 1)), self.scheduler, behind)
         model: Any = _Masked(self.model)
         if settings.cfg_scale > 0:
-            model = Guided(model, settings.cfg_scale, keep=settings.cfg_keep_tokens or ())
+            model = _PaddingKept(Guided(model, settings.cfg_scale, keep=settings.cfg_keep_tokens or ()))
         if settings.right_shift_logits:
             model = RightShifted(model)
         result = sampler(
@@ -212,7 +248,10 @@ class MDLMSampler(BaseSampler):
 
 
 class BD3LMSampler(BaseSampler):
-    """Block diffusion: prompts aligned on the right, a cache of all earlier blocks, and an end per row."""
+    """Block diffusion: prompts aligned on the right, a cache of all earlier blocks, and an end per row.
+
+    Masks of a prompt stay, as there. Its quirk "unfilled_masks": so do those that the model predicts.
+    """
 
     config_class = BD3LMSamplerConfig
 
@@ -238,29 +277,41 @@ class BD3LMSampler(BaseSampler):
             keep=tuple(settings.cfg_keep_tokens or ()),
             right_shift=settings.right_shift_logits,
         )
-        result = _sampler(settings, steps, self.scheduler)(
+        sampler = _sampler(settings, steps, self.scheduler)
+        window = _until_end(sampler.window, self.tokenizer.eos_token_id, start, _EndedAfter)
+        result = replace(sampler, window=window)(
             model,
             tokens,
             mask_id=mask_id,
+            fixed=(tokens != mask_id) | (torch.arange(tokens.shape[1], device=tokens.device) < start),
             origin=start,
-            stop=_ended(start, size, mask_id, self.tokenizer.eos_token_id),
             seed=_seed(settings),
             history=settings.return_dict,
         )
-        left = (result.tokens == mask_id).any(0).nonzero()
-        width = start + (int(left[0]) - start) // size * size if len(left) else tokens.shape[1]
-        return self._output(result, tokens, settings, width)
+        blocks = int(result.state.window.max())  # what was never entered the original never appended
+        output = self._output(replace(result, tokens=result.tokens[:, : start + blocks * size]), prompt, settings)
+        if settings.return_dict:  # nor had it appended, when it kept these, the blocks after the one it was in
+            kept = zip(output.histories[1:], model.stops, strict=True)
+            output.histories[1:] = [canvas[:, :stop] for canvas, stop in kept]
+        return output
 
 
 class LLaDA2Sampler(BaseSampler):
-    """LLaDA2.0's decoding: blocks of columns, each seeing those before it."""
+    """LLaDA2.0's decoding: blocks of columns, each seeing those before it.
+
+    Its quirks: "unfilled_masks" leaves masks where the model predicts them, and where ``max_new_tokens`` is smaller
+    than ``minimal_topk``, which gives a block no step. "unfinished_blocks": with ``eos_early_stop`` a block is left as
+    it is once it holds an end of sequence, in the prompt or in any row, and the next one is begun.
+    """
 
     config_class = LLaDA2SamplerConfig
+    known_quirks = ("unfilled_masks", "unfinished_blocks")
 
     def sample(self, inputs: Sequence[Any], config: LLaDA2SamplerConfig | None = None, **kwargs: Any) -> Any:
         """Generate after prompts of one length: int64 ``[B, L]``, whole blocks, or a :class:`SamplerOutput`."""
         settings = self._settings(config, kwargs)
         steps = settings.steps_per_block
+        filtered = settings.temperature > 0  # the original filters draws only
         if settings.minimal_topk > 0:
             steps = min(steps, settings.max_new_tokens // settings.minimal_topk)
         preset = LLaDA2(
@@ -268,17 +319,18 @@ class LLaDA2Sampler(BaseSampler):
             block_length=settings.block_size,
             threshold=settings.threshold,
             temperature=settings.temperature,
-            top_k=settings.top_k or None,
-            top_p=settings.top_p or None,
+            top_k=settings.top_k or None if filtered else None,
+            top_p=settings.top_p or None if filtered else None,
             ties=_block_ties(settings.ties),
         )
-        return _by_blocks(self, preset.parts(), inputs, settings.max_new_tokens, settings)
+        return _by_blocks(self, preset.parts(), inputs, settings.max_new_tokens, settings, idle=steps < 1)
 
 
 class LLaDA21Sampler(BaseSampler):
     """LLaDA2.1's decoding, which edits the tokens of a block while it fills it and after; batches too."""
 
     config_class = LLaDA21SamplerConfig
+    known_quirks = ()
 
     def sample(self, inputs: Sequence[Any], config: LLaDA21SamplerConfig | None = None, **kwargs: Any) -> Any:
         """Generate after prompts of one length: int64 ``[B, L]``, whole blocks, or a :class:`SamplerOutput`."""
@@ -299,22 +351,31 @@ class LLaDA21Sampler(BaseSampler):
         return _by_blocks(self, preset.parts(), inputs, new, settings)
 
 
-def _by_blocks(owner: BaseSampler, sampler: Sampler, inputs: Sequence[Any], new: int, settings: Any) -> Any:
-    """LLaDA2.x: a canvas of whole blocks from column 0 on, entered by all rows together."""
+def _by_blocks(
+    owner: BaseSampler, sampler: Sampler, inputs: Sequence[Any], new: int, settings: Any, *, idle: bool = False
+) -> Any:
+    """LLaDA2.x: a canvas of whole blocks from column 0 on, entered by all rows together; ``idle`` means no steps."""
     prompts = owner._prompts(inputs)
     if len({len(row) for row in prompts}) != 1:
         raise ValueError(f"inputs: expected prompts of one length, got lengths {[len(row) for row in prompts]}")
     prompt, size, mask_id = torch.stack(prompts), settings.block_size, owner.tokenizer.mask_token_id
-    first = prompt.shape[1] // size * size
-    width = math.ceil((prompt.shape[1] + new) / size) * size
-    tokens = F.pad(prompt, (0, width - prompt.shape[1]), value=mask_id)
-    stop = _ended(first, size, mask_id, owner.tokenizer.eos_token_id, prompt.shape[1])
-    result = replace(sampler, window=replace(sampler.window, together=True))(
+    given = prompt.shape[1]
+    width = math.ceil((given + new) / size) * size
+    tokens = F.pad(prompt, (0, width - given), value=mask_id)
+    window = replace(sampler.window, together=True)
+    unfilled, unfinished = (name in settings.quirks for name in ("unfilled_masks", "unfinished_blocks"))
+    if unfilled:
+        sampler = _with_unfilled_masks(sampler)
+    if settings.eos_early_stop:
+        rule = _LeftAtEnd if unfinished else _EndedAfter
+        window = _until_end(window, owner.tokenizer.eos_token_id, given, rule)
+        sampler = replace(sampler, finish=sampler.finish and not unfinished)
+    result = replace(sampler, window=window)(
         BlockCausal(owner.model, size),
         tokens,
         mask_id=mask_id,
-        origin=first,
-        stop=stop if settings.eos_early_stop else None,
+        fixed=torch.ones_like(tokens, dtype=torch.bool) if idle and unfilled else None,
+        origin=given // size * size,
         seed=common.seed_of(settings.seed, random=settings.temperature > 0),
         history=settings.return_dict,
     )
@@ -326,22 +387,39 @@ def _block_ties(ties: str) -> str:
     return "torch_block" if common.check_ties(ties) == "torch" else ties
 
 
-def _sampler(settings: MDLMSamplerConfig | BD3LMSamplerConfig, steps: int, scheduler: Any) -> Sampler:
+def _sampler(
+    settings: MDLMSamplerConfig | BD3LMSamplerConfig, steps: int, scheduler: Any, behind: str | None = None
+) -> Sampler:
     if settings.block_size is None or settings.block_size < 1 or settings.steps < 1:
         raise ValueError(f"block_size, steps: expected at least 1, got {settings.block_size} and {settings.steps}")
     count = RoundedGrid(steps, settings.stochastic_transfer, _stays(scheduler))
     whole = isinstance(settings, MDLMSamplerConfig)  # ranks whole rows
     ties = common.check_ties(settings.ties) if whole else _block_ties(settings.ties)
-    return Sampler(
+    window = Blocks(settings.block_size, steps=steps, by="column", together=True)
+    sampler = Sampler(
         name=type(settings).__name__.removesuffix("Config"),
         steps=steps,
         unmask=Unmask(commit_order(settings.remasking), count, ties=ties),
-        window=Blocks(settings.block_size, steps=steps, by="column", together=True),
+        window=window,
         scoring=llada_scoring(
             settings.temperature,
             suppress=tuple(getattr(settings, "suppress_tokens", None) or ()),
             confidence_forbid=tuple(getattr(settings, "begin_suppress_tokens", None) or ()),
         ),
+    )
+    if "unfilled_masks" not in settings.quirks:
+        return sampler
+    return replace(_with_unfilled_masks(sampler), window=replace(window, behind=behind))
+
+
+def _with_unfilled_masks(sampler: Sampler) -> Sampler:
+    """The sampler that spends its quota on masks the model predicts, and leaves them."""
+    assert isinstance(sampler.plan, UnmaskThenRemask)
+    return replace(
+        sampler,
+        plan=replace(sampler.plan, unmask=replace(sampler.plan.unmask, spend_on_masks=True)),
+        scoring=replace(sampler.scoring, mask_token="propose"),
+        finish=False,
     )
 
 
@@ -364,20 +442,49 @@ def _padded(rows: list[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
     return tokens, torch.arange(width, device=tokens.device) < lengths[:, None]
 
 
-def _ended(start: int, size: int, mask_id: int, eos_id: int | None, prompt_length: int | None = None) -> Any:
-    """A stop rule for the batch: every row has an end of sequence in a block that all rows have filled."""
+def _until_end(window: Blocks, eos_id: int | None, given: int, rule: type[_EndedAfter]) -> Blocks:
+    """The blocks, ended or left by a rule; as they are where there is no end of sequence."""
+    if eos_id is None:
+        return window
+    return rule(**{field.name: getattr(window, field.name) for field in fields(Blocks)}, eos_id=eos_id, given=given)
 
-    def stop(tokens: Tensor, fixed: Tensor) -> Tensor:
-        generated = tokens[:, start:]
-        unfilled = (generated == mask_id).any(0).long().cumsum(0)
-        column = torch.arange(generated.shape[1], device=tokens.device)
-        last = (column // size * size + size - 1).clamp(max=generated.shape[1] - 1)
-        filled = unfilled[last] == 0  # columns of blocks without a mask in any row
-        if prompt_length is not None:
-            filled = filled & (column + start >= prompt_length)
-        return ((generated == eos_id) & filled).any(1).all().expand(len(tokens))
 
-    return stop if eos_id is not None else None
+@dataclass(frozen=True)
+class _EndedAfter(Blocks):
+    """Ends the run after a block if every row has generated an end of sequence so far.
+
+    Args:
+        eos_id: the end of sequence.
+        given: columns of the prompt.
+    """
+
+    eos_id: int = 0
+    given: int = 0
+
+    def advance(self, state: State, view: View, stays: Tensor) -> State:
+        after = super().advance(state, view, stays)
+        stop = view.span()[1][:, None]
+        column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
+        generated = (column >= self.given) & (column < stop)
+        ended = ((state.tokens == self.eos_id) & generated).any(1).all()
+        return replace(after, done=after.done | ((after.window > state.window) & ended))
+
+
+@dataclass(frozen=True)
+class _LeftAtEnd(_EndedAfter):
+    """Leaves a block, filled or not, after a step that finds an end of sequence in it, in whichever row."""
+
+    def advance(self, state: State, view: View, stays: Tensor) -> State:
+        after = Blocks.advance(self, state, view, stays)
+        start, stop = (edge[:, None] for edge in view.span())
+        column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
+        seen = ((state.tokens == self.eos_id) & (column >= start) & (column < stop)).any()
+        leave = seen & ~state.done
+        return replace(
+            after,
+            window=torch.where(leave, state.window + 1, after.window),
+            window_step=torch.where(leave, 0, after.window_step),
+        )
 
 
 class _Masked(common.HuggingFace):
@@ -387,6 +494,18 @@ class _Masked(common.HuggingFace):
         if request.attention_mask is None:
             request = replace(request, attention_mask=torch.ones_like(tokens, dtype=torch.bool))
         return super().__call__(tokens, request)
+
+
+class _PaddingKept:
+    """A guided model whose unconditional half keeps the padding as it is, too, where models that see it can tell."""
+
+    def __init__(self, model: Guided) -> None:
+        self.model, self.__name__ = model, model.__name__
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        if request.fixed is not None and request.attention_mask is not None:
+            request = replace(request, fixed=request.fixed & request.attention_mask.bool())
+        return self.model(tokens, request)
 
 
 REPLACES = {

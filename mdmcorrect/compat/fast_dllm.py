@@ -16,7 +16,7 @@ from ..samplers.presets.llada import commit_order
 from ..samplers.unmask import torch_topk
 from . import _common as common
 
-MODULES = ("generate",)
+MODULES = ("generate", "v1.llada.generate", "llada.generate")
 QUIRKS = ("dual_cache_steps",)
 
 

@@ -14,7 +14,7 @@ from ..adapters import Guided
 from ..samplers import Blocks, EvenSplit, LLaDA, Sampler, Unmask, UnmaskThenRemask
 from ..samplers.presets.llada import commit_order
 from . import _common as common
-from ._noise import drawn_by
+from ._noise import drawn_by, engine_seed
 
 MODULES = ("generate",)
 QUIRKS = ("unfilled_masks", "eos_by_temperature")
@@ -112,7 +112,7 @@ def generate(
         mask_id=mask_id,
         attention_mask=common.extend_mask(attention_mask, prompt, gen_length),
         origin=prompt.shape[1],
-        seed=common.seed_of(seed, random=temperature > 0 or remasking == "random"),
+        seed=engine_seed(seed, sampler.scoring, otherwise=remasking == "random"),
         history=False,
     )
     return common.completed(result).tokens

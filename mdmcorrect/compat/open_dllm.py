@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..model import Output, Request, read_output
 from ..samplers import Dream, Kappa, Pool, Sampler
+from ..samplers.engine import Stop
 from . import _common as common
 from . import dream
 
-MODULES = ("generation_utils",)
+MODULES = ("veomni.models.transformers.qwen2.generation_utils", "generation_utils")
 
 
 @dataclass
@@ -58,7 +59,8 @@ def diffusion_generate(
     Args:
         inputs: int64 ``[B, P]``; masks in it are filled too.
         generation_config: as for :func:`mdmcorrect.compat.dream.diffusion_generate`.
-        attention_mask: not used, as in the original: what is not ``model.config.pad_token_id`` is seen.
+        attention_mask: not used, as in the original: padding is what of ``inputs`` is
+            ``model.config.pad_token_id``.
         ties: how equal confidences are ordered, "lowest" index first or as "torch" does.
         seed: default drawn from torch's global generator if anything is random.
 
@@ -78,9 +80,11 @@ def diffusion_generate(
         _Model(model),
         tokens,
         mask_id=config.mask_token_id,
+        stop=_full(config.mask_token_id) if config.alg == "p2" else None,
         seed=common.seed_of(seed, random=random),
         history=config.output_history,
     )
+    common.completed(result)
     if not config.return_dict_in_generate:
         return result.tokens
     history = [event.tokens for event in result.history or ()] if config.output_history else None
@@ -124,6 +128,15 @@ def _sampler(config: MDMGenerationConfig, ties: str) -> Sampler:
     return sampler
 
 
+def _full(mask_id: int) -> Stop:
+    """Ends a row without masks: "p2" ranks what stands in every step, and the original ends there all the same."""
+
+    def stop(tokens: Tensor, fixed: Tensor) -> Tensor:
+        return (tokens != mask_id).all(1)
+
+    return stop
+
+
 class _Model:
     """An Open-dLLM model: bidirectional on request, padding named by its configuration, logits of the next token."""
 
@@ -132,7 +145,11 @@ class _Model:
         self.pad_id = getattr(getattr(model, "config", None), "pad_token_id", None)
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
-        mask = None if self.pad_id is None else (tokens != self.pad_id).long()
+        mask = None
+        if self.pad_id is not None:  # read from the canvas as it was given: what is generated later hides nothing
+            assert request.fixed is not None
+            given = torch.where(request.fixed, tokens, request.mask_id)
+            mask = (given != self.pad_id).long()
         answer = self.model(input_ids=tokens, attention_mask=mask, is_causal=False)
         return replace(read_output(answer, self.model), shift=1)
 

@@ -110,7 +110,7 @@ def p2_sampling(
         xt,
         mask_id=mask_id,
         logits_processor=_noisy(tau, noise, generator) if materialised else None,
-        seed=torch.default_generator if generator is None else generator,
+        seed=_engine_seed(generator, random=score == "random" or (drawn and not materialised)),
         history=False,
     )
     return xt.copy_(result.tokens)
@@ -146,7 +146,7 @@ def p2_plus_sampling(
         steps=(num_steps or masks) + 1,
         plan=FixedOrder(shared=shared_order),
         scoring=Scoring(temperature=tau, mask_token="forbid"),
-    )(model, xt, mask_id=mask_id, seed=torch.default_generator if seed is None else seed, history=False)
+    )(model, xt, mask_id=mask_id, seed=_engine_seed(seed, random=tau > 0), history=False)
     return xt.copy_(result.tokens)
 
 
@@ -170,6 +170,13 @@ class _ScoredBy(Scoring):
         return scores
 
 
+def _engine_seed(seed: int | torch.Generator | None, *, random: bool) -> int | torch.Generator:
+    """What the engine draws from, torch's default generator if nothing was given; one that it does not need stays."""
+    if not random:
+        return 0
+    return torch.default_generator if seed is None else seed
+
+
 def _noisy(tau: float, noise: str, generator: torch.Generator | None) -> Callable[[Tensor, Tensor], Tensor]:
     """``(tokens, logits) -> logits / tau + Gumbel``, in float64."""
 
@@ -184,7 +191,7 @@ def _noisy(tau: float, noise: str, generator: torch.Generator | None) -> Callabl
     return add
 
 
-MODULES = ("path_planning.p2", "p2")
+MODULES = ("path_planning.p2", "src.path_planning.p2", "p2")
 REPLACES = {
     "p2_sampling": p2_sampling,
     "p2_plus_sampling": p2_plus_sampling,

@@ -49,7 +49,8 @@ def patch(repository: str, module: ModuleType | str | None = None) -> Patch:
 
     Args:
         repository: a module of :mod:`mdmcorrect.compat`, such as "fast_dllm".
-        module: the original, or its import name; default the names its modules have when its own folder is on the path.
+        module: the original, or its import name; default the names its modules have when its root, or
+            the folder they lie in, is on the path.
 
     Returns:
         A :class:`Patch`, whose ``replaced`` says what was replaced and whose ``undo`` takes it back; a context manager.
@@ -102,15 +103,18 @@ def _originals(repository: str, drop_in: Any, module: ModuleType | str | None) -
     """The module named, or those of the original that can be imported."""
     if isinstance(module, ModuleType):
         return [module]
-    tried, found = [module] if module is not None else list(drop_in.MODULES), []
-    for name in tried:
+    names, found, tried = [module] if module is not None else list(drop_in.MODULES), [], []
+    for name in names:
         try:
             found.append(importlib.import_module(name))
-        except ImportError:
-            continue
+        except ImportError as error:
+            missing = getattr(error, "name", None) or ""
+            absent = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{missing}.")
+            # In brackets: what stopped one that is there.
+            tried.append(repr(name) if absent else f"{name!r} ({error})")
     if not found:
         raise ImportError(
-            f"{repository}: could not import {' or '.join(map(repr, tried))}; put the original on the path, or hand "
+            f"{repository}: could not import {' or '.join(tried)}; put the original on the path, or hand "
             f"over its module: patch({repository!r}, module)"
         )
     return found

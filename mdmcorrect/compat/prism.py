@@ -12,12 +12,12 @@ from torch import Tensor
 from ..model import Output
 from ..samplers import BlockPRISM, Blocks
 from . import _common as common
-from ._noise import drawn_by
+from ._noise import drawn_by, engine_seed
 from ._prism_path import generate_sample
 
 __all__ = ["generate_sample", "llada_inference"]
 
-MODULES = ("sampling", "prob_path")
+MODULES = ("sampling", "PRISM_llada.sampling", "prob_path")
 QUIRKS = ("unused_confidence_buffer",)
 _ORDERS = {"prob_max": "confidence", "random": "random"}
 
@@ -91,8 +91,10 @@ def llada_inference(
         _with_quality(model),
         tokens,
         mask_id=mask_id,
-        seed=common.seed_of(
-            seed, random=temperature > 0 or unmasking == "random" or (remasking and remasking_mode == "remdm")
+        seed=engine_seed(
+            seed,
+            sampler.scoring,
+            otherwise=unmasking == "random" or (remasking and num_remasking > 0 and remasking_mode.lower() == "remdm"),
         ),
         history=False,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..samplers import BlockProSeCo, Blocks, Rewrite, StepEvent
 from . import _common as common
 
-MODULES = ("generate",)
+MODULES = ("generate", "llada.generate")
 
 
 def generate(

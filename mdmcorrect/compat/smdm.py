@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import ops
 from ..model import Output, Request
 from ..samplers import Ancestral, Sampler, Scores, Scoring, State, Unmask, View
+from . import _common as common
 
 
 @torch.no_grad()
@@ -70,10 +71,15 @@ def diff_sample(
         scoring=Scoring(temperature=temperature, mask_token="forbid"),
         cache=False,
     )
-    source = torch.default_generator if seed is None else seed
-    return sampler(
-        _guided(model, given, cfg_scale, dim), tokens, mask_id=dim, fixed=fixed, seed=source, history=False
-    ).tokens
+    result = sampler(
+        _guided(model, given, cfg_scale, dim),
+        tokens,
+        mask_id=dim,
+        fixed=fixed,
+        seed=common.seed_of(seed, random=temperature > 0 or alg == "origin"),
+        history=False,
+    )
+    return common.completed(result).tokens
 
 
 def _guided(model: Any, given: int, scale: float, mask_id: int) -> Any:
@@ -134,5 +140,5 @@ class _Flat(Unmask):
         return {"commit": chosen.reshape(rank.shape)}
 
 
-MODULES = ("gen_model_answer",)
+MODULES = ("eval.gen_model_answer", "gen_model_answer")
 REPLACES = {"diff_sample": diff_sample}

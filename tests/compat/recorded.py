@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from hash_model import HashLM
+from hash_model import HashLM, integer_hash_logits
 
 DATA = Path(__file__).parent / "data"
 MASK = 96
@@ -36,6 +37,30 @@ def inputs_of(case):
     return {name: tensor(value) for name, value in case["inputs"].items()}
 
 
+class Blind(HashLM):
+    """Ignores attention masks."""
+
+    def forward(self, input_ids, attention_mask=None, **options):
+        return super().forward(input_ids, **options)
+
+
+class Seeing(HashLM):
+    """Sees what the last query of its attention mask does, in what is cached too."""
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, **_options):
+        self.calls += 1
+        full = input_ids
+        if past_key_values is not None:
+            full = torch.cat([past_key_values[0][0][:, 0, :, 0].long(), input_ids], 1)
+        columns = torch.arange(full.shape[1])[-input_ids.shape[1] :]
+        logits = integer_hash_logits(full, attention_mask[:, 0, -1].long(), columns, **self.spec)
+        cache = full.double()[:, None, :, None]
+        return SimpleNamespace(logits=logits, past_key_values=[(cache, cache)])
+
+
+VIEWS = {"blind": Blind, "seeing": Seeing}
+
+
 def check(case, run):
     """``run(model, ties) -> (tokens, forwards)`` equals the recorded run, of a tie case under one of the tie rules.
 
@@ -43,7 +68,7 @@ def check(case, run):
     """
     seen = []
     for ties in ("torch", "lowest"):
-        model = HashLM(case["model"])
+        model = VIEWS.get(case.get("view"), HashLM)(case["model"])
         tokens, forwards = run(model, ties)
         outcome = tokens.tolist() if isinstance(tokens, torch.Tensor) else tokens
         if case["kind"] == "exact":

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hash_model import HashLM
-from recorded import MASK
+from recorded import MASK, check, recorded
 
 from mdmcorrect.compat import d1, dream, llada, mmada, open_dllm
 
@@ -69,6 +69,44 @@ def test_open_dllm_is_dream_row_by_row(alg):
         open_dllm.diffusion_generate(model, inputs, **settings),
         dream.diffusion_generate(HashLM(SPEC), inputs, **settings),
     )
+
+
+@recorded("open_dllm")
+def test_open_dllm_equals_its_recorded_runs(case):
+    """Padding that is given, padding that is generated, padding that is the mask; histories."""
+
+    class Model:
+        def __init__(self, model):
+            self.model, self.config = model, SimpleNamespace(pad_token_id=case["pad"])
+
+        def __call__(self, input_ids, attention_mask=None, is_causal=None):
+            return self.model(input_ids, attention_mask=attention_mask)
+
+    def run(model, ties):
+        output = open_dllm.diffusion_generate(
+            Model(model),
+            torch.tensor(case["inputs"]["inputs"]),
+            **case["kwargs"],
+            output_history=True,
+            return_dict_in_generate=True,
+            ties=ties,
+        )
+        assert len(output.history) == case["histories"]
+        return output.sequences, None
+
+    check(case, run)
+
+
+@recorded("d1")
+def test_d1_equals_its_recorded_runs(case):
+    """Under float32 noise the numbers too, from the original's place in torch's stream."""
+
+    def run(model, ties):
+        torch.manual_seed(case["seed"])
+        prompt = torch.tensor(case["inputs"]["prompt"])
+        return d1.generate(model, prompt, None, **case["kwargs"], ties=ties, noise="fp32"), None
+
+    check(case, run)
 
 
 def test_open_dllm_plans_paths():

@@ -10,19 +10,20 @@ from recorded import cases
 from mdmcorrect.compat.diffusion_vs_ar import generate_samples, topk_decoding
 
 
-def trainer(model, mask_id=49, **args):
+def trainer(model, mask_id=49, vocab_size=1000, **args):
     return SimpleNamespace(
         model=lambda x, t, attention_mask=None: model(x),
-        tokenizer=SimpleNamespace(mask_token_id=mask_id),
+        tokenizer=SimpleNamespace(mask_token_id=mask_id, vocab_size=vocab_size),
         diff_args=SimpleNamespace(**args),
     )
 
 
-@pytest.mark.parametrize("case", cases("diffusion_vs_ar"))
+@pytest.mark.parametrize("case", [*cases("diffusion_vs_ar"), *cases("diffusion_vs_ar_settings")])
 def test_equals_the_recorded_run(case):
     model = HashModel(case["model"])
     inputs = {name: torch.tensor(value) for name, value in case["inputs"].items()}
-    result = generate_samples(trainer(model, case["model"]["mask_id"], **case["kwargs"]), inputs)
+    size = case.get("vocab_size", case["model"]["V"])
+    result = generate_samples(trainer(model, case["model"]["mask_id"], size, **case["kwargs"]), inputs)
     assert result.tolist() == case["output"]
     assert model.calls == case["nfe"]
 
@@ -52,6 +53,36 @@ def test_random_modes_fill_everything_and_follow_their_seed():
         assert all((run != 11).all() and (run[:, :3] == 4).all() for run in runs)
         assert torch.equal(runs[0], runs[1])
         assert not torch.equal(runs[0], runs[2])
+
+
+def test_a_seed_is_drawn_only_if_something_is_random():
+    model = HashModel({"V": 12, "mask_id": 11, "dtype": "float32", "scale": 9.0, "mask_logit": -30.0})
+    inputs = {"input_ids": torch.full((3, 10), 4), "src_mask": torch.zeros(3, 10)}
+    for strategy, topk, random in (
+        ("deterministic-linear", True, False),
+        ("stochastic0.0-linear", True, False),
+        ("stochastic0.5-linear", True, True),
+        ("deterministic-linear", False, True),
+    ):
+        me = trainer(model, 11, diffusion_steps=6, decoding_strategy=strategy, topk_decoding=topk)
+        runs, before = [], torch.manual_seed(3).get_state()
+        for _ in range(2):
+            runs.append(generate_samples(me, inputs))
+        assert torch.equal(torch.get_rng_state(), before) is not random
+        assert torch.equal(*runs) is not random
+        torch.manual_seed(3)
+        assert torch.equal(generate_samples(me, inputs), runs[0])
+
+
+def test_ids_beyond_the_tokenizers_are_never_proposed():
+    def network(x, t, attention_mask=None):
+        return torch.arange(12.0).expand(*x.shape, 12)
+
+    for topk in (True, False):
+        me = trainer(None, 5, 8, diffusion_steps=3, decoding_strategy="deterministic-linear", topk_decoding=topk)
+        me.model = network
+        inputs = {"input_ids": torch.zeros(2, 4, dtype=torch.int64), "src_mask": torch.zeros(2, 4)}
+        assert (generate_samples(me, inputs) == 7).all()
 
 
 def test_time_runs_down_and_strategies_are_checked():

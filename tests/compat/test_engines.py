@@ -34,6 +34,47 @@ def test_dinfer_decodes_as_recorded(case):
     check(case, run)
 
 
+@recorded("dinfer_settings")
+def test_dinfer_settings_decode_as_recorded(case):
+    """Credits that repeat, and masks that the model proposes."""
+    settings = case["kwargs"]
+
+    def run(model, ties):
+        x, decoder = torch.tensor(case["inputs"]["x"]), getattr(dinfer, case["class"])(mask_id=MASK, **case["settings"])
+        for number, start in enumerate(range(settings["prompt_len"], x.shape[1], settings["block"])):
+            stop = start + settings["block"]
+            decoder.block_init(x[:, start:stop], number)
+            while (x[:, start:stop] == MASK).any():
+                decoder.decode(model(x).logits[:, start:stop], start, stop, x)
+        return x, model.calls
+
+    check(case, run)
+
+
+def test_dinfer_credits_a_token_once_however_often_it_is_best():
+    decoder = dinfer.CreditThresholdParallelDecoder(temperature=0.0, threshold=0.999, mask_id=4, boost_gamma=0.0)
+    logits = torch.tensor([[[2.0, 0.0, 0.0, 0.0, -9.0]] * 2])
+    credit = 0.0
+    for step in range(4):
+        x = torch.full((1, 2), 4)
+        decoder.decode(logits.clone(), 0, 2, x)
+        credit = credit * 0.8 * (step > 0) + 1
+        held = decoder._credits[0, 0] * (decoder._ids[0, 0] == 0)
+        assert held.sum().item() == pytest.approx(credit)
+
+
+def test_dinfer_fills_a_row_in_which_the_mask_is_proposed_everywhere():
+    logits = torch.tensor([0.0, 1.0, 0.5, 5.0]).expand(2, 3, 4)
+    for decoder in (
+        dinfer.ThresholdParallelDecoder(0.0, 0.9, mask_id=3),
+        dinfer.CreditThresholdParallelDecoder(temperature=0.0, threshold=0.9, mask_id=3),
+    ):
+        x = torch.full((2, 3), 3)
+        for _ in range(3):
+            decoder.decode(logits, 0, 3, x)
+        assert x.tolist() == [[1, 1, 1]] * 2
+
+
 @recorded("dinfer", where=lambda case: "one_step" in case["name"])
 def test_dinfer_takes_one_step_as_recorded(case):
     function = getattr(dinfer, case["name"].split("/")[-2])

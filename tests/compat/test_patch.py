@@ -1,5 +1,6 @@
 """compat.patch: what is replaced, where else, and that it is put back."""
 
+import importlib
 import sys
 from types import ModuleType
 
@@ -99,3 +100,71 @@ def test_an_original_of_several_modules_is_replaced_in_all(monkeypatch):
             "Sampler.halton_sampler.HaltonSampler",
         )
     assert modules[1].HaltonSampler.__module__ == __name__
+
+
+# Where the originals keep what we replace, seen from the root of their repositories, and from the folder where their
+# own scripts run if that is another.
+LAYOUT = {
+    "bd3lms": ["diffusion"],
+    "d1": ["eval.generate", "generate"],
+    "diffusion_vs_ar": ["llmtuner.tuner.mdm.trainer"],
+    "dinfer": ["dinfer.decoding.parallel_strategy"],
+    "dllm": ["dllm.core.samplers", "dllm.pipelines.llada2.sampler", "dllm.pipelines.llada21.sampler"],
+    "fast_dllm": ["v1.llada.generate", "generate"],
+    "llada": ["generate"],
+    "maskgit": ["Sampler.confidence_sampler", "Sampler.halton_sampler"],
+    "mdlm": ["diffusion"],
+    "mmada": ["models.modeling_mmada"],
+    "open_dllm": ["veomni.models.transformers.qwen2.generation_utils"],
+    "p2": ["src.path_planning.p2", "path_planning.p2"],
+    "prism": ["PRISM_llada.sampling", "prob_path", "sampling"],
+    "proseco": ["llada.generate", "generate"],
+    "remdm": ["diffusion"],
+    "sedd": ["catsample"],
+    "smdm": ["eval.gen_model_answer", "gen_model_answer"],
+}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty repository on the path; what is imported from it is forgotten afterwards."""
+    heads = {path.split(".")[0] for drop_in in LAYOUT for path in module_names(drop_in)}
+
+    known = {name: module for name, module in sys.modules.items() if name.split(".")[0] in heads}
+    for name in known:
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] in heads]:
+        del sys.modules[name]
+    sys.modules.update(known)
+
+
+def module_names(repository):
+    return importlib.import_module(f"mdmcorrect.compat.{repository}").MODULES
+
+
+@pytest.mark.parametrize(("repository", "module"), [(name, path) for name, paths in LAYOUT.items() for path in paths])
+def test_an_original_is_found_where_it_lies(repository, module, root):
+    replaces = importlib.import_module(f"mdmcorrect.compat.{repository}").REPLACES
+    lines = []
+    for path in replaces:
+        owner, _, name = path.rpartition(".")
+        if owner == "utils":
+            continue
+        lines.append(f"class {owner}:\n    def {name}(self): ..." if owner else f"def {name}(): ...")
+    path = root.joinpath(*module.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines))
+    importlib.invalidate_caches()
+    with compat.patch(repository) as done:
+        assert done.replaced
+        assert all(name.startswith(f"{module}.") for name in done.replaced)
+
+
+def test_what_stops_an_original_that_is_there_is_said(root):
+    (root / "eval").mkdir()
+    (root / "eval" / "gen_model_answer.py").write_text("import shortuuid_that_is_missing")
+    said = r"'eval.gen_model_answer' \(No module named 'shortuuid_that_is_missing'\) or 'gen_model_answer'; put"
+    with pytest.raises(ImportError, match=said):
+        compat.patch("smdm")

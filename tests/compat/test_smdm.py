@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hash_model import HashModel
+from recorded import check, recorded
 from scipy import stats
 
 from mdmcorrect.compat.smdm import diff_sample
@@ -39,6 +40,23 @@ def greedy(model, prompt, steps=6, length=20, eps=1e-5, flattened=True, scale=0.
             flat[chosen] = token[rows].flatten()[chosen]
             x[rows] = flat.reshape(x[rows].shape)
     return x
+
+
+@recorded("smdm")
+def test_equals_the_recorded_runs(case):
+    def run(model, ties):
+        prompt = torch.tensor(case["inputs"]["prompt"])
+        return diff_sample(lambda tokens: model(tokens).logits, None, prompt, **case["kwargs"], flattened=True), None
+
+    check(case, run)
+
+
+def test_a_run_that_draws_nothing_leaves_torchs_generator():
+    before = torch.manual_seed(4).get_state()
+    sample(HashModel(SPEC), PROMPT, alg="greddy")
+    assert torch.equal(torch.get_rng_state(), before)
+    sample(HashModel(SPEC), PROMPT, alg="origin")
+    assert not torch.equal(torch.get_rng_state(), before)
 
 
 PROMPT = torch.tensor([[3, 9, 1], [30, 2, 2]])
