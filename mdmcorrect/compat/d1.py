@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from . import _common as common
 from . import llada
 
 MODULES = ("generate", "eval.generate")
+QUIRKS = ("unfilled_masks",)
 
 
 def generate(
@@ -26,6 +28,7 @@ def generate(
     mask_id: int = 126336,
     *,
     ties: str = "lowest",
+    quirks: str | Collection[str] = (),
     noise: str = "exact",
     seed: int | Tensor | torch.Generator | None = None,
 ) -> Tensor:
@@ -35,8 +38,11 @@ def generate(
     and 5.5 (arXiv 2409.02908, section 5). ``noise="fp32"`` draws as the first; logits above 88, whose exponential
     overflows there, are no matter here.
 
+    ``quirks`` may keep one defect: "unfilled_masks", of :func:`mdmcorrect.compat.llada.generate`.
+
     Raises:
-        ValueError: ``gen_length`` is no multiple of ``block_length``; an unknown ``remasking``, ``ties`` or ``noise``.
+        ValueError: ``gen_length`` is no multiple of ``block_length``; an unknown ``remasking``, ``ties``, quirk or
+            ``noise``.
     """
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     return llada.generate(
@@ -50,6 +56,7 @@ def generate(
         remasking=remasking,
         mask_id=mask_id,
         ties=ties,
+        quirks=common.check_quirks(quirks, QUIRKS),
         confidence_dtype=None,
         noise=noise,
         seed=seed,

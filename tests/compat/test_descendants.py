@@ -7,7 +7,7 @@ import torch
 from hash_model import HashLM
 from recorded import MASK, check, recorded
 
-from mdmcorrect.compat import d1, dream, llada, mmada, open_dllm
+from mdmcorrect.compat import d1, diffusion_vs_ar, dream, llada, mmada, open_dllm, smdm
 
 SPEC = {"V": 97, "mask_id": MASK, "dtype": "float32", "scale": 14.0}
 PROMPT = torch.tensor([[5, 6, 7], [1, 2, 3]])
@@ -128,3 +128,40 @@ def test_open_dllm_sample_tokens():
     assert torch.equal(x0, p.argmax(-1))
     with pytest.raises(ValueError, match="alg: expected Dream's or 'p2', got 'best'"):
         open_dllm.sample_tokens(logits, alg="best")
+
+
+def interrupts(*_tokens, **_options):
+    raise KeyboardInterrupt
+
+
+INTERRUPTED = {
+    "d1": lambda: d1.generate(interrupts, PROMPT, gen_length=8, **SETTINGS),
+    "open_dllm": lambda: open_dllm.diffusion_generate(
+        interrupts, PROMPT, max_new_tokens=4, steps=2, mask_token_id=MASK
+    ),
+    "smdm": lambda: smdm.diff_sample(interrupts, None, PROMPT, steps=2, context_length=6, dim=MASK, device="cpu"),
+    "diffusion_vs_ar": lambda: diffusion_vs_ar.generate_samples(
+        SimpleNamespace(
+            model=interrupts,
+            tokenizer=SimpleNamespace(mask_token_id=MASK, vocab_size=97),
+            diff_args=SimpleNamespace(diffusion_steps=2, topk_decoding=False),
+        ),
+        {"input_ids": PROMPT, "src_mask": torch.zeros(2, 3)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_an_interrupted_run_raises(name):
+    with pytest.raises(KeyboardInterrupt):
+        INTERRUPTED[name]()
+
+
+def test_d1_keeps_unfilled_masks_if_asked():
+    model = HashLM({**SPEC, "boost": {"96": 40.0}})
+    assert (d1.generate(model, PROMPT, gen_length=8, **SETTINGS) != MASK).all()
+    kept = d1.generate(model, PROMPT, gen_length=8, **SETTINGS, quirks="unfilled_masks")
+    assert (kept == MASK).any()
+    assert torch.equal(
+        kept, llada.generate(model, PROMPT, gen_length=8, **SETTINGS, quirks="unfilled_masks", confidence_dtype=None)
+    )
