@@ -90,7 +90,8 @@ class JointThreshold(_Algorithm):
         return [{"post_edit_steps": 0, "finished": False, "prompt_mask": row != self.mask_id} for row in tokens]
 
     def step(self, forward_batch: Any, full_logits: Any, states: list[Any]) -> list[bool]:
-        """Write ``forward_batch.input_ids`` and ``states`` in place; which blocks are finished."""
+        """Write ``forward_batch.input_ids`` and ``states`` in place; which blocks a step before this one finished."""
+        finished = [state["finished"] for state in states]
         tokens, logits = self._blocks(forward_batch, full_logits)
         if self.penalty_lambda > 0:
             penalty = torch.full_like(tokens[:, :-1, None], -self.penalty_lambda, dtype=logits.dtype)
@@ -104,7 +105,7 @@ class JointThreshold(_Algorithm):
         active = [self._goes_on(state, *flags) for state, *flags in zip(states, *host, strict=True)]
         writes = (commit | edit) & torch.tensor(active, device=tokens.device)[:, None]
         tokens.copy_(torch.where(writes, proposals, tokens))
-        return [state["finished"] for state in states]
+        return finished
 
     def _goes_on(self, state: Any, has_mask: bool, changes: bool) -> bool:
         """Whether the block is written in this step; keeps its state."""

@@ -158,7 +158,7 @@ def test_an_interrupted_run_raises(name):
 
 
 def test_d1_keeps_unfilled_masks_if_asked():
-    model = HashLM({**SPEC, "boost": {"96": 40.0}})
+    model = HashLM({**SPEC, "boost": {"96": 60.0}})
     assert (d1.generate(model, PROMPT, gen_length=8, **SETTINGS) != MASK).all()
     kept = d1.generate(model, PROMPT, gen_length=8, **SETTINGS, quirks="unfilled_masks")
     assert (kept == MASK).any()

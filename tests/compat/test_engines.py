@@ -122,14 +122,30 @@ def test_sglang_steps_as_recorded(case):
         config = SimpleNamespace(block_size=tokens.shape[1], mask_id=MASK, algorithm_config=case["kwargs"])
         algorithm = getattr(sglang, name)(config)
         batch = SimpleNamespace(batch_size=len(tokens), input_ids=tokens.view(-1))
-        states = algorithm.init_step_state(batch) if name == "JointThreshold" else []
-        for _ in range(200):
+        size = tokens.shape[1]
+        joint = name == "JointThreshold"
+        states = algorithm.init_step_state(batch) if joint else []
+        for _ in range(algorithm.max_steps(size) if joint else size + 1):  # as many as sglang's own loop
             logits = model(batch.input_ids.view_as(tokens)).logits.flatten(0, 1)
             if all(algorithm.step(batch, logits, states)):
                 break
         return batch.input_ids.view_as(tokens), None
 
     check(case, run)
+
+
+def test_a_block_of_sglangs_is_finished_one_forward_after_its_last_change():
+    """The step that finds nothing to change says False: what it read is stored by the next."""
+    tokens = torch.full((8,), MASK)
+    tokens[4:] = 5
+    batch = SimpleNamespace(batch_size=2, input_ids=tokens)
+    config = SimpleNamespace(block_size=4, mask_id=MASK, algorithm_config={"threshold": 0.1, "edit_threshold": 0.9})
+    algorithm = sglang.JointThreshold(config)
+    states = algorithm.init_step_state(batch)
+    logits = torch.nn.functional.one_hot(torch.arange(8), 97).float() * 9
+    seen = [algorithm.step(batch, logits, states) for _ in range(3)]
+    assert seen == [[False, False], [False, True], [True, True]]
+    assert batch.input_ids.tolist() == [0, 1, 2, 3, 5, 5, 5, 5]
 
 
 def test_vllm_commits_by_threshold_or_number():
