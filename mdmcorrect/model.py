@@ -321,9 +321,11 @@ class SigmaDenoiser:
 
 def guided(output: Output) -> Tensor:
     """The logits with guidance, in their own dtype, as the model's columns have them."""
-    if output.uncond_logits is None:
-        return output.logits
-    return output.uncond_logits + (output.guidance + 1) * (output.logits - output.uncond_logits)
+    logits, uncond = output.logits, output.uncond_logits
+    if uncond is None:
+        return logits
+    mixed = uncond + (output.guidance + 1) * (logits - uncond)
+    return torch.where(logits == uncond, logits, mixed)  # -inf in both stays, as the kernels have it
 
 
 def combine(output: Output) -> Tensor:

@@ -1,9 +1,9 @@
 // The loop that everything waits for: the maximum of a chunk and the sums of its exponentials, in one pass over it.
 //
 // Exponentials are relative to a reference, the row's largest value before this chunk. If the chunk turns out to exceed
-// it, the caller raises the reference and scans the chunk again, from the first-level cache; in a row of n chunks that
-// happens about log n times. NaN and +inf cost nothing to find: they make the sum NaN (+inf at the latest when the
-// chunk is scanned again).
+// it, its sums mean nothing: the caller raises the reference and scans the chunk again, from the first-level cache; in a
+// row of n chunks that happens about log n times. So every sum that is used is of exponents that are at most 0, without
+// an instruction that holds them there. NaN costs nothing to find where the exponential keeps it: it makes such a sum NaN.
 #pragma once
 
 #include "cpu/vocabulary_chunk.h"
@@ -16,8 +16,8 @@ struct ChunkSums {
 };
 
 struct ChunkScan {
-  float max;
-  ChunkSums first, second;
+  float max;                // of what is not NaN
+  ChunkSums first, second;  // nothing unless max <= reference; first.sum is NaN if a value is
 };
 
 // What to sum. Two laws at different temperatures share a pass: they differ in scale only.

@@ -137,8 +137,9 @@ static Crossing find_crossing(const float* values, const uint64_t* weights, int6
   return {true, value_of_key(prefix), before};
 }
 
-MDM_INLINE float next_smaller(float x) { return value_of_key(static_cast<uint32_t>(ordered_bits(x)) - 1); }
-MDM_INLINE float next_larger(float x) { return value_of_key(static_cast<uint32_t>(ordered_bits(x)) + 1); }
+// The key before that of 0 is of -0, which equals it.
+MDM_INLINE float next_smaller(float x) { return value_of_key(ordered_bits(x) - (x == 0.0f ? 2u : 1u)); }
+MDM_INLINE float next_larger(float x) { return value_of_key(ordered_bits(x) + 1u); }
 
 constexpr float kLowest = -0x1.fffffep127f;  // above -inf, which nothing proposable is
 

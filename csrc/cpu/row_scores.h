@@ -171,11 +171,11 @@ struct Laws {
   double shrink;  // factor by which the weights of older chunks shrank
 };
 
-MDM_INLINE bool is_invalid(const ChunkScan& scan) {
-  return scan.max != scan.max || scan.max == __builtin_inff() || scan.first.sum != scan.first.sum;
-}
-
 // Scans a chunk relative to the largest value so far, its own included. false: NaN or +inf.
+//
+// Sums relative to what a value exceeds are of exponentials outside their domain, finite or not: they say nothing, not
+// even whether there is a NaN, until the chunk is scanned again. Relative to a finite maximum all terms are finite, so
+// then a sum that is NaN means that a value is.
 static bool take_chunk(const ProposalRow& row, const Scanner& scanner, const Chunk& chunk, int64_t index, bool second,
                        Laws* laws, ChunkScan* scan) {
   const float reference = laws->first->max;
@@ -186,9 +186,9 @@ static bool take_chunk(const ProposalRow& row, const Scanner& scanner, const Chu
   } else {
     scan->max = top_of(chunk);
   }
-  if (is_invalid(*scan)) return false;
-  const bool raised = scan->max > reference;
-  if (raised && summing) *scan = run(scanner, chunk, scan->max);
+  if (scan->max != scan->max || scan->max == __builtin_inff()) return false;
+  if (summing && scan->max > reference) *scan = run(scanner, chunk, scan->max);
+  if (scan->first.sum != scan->first.sum) return false;
   laws->shrink = see_maximum(laws->first, row.reader, chunk, scan->max, index, second);
   if (laws->second != nullptr) {
     laws->shrink = see_maximum(laws->second, row.reader, chunk, scan->max, index, second);

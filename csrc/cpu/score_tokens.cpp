@@ -9,7 +9,8 @@ namespace MDM_NAMESPACE {
 
 // The proposal's statistics and draw from the kept set alone, relative to the maximum, which it shares with everything
 // proposable. Chunks are summed where they lie from the smallest kept value on; a copy without the others is made where
-// the kept set ends between ids that tie, and for what looks at single values.
+// the kept set ends between ids that tie, and for a dense draw. What decides between the two may not depend on which
+// statistics are wanted: their sums run in other orders, and the draw depends on these.
 static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores* scores) {
   const ScanPlan& plan = scores->plan;
   const KeptSet& kept = scores->kept;
@@ -21,15 +22,18 @@ static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores*
   for (int64_t index = 0; index < row.chunks; ++index) {
     if (!(chunk_max[index] >= smallest)) continue;
     const int64_t begin = index * kChunk, end = begin + kChunk;
-    Chunk chunk;
-    float floor;
-    if (plan.second || plan.dense || (kept.last_tie >= begin && kept.last_tie < end - 1)) {
+    if (plan.second) {
       const FloatChunk copy = read_proposal_chunk(row, index, &kept);
-      chunk = {copy.values, FloatType::float32, copy.padded};
-      floor = kLowest;
       const bool holds_max = proposal->argmax >= begin && proposal->argmax < end;
       const float second = holds_max ? second_largest(copy.values, copy.padded) : copy.max;
       if (second > proposal->second) proposal->second = second;
+    }
+    Chunk chunk;
+    float floor;
+    if (plan.dense || (kept.last_tie >= begin && kept.last_tie < end - 1)) {
+      const FloatChunk copy = read_proposal_chunk(row, index, &kept);
+      chunk = {copy.values, FloatType::float32, copy.padded};
+      floor = kLowest;
     } else {
       chunk = read_allowed_chunk(row, index);
       floor = kept.last_tie >= end - 1 ? smallest : next_larger(smallest);

@@ -156,13 +156,14 @@ MDM_INLINE Floats rounded(Floats x) {
   return load_as_float<type>(halves, 0);
 }
 
-// u + strength (c - u), each operation rounded to the dtype as tensor operations would. `to` may be `cond`.
+// u + strength (c - u), each operation rounded to the dtype as tensor operations would; where c and u are equal, which for
+// two infinities those would not say, c. `to` may be `cond`.
 template <FloatType type>
 static void mix_typed(const void* cond, const void* uncond, float strength, int padded, void* to) {
   for (int i = 0; i < padded; i += kLanes) {
-    const Floats u = load_as_float<type>(uncond, i);
-    const Floats difference = rounded<type>(sub(load_as_float<type>(cond, i), u));
-    store_rounded<type>(to, i, add(u, rounded<type>(mul(difference, broadcast(strength)))));
+    const Floats c = load_as_float<type>(cond, i), u = load_as_float<type>(uncond, i);
+    const Floats moved = rounded<type>(mul(rounded<type>(sub(c, u)), broadcast(strength)));
+    store_rounded<type>(to, i, select(equal(c, u), c, add(u, moved)));
   }
 }
 

@@ -102,10 +102,10 @@ __device__ __forceinline__ ChunkPartial summarise(const AnyChunk& chunk, const T
   if (terms.dot) {
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
-      const float exponent = fmaxf((chunk.value[slot] - partial.max) * factor, -126.0f);  // -inf * 0 would be NaN
+      const float exponent = (chunk.value[slot] - partial.max) * factor;
       const float weight = ptx::exp2_approx(exponent);
-      sum += weight;
-      dot = fmaf(exponent, weight, dot);
+      sum += weight;  // as without the dot: a draw does not depend on what else is wanted
+      dot = fmaf(fmaxf(exponent, -126.0f), weight, dot);  // -inf * 0 would be NaN
     }
     partial.dot = warp_sum(dot) * kLn2;
   } else {

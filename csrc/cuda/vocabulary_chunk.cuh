@@ -34,9 +34,11 @@ __device__ __forceinline__ void round_pair(float* a, float* b) {
   *b = widen_bits<type>(packed >> 16);
 }
 
-// u + strength (c - u) for two logits, each operation rounded to their dtype as tensor operations would.
+// u + strength (c - u) for two logits, each operation rounded to their dtype as tensor operations would; where c and u are
+// equal, which for two infinities those would not say, c.
 template <FloatType type>
 __device__ __forceinline__ void mix_pair(float* a, float* b, float uncond_a, float uncond_b, float strength) {
+  const bool equal_a = *a == uncond_a, equal_b = *b == uncond_b;
   *a -= uncond_a;
   *b -= uncond_b;
   round_pair<type>(a, b);
@@ -46,6 +48,8 @@ __device__ __forceinline__ void mix_pair(float* a, float* b, float uncond_a, flo
   *a += uncond_a;
   *b += uncond_b;
   round_pair<type>(a, b);
+  if (equal_a) *a = uncond_a;
+  if (equal_b) *b = uncond_b;
 }
 
 template <FloatType type>

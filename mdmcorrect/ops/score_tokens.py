@@ -69,8 +69,8 @@ def score_tokens(
         uncond_logits: logits without the condition, shape and dtype of ``logits``, strides of their own.
         guidance: classifier-free guidance scale w. Before anything else the logits c become ``u + (w + 1) * (c - u)``,
             u being ``uncond_logits``, every operation rounded to their dtype as LLaDA's ``cfg_scale`` has it. At 0 u is
-            not read. An id that is -inf in both becomes NaN: ``suppress`` it. A number, or a tensor as
-            ``temperature``.
+            not read. An id that is -inf in both stays so. What exceeds their dtype on the way is infinite, and a row
+            with +inf has no token. A number, or a tensor as ``temperature``.
         shift: position l is scored by the logits of position max(l - shift, 0): 1 for models that predict the next
             token (Dream). ``rows``, ``tokens``, ``positions`` and the scores are those of position l.
         law: which distribution the statistics describe: "raw", at temperature 1 with everything but ``suppress``

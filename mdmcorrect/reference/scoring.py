@@ -26,22 +26,30 @@ class Statistics:
     entropy: float
     margin: float
     logsumexp: float
+    top: float
+    """The largest log. Probabilities are relative to it: added to a large one, log_sum would be lost."""
+    log_sum: float
+    """logsumexp - top."""
+
+    def logprob(self, x: float) -> float:
+        return (x - self.top) - self.log_sum
 
 
 def statistics(x: Array) -> Statistics:
     """Statistics of softmax(x); NaN and +inf give NaN and argmax -1, all -inf gives logsumexp -inf and argmax -1."""
     nan = float("nan")
     if np.isnan(x).any() or (x == np.inf).any():
-        return Statistics(-1, nan, nan, nan, nan, nan)
+        return Statistics(-1, nan, nan, nan, nan, nan, nan, nan)
     if (x == -np.inf).all():
-        return Statistics(-1, nan, nan, nan, nan, -np.inf)
+        return Statistics(-1, nan, nan, nan, nan, -np.inf, nan, nan)
     top = x.max()
-    lse = top + np.log(np.exp(x - top).sum())
-    logprob = x - lse
+    log_sum = np.log(np.exp(x - top).sum())
+    logprob = (x - top) - log_sum
     p = np.exp(logprob)
     largest = np.sort(np.append(logprob, -np.inf))[::-1]
     entropy = -(p[p > 0] * logprob[p > 0]).sum()
-    return Statistics(int(x.argmax()), largest[0], largest[1], entropy, np.exp(largest[0]) - np.exp(largest[1]), lse)
+    margin = np.exp(largest[0]) - np.exp(largest[1])
+    return Statistics(int(x.argmax()), largest[0], largest[1], entropy, margin, top + log_sum, top, log_sum)
 
 
 def keep_top_k(x: Array, k: int) -> NDArray[np.bool_]:
@@ -108,7 +116,7 @@ def draw(y: Array, seed: int, position: int, step: int, call: int) -> int:
 
 def dense_draw(y: Array, seed: int, position: int, step: int, call: int) -> tuple[int, float]:
     """The largest of ``y`` with one Gumbel added to each value, and its log-probability under softmax of those sums."""
-    noised = y + gumbel(random_bits(seed, np.arange(len(y)), position, step, Purpose.DENSE, call))
+    noised = (y - y.max()) + gumbel(random_bits(seed, np.arange(len(y)), position, step, Purpose.DENSE, call))
     return int(noised.argmax()), statistics(noised).max_logprob
 
 
@@ -124,11 +132,16 @@ def rounded(x: ArrayLike, dtype: str) -> NDArray[np.float32]:
 
 
 def guided(cond: ArrayLike, uncond: ArrayLike, guidance: float, dtype: str = "float32") -> NDArray[np.float32]:
-    """Logits under classifier-free guidance, ``u + (guidance + 1) (c - u)``, each operation rounded to ``dtype``."""
+    """Logits under classifier-free guidance, ``u + (guidance + 1) (c - u)``, each operation rounded to ``dtype``.
+
+    Where c and u are equal they stay as they are, at -inf too.
+    """
     c, u = np.asarray(cond, np.float32), np.asarray(uncond, np.float32)
     if guidance == 0:
         return c
-    return rounded(u + rounded(np.float32(guidance + 1) * rounded(c - u, dtype), dtype), dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mixed = rounded(u + rounded(np.float32(guidance + 1) * rounded(c - u, dtype), dtype), dtype)
+    return np.where(c == u, c, mixed)
 
 
 def score_row(
@@ -178,7 +191,7 @@ def score_row(
 
     def logprob(values: Array, stats: Statistics, index: int | None) -> float:
         known = index is not None and 0 <= index < len(values) and np.isfinite(stats.logsumexp)
-        return float(values[index] - stats.logsumexp) if known else nan
+        return float(stats.logprob(values[index])) if known else nan
 
     return {
         "token": chosen,

@@ -50,17 +50,17 @@ def test_guidance_is_mixing_first(simt, shape, dtype):
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_guidance_of_many_rows(simt, dtype):
-    """Blocks that score a row by themselves; what overflows in between; ids that are in neither, suppressed."""
+    """Blocks that score a row by themselves; what overflows in between; an id that is in neither, suppressed or not."""
     cond, uncond = (peaked(1, 520, 601, dtype, seed=s) for s in (1, 2))
     one = TYPES[dtype](np.float32([6e4, -np.inf]))
     uncond[0, 7, 3] = one[0]
     cond[..., 5] = uncond[..., 5] = one[1]
     weight = np.random.default_rng(0).choice([0.0, 1.5, -0.3], (1, 520))
     with np.errstate(over="ignore", invalid="ignore"):
-        for options in ({"suppress": (5,)}, {"temperature": 1.0, "suppress": (5,), "top_p": 0.8}):
+        for options in ({"suppress": (5,)}, {}, {"temperature": 1.0, "top_p": 0.8}):
             guided_equals_mixing_first(simt, cond, uncond, weight, dtype, **options)
     scores, _ = device_ops.score_tokens(simt, cond, uncond_logits=uncond, guidance=weight)
-    np.testing.assert_array_equal(scores["token"] == -1, weight != 0)
+    assert (scores["token"] >= 0).all()
 
 
 @pytest.mark.parametrize("dtype", TYPES)
