@@ -56,6 +56,7 @@ def score_tokens(
         positions: int64 ``[L]`` or ``[..., L]``: the positions the random numbers belong to. Default: 0 to L - 1.
         temperature: a number, or a floating-point tensor: ``[]``, one per sequence, or one per position. 0 is argmax,
             the lowest id on ties (so is anything not above 0 in a tensor); statistics are then those of temperature 1.
+            Below 1e-30 it counts as 1e-30, above 1e30 as 1e30.
         top_k: propose only the k most likely ids and all that tie with the k-th. An int, or int64 of the same shapes.
         top_p: propose only the nucleus of mass p, after temperature; 1 is off. A number, or floating point of the same
             shapes. Ties go by lowest id. Its end is the same for any batch and thread count; instruction sets and
