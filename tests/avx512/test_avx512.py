@@ -55,26 +55,20 @@ def test_rows_of_every_scale(library, isa):
 
 
 # Those that start a process of their own would meet the plain library.
-LEFT_OUT = ["compile", "compiles", "opcheck", "every_instruction_set", "processes"]
+LEFT_OUT = ["compile", "compiles", "opcheck", "every_instruction_set", "not_read", "never_exist"]
 KERNEL_TESTS = [
-    "tests/test_vector_math.py",
     "tests/ops/test_score_tokens.py",
-    "tests/ops/test_score_tokens_scales.py",
-    "tests/ops/test_score_tokens_filters.py",
     "tests/ops/test_score_tokens_dense.py",
     "tests/ops/test_score_tokens_inputs.py",
     "tests/ops/test_score_hidden.py",
     "tests/ops/test_select_positions.py",
-    "tests/ops/test_bidirectional_attention.py",
-    "tests/ops/test_bidirectional_attention_backward.py",
-    "tests/ops/test_linear_cross_entropy.py",
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 def test_operators(library, isa):
-    """Every shape and option of the operators' tests."""
+    """Every shape and option of the scoring operators' tests."""
     options = ["-q", "-p", "use_software_avx512", "-p", "no:cacheprovider", "-m", "not slow"]
     run(library, isa, "-m", "pytest", *options, "-k", f"not ({' or '.join(LEFT_OUT)})", *KERNEL_TESTS)
 
