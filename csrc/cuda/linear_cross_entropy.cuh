@@ -145,28 +145,24 @@ __device__ __forceinline__ float cap_slope(float cap, float y) {
 }
 
 // Sum of the logits of a chunk's ids that are neither suppressed nor beyond the block's end; `top` is the largest. Made of
-// how far they are behind it, since beside large logits their mean would be rounded away.
-__device__ __forceinline__ double sum_of_logits(const LossKernel& kernel, int64_t index, const LogitChunk& chunk,
-                                                float top) {
+// how far they are behind it, since beside large logits their mean would be rounded away. Spoils the chunk.
+__device__ __forceinline__ double sum_of_logits(const LossKernel& kernel, int64_t index, float top, LogitChunk* chunk) {
+  constexpr float kScale = cuda::kLossLogitScale;
+  const float suppressed = __builtin_inff();  // a logit of +inf leaves its row without a loss anyway
   const int64_t begin = index * kChunkIds;
-  LogitChunk kept;
-#pragma unroll
-  for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
-    kept.value[slot] = begin + kept.id(slot) < kernel.ids ? 1.0f : 0.0f;
-  }
-  drop_ids(&kept, kernel.first_id + begin, kernel.params.suppress, kernel.params.suppress_count, 0.0f);
+  drop_ids(chunk, kernel.first_id + begin, kernel.params.suppress, kernel.params.suppress_count, suppressed);
   float behind = 0.0f, count = 0.0f;
 #pragma unroll
   for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
-    const float difference = cuda::kLossLogitScale * chunk.value[slot] - cuda::kLossLogitScale * top;
-    if (kept.value[slot] != 0.0f) behind += difference;
-    count += kept.value[slot];
+    if (begin + chunk->id(slot) >= kernel.ids || chunk->value[slot] == suppressed) continue;
+    behind += kScale * chunk->value[slot] - kScale * top;
+    count += 1.0f;
   }
   behind = warp_sum(behind);
   count = warp_sum(count);
   if (count == 0.0f) return 0.0;
   if (top == -__builtin_inff()) return static_cast<double>(top);
-  return static_cast<double>(behind) / cuda::kLossLogitScale + static_cast<double>(count) * static_cast<double>(top);
+  return static_cast<double>(behind) / kScale + static_cast<double>(count) * static_cast<double>(top);
 }
 
 // Calls work(slot) in the lane that holds the target of a row, if the chunk does.
@@ -203,7 +199,7 @@ __device__ inline void merge_statistics(const LossKernel& kernel) {
     drop_ids(&chunk, kernel.first_id + index * kChunkIds, params.suppress, params.suppress_count);
     at_target(kernel, target, index, [&](int slot) { kernel.target_logits[r] = chunk.value[slot]; });
     const ChunkPartial partial = summarise(chunk, Terms{true, false, false, 1.0f}, &unused);
-    if (smoothed) logit_sum += sum_of_logits(kernel, index, chunk, partial.max);
+    if (smoothed) logit_sum += sum_of_logits(kernel, index, partial.max, &chunk);
     if (partial.max == -__builtin_inff()) continue;
     const float top = ptx::max_or_nan(max, partial.max);  // once a NaN, always one
     sum = sum * static_cast<double>(expf(max - top)) +
