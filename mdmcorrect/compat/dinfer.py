@@ -44,8 +44,8 @@ class ParallelDecoder:
 class ThresholdParallelDecoder(ParallelDecoder):
     """Commits every proposal at least as probable as the threshold, and all within 1e-5 of the row's most probable.
 
-    Where the mask itself is proposed nothing is committed in this step; a row in which it is everywhere commits by
-    its other proposals, where the original commits none for ever.
+    Where the mask itself is proposed nothing is committed in this step; a row in which it is everywhere commits, at
+    temperature 0, by its other proposals, where the original commits none for ever.
 
     Args:
         use_float64: not used: confidences are float32 of exact sums either way.
@@ -80,13 +80,14 @@ class ThresholdParallelDecoder(ParallelDecoder):
         scores = steps.propose(logits, masked, temperature=self.temperature)
         assert scores.token is not None
         assert scores.confidence is not None
-        useless = scores.token == self.mask_id
-        stuck = masked & ~(masked & ~useless).any(1, keepdim=True)
-        others = steps.propose(logits, stuck, mask_id=self.mask_id, temperature=self.temperature)
-        assert others.token is not None
-        assert others.confidence is not None
-        token = torch.where(stuck, others.token, scores.token)
-        confidence = torch.where(stuck, others.confidence, scores.confidence)
+        token, confidence = scores.token, scores.confidence
+        if self.temperature == 0:  # a draw of the mask is another draw's turn in the next step
+            stuck = masked & (~masked | (token == self.mask_id)).all(1, keepdim=True)
+            others = steps.propose(logits, stuck, mask_id=self.mask_id)
+            assert others.token is not None
+            assert others.confidence is not None
+            token = torch.where(stuck, others.token, token)
+            confidence = torch.where(stuck, others.confidence, confidence)
         confidence = confidence.masked_fill(~masked | (token == self.mask_id), -torch.inf)
         limit = (confidence.nan_to_num(nan=-torch.inf).amax(1, keepdim=True) - _NEAR).clamp(
             max=self.threshold if threshold is None else threshold

@@ -88,10 +88,19 @@ def by_confidence():
     return one_by_one(probability)
 
 
-def by_threshold(threshold):
-    """Both at once if both reach it, else the more confident one first."""
+def by_threshold(threshold, *, masks=False):
+    """Both at once if both reach it, else the more confident one first.
+
+    With ``masks`` the mask is drawn like any other id, and what it was drawn for is drawn again in the next step.
+    """
     law = np.zeros((V, V))
-    for a, b, weight in draft():
+    for a, b, weight in draft_with_masks() if masks else draft():
+        if a == MASK:
+            law[:, b] += weight * p(0, b, T)
+            continue
+        if b == MASK:
+            law[a] += weight * p(1, a, T)
+            continue
         first, second = probability(0, a), probability(1, b)
         if min(first, second) >= threshold:
             law[a, b] += weight
@@ -100,6 +109,14 @@ def by_threshold(threshold):
         else:
             law[:, b] += weight * p(0, b, T)
     return law
+
+
+def draft_with_masks():
+    """(a, b, probability) of the two draws on an empty canvas, one of which is a token."""
+    drawn = [torch.softmax(TABLE[i, MASK].double() / T, -1).numpy() for i in (0, 1)]
+    once = 1 - drawn[0][MASK] * drawn[1][MASK]
+    pairs = itertools.product(range(V + 1), repeat=2)
+    return [(a, b, drawn[0][a] * drawn[1][b] / once) for a, b in pairs if not a == b == MASK]
 
 
 def dreams(alg, alg_temp=0.0, top_k=None):

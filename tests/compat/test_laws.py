@@ -143,7 +143,7 @@ CASES = {
     ),
     "smdm": (smdm_run("origin"), lambda: dreams_origin(1e-5)),
     "smdm-greedy": (smdm_run("greddy"), at_once),  # int(2 (1 - s / t)) is 0 before the last step
-    "dinfer": (dinfer_run, lambda: by_threshold(0.35)),
+    "dinfer": (dinfer_run, lambda: by_threshold(0.35, masks=True)),
     "prism": (prism_run, exchanged),
     "prism-fp32": (lambda rows, seed: prism_run(rows, seed, noise="fp32"), exchanged),
     "proseco": (
