@@ -160,8 +160,8 @@ def _compile(nvrtc, op: str, target: str) -> bytes:
 
 
 def _kept(path: Path) -> bytes | None:
-    """The image of a file that :func:`_keep` wrote, or None: what cannot be read, is damaged, or could have been written
-    by someone else is compiled again."""
+    """The image of a file that :func:`_keep` wrote, or None: what cannot be read, is damaged, or could have been
+    written by someone else is compiled again."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())

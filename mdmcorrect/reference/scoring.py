@@ -190,8 +190,9 @@ def score_row(
     law_x, law_stats = (x, raw) if law == "raw" else (y, proposal)
 
     def logprob(values: Array, stats: Statistics, index: int | None) -> float:
-        known = index is not None and 0 <= index < len(values) and np.isfinite(stats.logsumexp)
-        return float(stats.logprob(values[index])) if known else nan
+        if index is None or not 0 <= index < len(values) or not np.isfinite(stats.logsumexp):
+            return nan
+        return float(stats.logprob(values[index]))
 
     return {
         "token": chosen,
