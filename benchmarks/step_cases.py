@@ -132,9 +132,9 @@ def engine_step(case: Halfway, sampler: Sampler, *, every_row: bool = False, shi
 
     @torch.no_grad()
     def run() -> Tensor:
-        made = engine.step(case.state, layout)
+        _, made = engine.step(case.state, layout)
         assert made is not None
-        return made[0].tokens
+        return made.state.tokens
 
     return run
 

@@ -75,7 +75,7 @@ def sample(judged: nn.Module, canvas: Canvas, *, steps: int, rounds: int = 1) ->
             with torch.no_grad():
                 logits[name] = judged(canvas.tokens, attention_mask=canvas.attention_mask).logits
                 start = time.perf_counter()
-                tokens[name] = sampler(judged, **canvas.inputs(), seed=0, history=False).tokens
+                tokens[name] = sampler(judged, **canvas.inputs(), seed=0, on_interrupt="raise").tokens
             if turn > 0:
                 seconds[name].append(time.perf_counter() - start)
     return {name: Sampled(tokens[name], logits[name], statistics.median(seconds[name])) for name in IMPLEMENTATIONS}

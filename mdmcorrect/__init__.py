@@ -1,6 +1,7 @@
 """mdmcorrect: self-correcting masked diffusion models, fast, exact and easy.
 
-Importing this package is light: nothing here needs torch or the compiled library. The parts are
+Importing this package is light: nothing here needs torch or the compiled library. The parts, which are imported when
+they are first asked for, are
 
     mdmcorrect.ops         the operators: score_tokens, select_positions, remask_step
     mdmcorrect.samplers    samplers that find and mend their own mistakes: PRISM, ProSeCo, ReMDM, ...
@@ -9,3 +10,45 @@ Importing this package is light: nothing here needs torch or the compiled librar
 """
 
 __version__ = "0.1.0"
+
+_PARTS = (
+    "adapters",
+    "canvas",
+    "compat",
+    "heads",
+    "jit",
+    "likelihood",
+    "losses",
+    "model",
+    "ops",
+    "purpose",
+    "reference",
+    "rng",
+    "samplers",
+    "schedules",
+)
+_WITHOUT_TORCH = ("compat", "purpose", "reference")
+
+
+def __getattr__(name: str) -> object:
+    """A part of the package, imported now.
+
+    Raises:
+        AttributeError: there is no such part.
+        ImportError: it needs torch, and there is none, or too old a one.
+    """
+    if name not in _PARTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    if name not in _WITHOUT_TORCH:
+        from . import _native
+
+        problem = _native.torch_problem()
+        if problem is not None:
+            raise ImportError(problem)
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PARTS})

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
+from . import _checks, ops
 from .caches import DualCache, PrefixCache
 from .model import (
     Caller,
@@ -73,10 +73,9 @@ class Guided:
     """
 
     def __init__(self, model: Any, scale: float, *, keep: Sequence[int] = (), refresh: int = 1) -> None:
-        if refresh < 1:
-            raise ValueError(f"refresh: expected at least 1, got {refresh}")
+        refresh = _checks.integer("refresh", refresh, minimum=1)
         self.model, self.__name__ = as_model(model), model_name(model)
-        self.scale, self.keep, self.refresh = scale, tuple(keep), refresh
+        self.scale, self.keep, self.refresh = _checks.number("scale", scale), _checks.token_ids("keep", keep), refresh
         self.reads_windows = refresh > 1 or self.model.reads_windows
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
@@ -152,7 +151,10 @@ class ConditionGuided:
 
     def __init__(self, model: Any, gamma: float, null: Tensor, *, in_corrections: bool = False) -> None:
         self.model, self.__name__ = as_model(model), model_name(model)
-        self.gamma, self.null, self.in_corrections = gamma, null, in_corrections
+        if not isinstance(null, Tensor):
+            raise TypeError(f"null: expected a tensor like one row of the condition, got {type(null).__name__}")
+        self.gamma, self.null = _checks.number("gamma", gamma), null
+        self.in_corrections = _checks.flag("in_corrections", in_corrections)
         self.reads_windows = self.model.reads_windows
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
@@ -181,7 +183,8 @@ class Steered:
     """
 
     def __init__(self, model: Any, steering: Any, scale: float = 1.0) -> None:
-        self.model, self.steering, self.scale = as_model(model), as_model(steering), scale
+        self.model, self.steering = as_model(model), as_model(steering)
+        self.scale = _checks.number("scale", scale)
         self.__name__ = model_name(model)
         self.reads_windows = self.model.reads_windows or self.steering.reads_windows
 

@@ -6,14 +6,18 @@ real token, so neither the side nor the amount of padding changes what is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Ids: TypeAlias = "Sequence[int] | Tensor"
+from mdmcorrect import _checks
+
+Ids: TypeAlias = "Sequence[int] | np.ndarray[Any, Any] | Tensor"
+Prompts: TypeAlias = "Sequence[Ids] | np.ndarray[Any, Any] | Tensor | Mapping[str, Any]"
 _PADDING = ("left", "right")
 
 
@@ -44,7 +48,7 @@ class Canvas:
     @classmethod
     def from_prompts(
         cls,
-        prompts: Sequence[Ids],
+        prompts: Prompts,
         *,
         mask_id: int,
         new_tokens: int | Sequence[int] | None = None,
@@ -57,8 +61,9 @@ class Canvas:
         """Prompts, each followed by masks.
 
         Args:
-            prompts: one sequence of token ids per prompt, of any lengths, empty ones too. Masks inside a prompt are
-                filled as well.
+            prompts: one sequence of token ids per prompt, of any lengths, empty ones too; or what a tokenizer returns
+                for several texts, whose ``input_ids`` are taken, less what its ``attention_mask`` calls padding. Masks
+                inside a prompt are filled as well.
             mask_id: the mask token.
             new_tokens: masks after each prompt, one number or one per prompt; None fills each row up to ``length``.
             length: L; None takes the longest row's.
@@ -68,19 +73,21 @@ class Canvas:
             device: where the tensors lie.
 
         Raises:
-            TypeError: ids that are not integers.
+            TypeError: ids that are not integers, such as text.
             ValueError: a prompt that does not fit ``length`` with its new tokens, neither ``new_tokens`` nor
                 ``length``, no ``pad_id`` though rows differ, no prompts, or a negative number or id.
         """
-        rows = [_ids(f"prompts[{n}]", prompt) for n, prompt in enumerate(prompts)]
+        rows = _rows("prompts", prompts)
+        mask_id = _checks.token_id("mask_id", mask_id)
+        length = None if length is None else _checks.integer("length", length, minimum=0)
         if new_tokens is None:
             if length is None:
                 raise ValueError("new_tokens, length: expected at least one of them, got neither")
             fresh = [length - len(row) for row in rows]
-        elif isinstance(new_tokens, int):
-            fresh = [new_tokens] * len(rows)
+        elif not isinstance(new_tokens, Sequence) and not getattr(new_tokens, "ndim", 0):
+            fresh = [_checks.integer("new_tokens", new_tokens)] * len(rows)
         else:
-            fresh = list(new_tokens)
+            fresh = list(_checks.several(_checks.integer)("new_tokens", new_tokens))
             if len(fresh) != len(rows):
                 raise ValueError(f"new_tokens: expected one number per prompt ({len(rows)}), got {len(fresh)}")
         for n, (row, count) in enumerate(zip(rows, fresh, strict=True)):
@@ -99,7 +106,7 @@ class Canvas:
     @classmethod
     def infill(
         cls,
-        templates: Sequence[Ids],
+        templates: Prompts,
         *,
         mask_id: int,
         length: int | None = None,
@@ -109,7 +116,9 @@ class Canvas:
         device: torch.device | str | None = None,
     ) -> Canvas:
         """Templates whose masks, wherever they stand, are to be filled; arguments as for :meth:`from_prompts`."""
-        rows = [_ids(f"templates[{n}]", template) for n, template in enumerate(templates)]
+        rows = _rows("templates", templates)
+        mask_id = _checks.token_id("mask_id", mask_id)
+        length = None if length is None else _checks.integer("length", length, minimum=0)
         for n, row in enumerate(rows):
             if length is not None and len(row) > length:
                 raise ValueError(f"templates[{n}]: {len(row)} tokens do not fit a canvas of length {length}")
@@ -130,13 +139,10 @@ class Canvas:
     ) -> Canvas:
         if not rows:
             raise ValueError("prompts: expected at least one, got none")
-        if isinstance(mask_id, bool) or not isinstance(mask_id, int) or mask_id < 0:
-            raise ValueError(f"mask_id: expected an id >= 0, got {mask_id!r}")
-        if padding not in _PADDING:
-            raise ValueError(f"padding: expected 'left' or 'right', got {padding!r}")
-        if num_return_sequences < 1:
-            raise ValueError(f"num_return_sequences: expected at least 1, got {num_return_sequences}")
-        lengths = torch.tensor([len(row) for row in rows])
+        _checks.choice("padding", padding, *_PADDING)
+        num_return_sequences = _checks.integer("num_return_sequences", num_return_sequences, minimum=1)
+        pad_id = None if pad_id is None else _checks.token_id("pad_id", pad_id)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         width = int(lengths.max()) if length is None else length
         if pad_id is None:
             if bool((lengths != width).any()):
@@ -170,33 +176,60 @@ class Canvas:
             "positions": self.positions,
         }
 
-    def sequences(self, tokens: Tensor | None = None, eos_id: int | None = None) -> list[Tensor]:
+    def sequences(self, tokens: Tensor | None = None, eos_id: int | Sequence[int] | None = None) -> list[Tensor]:
         """The real tokens of each row, without padding, cut before the first generated end of sequence.
 
         Args:
             tokens: int64 ``[B, L]``, such as a result's; default the canvas itself.
-            eos_id: a fixed one does not cut; None cuts nothing.
+            eos_id: one, or several, of which any cuts; a fixed one does not. None cuts nothing.
 
         Raises:
+            TypeError: ``tokens`` is no tensor.
             ValueError: ``tokens`` of another shape.
         """
         tokens = self.tokens if tokens is None else tokens
+        if not isinstance(tokens, Tensor):
+            raise TypeError(f"tokens: expected a tensor, such as a result's tokens, got {type(tokens).__name__}")
+        ids = _checks.token_ids("eos_id", eos_id)
         if tokens.shape != self.tokens.shape:
             raise ValueError(f"tokens: expected {list(self.tokens.shape)} like the canvas, got {list(tokens.shape)}")
         rows = []
         for row, fixed, real in zip(tokens, self.fixed, self.attention_mask, strict=True):
-            ends = (row == eos_id) & ~fixed if eos_id is not None else torch.zeros_like(fixed)
+            ends = torch.isin(row, torch.tensor(ids, dtype=row.dtype, device=row.device)) & ~fixed
             rows.append(row[real & (ends.long().cumsum(0) == 0)])
         return rows
 
-    def completions(self, tokens: Tensor | None = None, eos_id: int | None = None) -> list[Tensor]:
+    def completions(self, tokens: Tensor | None = None, eos_id: int | Sequence[int] | None = None) -> list[Tensor]:
         """As :meth:`sequences`, without the prompt: for a template, what comes from its first mask on."""
         starts = self.prompt_lengths.tolist()
         return [row[start:] for row, start in zip(self.sequences(tokens, eos_id), starts, strict=True)]
 
 
-def _ids(name: str, ids: Ids) -> Tensor:
-    row = ids if isinstance(ids, Tensor) else torch.tensor(list(ids), dtype=None if len(ids) else torch.int64)
+def _rows(name: str, prompts: Prompts) -> list[Tensor]:
+    """Each prompt's ids, of whatever a tokenizer hands over."""
+    if isinstance(prompts, (str, bytes)):
+        raise TypeError(f"{name}: expected token ids of several prompts, got text; encode it with a tokenizer first")
+    if isinstance(prompts, Mapping):
+        if "input_ids" not in prompts:
+            raise TypeError(f"{name}: expected token ids, or a mapping with input_ids, got one with {list(prompts)}")
+        rows = _rows(name, prompts["input_ids"])
+        real = prompts.get("attention_mask")
+        if real is None:
+            return rows
+        return [row[_ids(name, mask) != 0] for row, mask in zip(rows, real, strict=True)]
+    if not isinstance(prompts, (Sequence, np.ndarray, Tensor)):
+        raise TypeError(f"{name}: expected one sequence of ids per prompt, got {type(prompts).__name__}")
+    return [_ids(f"{name}[{n}]", prompt) for n, prompt in enumerate(prompts)]
+
+
+def _ids(name: str, ids: Any) -> Tensor:
+    if isinstance(ids, (str, bytes)):
+        raise TypeError(f"{name}: expected token ids, got text {ids!r}; encode it with a tokenizer first")
+    if isinstance(ids, np.ndarray) and ids.dtype != object:
+        ids = torch.from_numpy(np.ascontiguousarray(ids))
+    if not isinstance(ids, (Tensor, Sequence, np.ndarray)):
+        raise TypeError(f"{name}: expected a sequence of ids, got {type(ids).__name__}: one such sequence per prompt")
+    row = ids if isinstance(ids, Tensor) else _tensor(name, list(ids))
     if row.dtype == torch.bool or row.is_floating_point() or row.is_complex():
         raise TypeError(f"{name}: expected integer token ids, got {row.dtype}")
     if row.ndim != 1:
@@ -205,3 +238,12 @@ def _ids(name: str, ids: Ids) -> Tensor:
     if bool((row < 0).any()):
         raise ValueError(f"{name}: expected ids >= 0, got {int(row.min())}")
     return row
+
+
+def _tensor(name: str, ids: list[Any]) -> Tensor:
+    """A list of ids as a tensor, of the dtype its elements have: int64 where it is empty."""
+    try:
+        return torch.tensor(ids, dtype=None if ids else torch.int64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        kinds = sorted({type(each).__name__ for each in ids})
+        raise TypeError(f"{name}: expected integer token ids, got elements of type {', '.join(kinds)}") from None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops, rng
+from . import _checks, ops, rng
 from .model import Request, as_model, check_logits, combine, model_name, takes_positions
 from .samplers.forward import take_rows
 from .samplers.state import check_mask, initial_state
@@ -31,12 +31,14 @@ class LogLikelihood:
             ``stratified`` it is an upper estimate.
         count: int64 ``[B]``, scored positions; ``value / count`` is per token.
         nfe: forwards each row made.
+        seed: int64 ``[B]``, what the masks were drawn with: given as ``seed=``, it makes them again.
     """
 
     value: Tensor
     stderr: Tensor
     count: Tensor
     nfe: int
+    seed: Tensor
 
 
 @torch.no_grad()
@@ -54,7 +56,7 @@ def log_likelihood(
     stratified: bool = True,
     mask_token: str = "suppress",
     batch_size: int | None = None,
-    seed: int | Tensor | torch.Generator = 0,
+    seed: rng.Seed = None,
 ) -> LogLikelihood:
     """Estimate ``log p(scored tokens | the others)`` from below.
 
@@ -84,10 +86,11 @@ def log_likelihood(
         >>> log_likelihood(uniform, torch.tensor([[0, 1, 2]]), mask_id=4, samples=2).value
         tensor([-4.1589], dtype=torch.float64)
     """
-    if by not in ("count", "time"):
-        raise ValueError(f"by: expected 'count' or 'time', got {by!r}")
-    if mask_token not in ("suppress", "forbid"):
-        raise ValueError(f"mask_token: expected 'suppress' or 'forbid', got {mask_token!r}")
+    _checks.choice("by", by, "count", "time")
+    _checks.choice("mask_token", mask_token, "suppress", "forbid")
+    stratified, mask_id = _checks.flag("stratified", stratified), _checks.token_id("mask_id", mask_id)
+    samples = _checks.integer("samples", samples)
+    batch_size = None if batch_size is None else _checks.integer("batch_size", batch_size)
     if samples < 1 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"samples, batch_size: expected at least 1, got {samples} and {batch_size}")
     state = initial_state(tokens, mask_id=mask_id, lengths=lengths, attention_mask=attention_mask, seed=seed)
@@ -127,7 +130,7 @@ def log_likelihood(
         total, square = total.index_add(0, row, term), square.index_add(0, row, term**2)
     value = total / samples
     variance = (square / samples - value**2).clamp(min=0) / (samples - 1 or torch.nan)
-    return LogLikelihood(value, variance.sqrt(), scored.sum(1), samples)
+    return LogLikelihood(value, variance.sqrt(), scored.sum(1), samples, state.seed)
 
 
 def _masks(

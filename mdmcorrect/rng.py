@@ -11,13 +11,18 @@ without synchronising. Other operators draw their own numbers.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from mdmcorrect._kernels import require_kernel
 from mdmcorrect.purpose import Purpose
 
-__all__ = ["Purpose", "gumbel", "random_bits", "sequence_seeds", "uniform"]
+__all__ = ["Purpose", "Seed", "fresh_seed", "gumbel", "random_bits", "sequence_seeds", "uniform"]
+
+Seed: TypeAlias = "int | np.integer[Any] | Tensor | torch.Generator | None"
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -66,44 +71,69 @@ def random_bits(
     return (x0 << 32) | x1
 
 
-def seed_tensor(
-    seed: int | Tensor | torch.Generator, batch: int, *, device: torch.device | str | None = None
-) -> Tensor:
+def seed_tensor(seed: Seed, batch: int, *, device: torch.device | str | None = None, draws: bool = True) -> Tensor:
     """``seed`` as an int64 tensor: ``[batch]``, one per sequence, or ``[]``, the one they are to be derived from.
 
-    Arguments and errors are those of :func:`sequence_seeds`.
+    ``draws``: whether anything will be drawn with it. If not, generators are left as they are. Other arguments and
+    errors are those of :func:`sequence_seeds`.
     """
-    if isinstance(seed, torch.Generator):
-        seed = torch.randint(-(2**63), 2**63 - 1, (), generator=seed, device=seed.device, dtype=torch.int64)
+    if seed is None:
+        seed = fresh_seed() if draws else 0
+    elif isinstance(seed, torch.Generator):
+        seed = fresh_seed(seed) if draws else 0
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64:
             raise TypeError(f"seed: expected an int64 tensor, got {seed.dtype}")
         if seed.dim() != 0 and seed.shape != (batch,):
             raise ValueError(f"seed: expected shape [{batch}], one seed per sequence, or [], got {list(seed.shape)}")
         return seed if device is None else seed.to(device)
+    if isinstance(seed, np.integer):
+        seed = int(seed)
     if isinstance(seed, int) and not isinstance(seed, bool):
         wrapped = (seed + 2**63) % 2**64 - 2**63
         return torch.full((), wrapped, dtype=torch.int64, device=device)
     raise TypeError(f"seed: expected an int, an int64 tensor or a torch.Generator, got {type(seed).__name__}")
 
 
-def sequence_seeds(
-    seed: int | Tensor | torch.Generator, batch: int, *, device: torch.device | str | None = None
-) -> Tensor:
+def fresh_seed(generator: torch.Generator | None = None) -> int:
+    """One int64 drawn from ``generator``, or from torch's default CPU generator, which ``torch.manual_seed`` sets.
+
+    Raises:
+        ValueError: a graph is being captured or compiled with nothing but the default generator: every replay would
+            repeat the one number drawn now.
+    """
+    if generator is None and _making_a_graph():
+        raise ValueError(
+            "seed: expected an int64 tensor while a CUDA graph is captured or torch.compile traces, got None, "
+            "which every replay would take for the same number"
+        )
+    device = torch.device("cpu") if generator is None else generator.device
+    return int(torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=device, dtype=torch.int64))
+
+
+def _making_a_graph() -> bool:
+    if torch.compiler.is_compiling():
+        return True
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def sequence_seeds(seed: Seed, batch: int, *, device: torch.device | str | None = None, draws: bool = True) -> Tensor:
     """One seed per sequence, int64 ``[batch]``.
 
     Args:
         seed: an int64 tensor ``[batch]``, returned as it is: only this form makes a sequence independent of its place
-            in the batch. An int or a 0-d int64 tensor: sequence ``b`` gets ``philox(seed, b)``. A ``torch.Generator``:
-            one int64 is drawn from it, then as for an int.
+            in the batch. An int (modulo 2^64; NumPy's too) or a 0-d int64 tensor: sequence ``b`` gets
+            ``philox(seed, b)``. A ``torch.Generator``: one int64 is drawn from it, then as for an int. None: likewise,
+            from torch's default CPU generator.
         batch: number of sequences.
         device: where the seeds go; default: the device of a tensor ``seed``, else the CPU.
+        draws: whether anything will be drawn with them. If not, no generator is asked.
 
     Raises:
         TypeError: ``seed`` is of another type or dtype.
-        ValueError: a tensor ``seed`` whose shape is neither ``[batch]`` nor ``[]``.
+        ValueError: a tensor ``seed`` whose shape is neither ``[batch]`` nor ``[]``, or None while a graph is made.
     """
-    root = seed_tensor(seed, batch, device=device)
+    root = seed_tensor(seed, batch, device=device, draws=draws)
     if root.dim() == 1:
         return root
     sequence = torch.arange(batch, dtype=torch.int64, device=root.device)

@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from mdmcorrect import _checks
+
 
 @runtime_checkable
 class Schedule(Protocol):
@@ -53,8 +55,7 @@ class LogLinear:
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < 1:
-            raise ValueError(f"eps: expected 0 <= eps < 1, got {self.eps}")
+        _checks.settle(self, eps=_checks.below_one)
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - (1 - self.eps) * t
@@ -134,8 +135,12 @@ def sample_times(
     Returns:
         ``[batch]`` times; with ``antithetic`` in increasing order of their slices.
     """
-    if batch < 0:
-        raise ValueError(f"batch: expected a number of rows >= 0, got {batch}")
+    batch = _checks.integer("batch", batch, minimum=0, what="a number of rows >= 0")
+    t_min, t_max = _checks.number("t_min", t_min), _checks.number("t_max", t_max)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype: expected a floating-point dtype, got {dtype}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
     if not 0 <= t_min < t_max <= 1:
         raise ValueError(f"t_min, t_max: expected 0 <= t_min < t_max <= 1, got {t_min} and {t_max}")
     draw_device = device if generator is None else generator.device

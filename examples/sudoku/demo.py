@@ -110,6 +110,7 @@ def show_puzzle(
             seed=torch.tensor([index]),
             history={"quality"},
             callback=watch,
+            on_interrupt="raise",
         )
         edits = int((result.state.commits - 1).clamp(min=0).sum())
         side_by_side = Table.grid(padding=(0, 6))

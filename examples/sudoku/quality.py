@@ -71,7 +71,14 @@ def collect(model: BoardModel, puzzles: Puzzles, *, calls: int, order: str, fill
             boards.append((event.tokens, confidence.clone()))
 
     PRISM(steps=calls, unmask=order, remask=None, temperature=0.0)(
-        model, puzzles.clues, mask_id=MASK, condition=given, seed=7, history={"confidence"}, callback=watch
+        model,
+        puzzles.clues,
+        mask_id=MASK,
+        condition=given,
+        seed=7,
+        history={"confidence"},
+        callback=watch,
+        on_interrupt="raise",
     )
     parts = []
     for tokens, committed_at in boards:

@@ -58,7 +58,8 @@ def solve(
         index = torch.arange(first, min(first + batch, len(puzzles)))
         seeds = (seed << 32) + index
         clues = puzzles.clues[index]
-        parts.append(sampler(model, clues, mask_id=MASK, condition=clues != MASK, seed=seeds, history=False))
+        given = clues != MASK
+        parts.append(sampler(model, clues, mask_id=MASK, condition=given, seed=seeds, on_interrupt="raise"))
     boards = torch.cat([part.tokens for part in parts])
     blank = puzzles.clues == MASK
     right = ((boards == puzzles.solutions) & blank).sum(1) / blank.sum(1)

@@ -25,10 +25,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status. What is missing to run a subcommand is one line on stderr, status 1."""
+    """Entry point; returns the exit status. What is missing to run a subcommand is one line on stderr, status 1.
+
+    Ctrl-C ends a subcommand with one line and 130, the status of a process that SIGINT ended.
+    """
     args = build_parser().parse_args(argv)
     try:
         return importlib.import_module(f"mdmcorrect.cli.{args.subcommand}").run(args)
     except ImportError as error:
         print(f"mdmcorrect {args.subcommand}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"mdmcorrect {args.subcommand}: interrupted", file=sys.stderr)
+        return 130

@@ -92,7 +92,7 @@ def _sampler(path: Any, num_steps: int | None, eps: float) -> Sampler:
         return _ancestral(settings, num_steps or settings.steps, eps, top_p)
     if settings.predictor != "topk_static":
         raise ValueError(f"sampling.predictor: expected 'topk_static' or 'ddpm_cache', got {settings.predictor!r}")
-    sampler = _static(path, Scoring(temperature=1.0, top_p=top_p))
+    sampler = _static(path, Scoring(temperature=1.0, top_p=top_p, top_p_rule="exclusive"))
     if num_steps not in (None, sampler.steps):
         raise ValueError(f"num_steps: expected steps + loop_steps = {sampler.steps}, got {num_steps}")
     return sampler

@@ -116,7 +116,7 @@ def _generate(
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)
     preset = FastDLLM(
-        steps=steps,
+        steps=steps if threshold is None and factor is None else None,
         block_length=block_length,
         threshold=None if factor is not None else threshold,
         factor=factor,
@@ -127,7 +127,7 @@ def _generate(
     sampler = preset.parts()
     open_ended = sampler.window.until_filled and not limited
     window = Blocks(block_length, open_ended, by="column", together=True, behind="first" if limited else None)
-    sampler = replace(sampler, window=window, finish=not limited)
+    sampler = replace(sampler, steps=steps, window=window, finish=not limited)
     result = sampler(
         model,
         common.append_masks(prompt, gen_length, mask_id),

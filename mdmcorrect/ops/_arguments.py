@@ -6,8 +6,11 @@ would cost a synchronisation, under ``torch.compile`` a graph break.
 
 from __future__ import annotations
 
+import math
 import operator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +84,7 @@ def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum:
 
     ``minimum`` is held against a Python int only; what a tensor holds is clamped by the kernels.
     """
+    value = whole(value)
     if isinstance(value, bool) or not isinstance(value, (int, Tensor)):
         raise TypeError(f"{name}: expected an int or an int64 tensor, got {type(value).__name__}")
     if isinstance(value, int):
@@ -96,9 +100,26 @@ def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum:
     return value
 
 
-def row_seeds(seed: int | Tensor | torch.Generator, batch: int, like: Tensor) -> Tensor:
-    """int64 ``[B]``, one per row, or ``[]``, from which the kernel derives the rows' own; on ``like``'s device."""
-    return rng.seed_tensor(seed, batch, device=like.device).contiguous()
+def row_seeds(seed: rng.Seed, batch: int, like: Tensor, *, temperature: object) -> Tensor:
+    """int64 ``[B]``, one per row, or ``[]``, from which the kernel derives the rows' own; on ``like``'s device.
+
+    At a ``temperature`` of 0 nothing is drawn, from a generator neither.
+    """
+    draws = isinstance(temperature, Tensor) or temperature != 0
+    return rng.seed_tensor(seed, batch, device=like.device, draws=draws).contiguous()
+
+
+def finite(name: str, value: object) -> float:
+    """A number >= 0; NumPy's too."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, bool) or not isinstance(plain, (int, float)) or not 0.0 <= plain < math.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+    return float(plain)
+
+
+def whole(value: Any) -> Any:
+    """NumPy's scalars as Python's, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def require_positions(value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,32 +15,38 @@ from mdmcorrect.ops import _arguments as arguments
 Ids: TypeAlias = int | Sequence[int] | Tensor
 
 
-class TokenScores(NamedTuple):
-    """What the scoring operators return: tensors ``[..., L]``, None where ``want`` left a score out."""
+_LEFT_OUT: Any = None
 
-    token: Tensor | None = None
+
+class TokenScores(NamedTuple):
+    """What the scoring operators return: tensors ``[..., L]``, None where ``want`` left a score out.
+
+    Their type says Tensor, for who reads a score has asked for it.
+    """
+
+    token: Tensor = _LEFT_OUT
     """int64. The most likely proposable id at temperature 0, else one draw; -1: none."""
-    argmax: Tensor | None = None
+    argmax: Tensor = _LEFT_OUT
     """int64. The most likely id under the law, lowest id on ties; -1: none."""
-    logprob: Tensor | None = None
+    logprob: Tensor = _LEFT_OUT
     """log-probability of ``token`` at temperature 1 and unfiltered, whatever the law."""
-    proposal_logprob: Tensor | None = None
+    proposal_logprob: Tensor = _LEFT_OUT
     """log-probability of ``token`` after temperature, filters and ``forbid``, whatever the law."""
-    current_logprob: Tensor | None = None
+    current_logprob: Tensor = _LEFT_OUT
     """log-probability of ``tokens`` under the law; NaN for an id outside the vocabulary."""
-    max_logprob: Tensor | None = None
+    max_logprob: Tensor = _LEFT_OUT
     """Largest log-probability under the law."""
-    second_logprob: Tensor | None = None
+    second_logprob: Tensor = _LEFT_OUT
     """Second largest, equal to the largest on ties; -inf if there is one id only."""
-    entropy: Tensor | None = None
+    entropy: Tensor = _LEFT_OUT
     """Entropy of the law, in nats."""
-    margin: Tensor | None = None
+    margin: Tensor = _LEFT_OUT
     """Difference of the two largest probabilities."""
-    logsumexp: Tensor | None = None
+    logsumexp: Tensor = _LEFT_OUT
     """Log of the law's normaliser."""
-    confidence: Tensor | None = None
+    confidence: Tensor = _LEFT_OUT
     """Probability of ``token`` under the law, rounded to ``confidence_dtype``."""
-    noised_logprob: Tensor | None = None
+    noised_logprob: Tensor = _LEFT_OUT
     """log-probability of ``token`` under softmax of the proposal's logits with the draw's Gumbel noise added: only with
     ``noise="dense"``. At temperature 0, where there is no noise, ``proposal_logprob``."""
 
@@ -92,7 +99,9 @@ def id_list(name: str, value: Ids | None, vocab: int, like: Tensor) -> Tensor | 
             raise ValueError(f"{name}: expected ids [n], got shape {list(value.shape)}")
         arguments.require_device(name, value, like, "logits")
         return value.reshape(-1).contiguous()
-    ids = [value] if isinstance(value, int) else list(value)
+    if isinstance(value, (str, bytes)) or not isinstance(value, (int, np.generic, Iterable)):
+        raise TypeError(f"{name}: expected ints or an int64 tensor, got {type(value).__name__}")
+    ids = [arguments.whole(index) for index in ([value] if isinstance(value, (int, np.generic)) else value)]
     for index in ids:
         if isinstance(index, bool) or not isinstance(index, int):
             raise TypeError(f"{name}: expected ints or an int64 tensor, got {type(index).__name__}")
@@ -125,10 +134,11 @@ def per_position(
             )
         shape = (batch, length) if value.shape == lead else (-1, 1)
         return value.to(dtype).reshape(shape).expand(batch, length)
+    value = arguments.whole(value)
     if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
         expected = "an int" if integer else "a number"
         raise TypeError(f"{name}: expected {expected} or a tensor, got {type(value).__name__}")
-    if not low <= value <= high or math.isinf(value):
+    if not low <= value <= high or abs(value) == math.inf:  # isinf cannot be traced where the number is a symbol
         bounds = "" if math.isinf(low) else f", at least {low}" if math.isinf(high) else f", between {low} and {high}"
         raise ValueError(f"{name}: expected a finite number{bounds}, got {value}")
     return torch.full((), value, dtype=dtype, device=like.device).expand(batch, length)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,7 @@ def count_positions(
     arguments.require_dtype("scores", scores, *arguments.SCORE_DTYPES)
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(map(repr, RULES))}, got {rule!r}")
+    at_least = arguments.whole(at_least)
     if isinstance(at_least, bool) or not isinstance(at_least, int):
         raise TypeError(f"at_least: expected an int, got {type(at_least).__name__}")
     if at_least < 0:
@@ -75,7 +78,10 @@ def count_positions(
 
 def _bound(bound: object, batch: int, scores: Tensor) -> Tensor:
     """float64 ``[]`` or ``[B]``."""
+    bound = arguments.whole(bound)
     if isinstance(bound, (int, float)) and not isinstance(bound, bool):
+        if math.isnan(bound):
+            raise ValueError("bound: expected a number, got nan")
         return torch.full((), float(bound), dtype=torch.float64, device=scores.device)
     if not isinstance(bound, Tensor) or not bound.is_floating_point():
         got = bound.dtype if isinstance(bound, Tensor) else type(bound).__name__

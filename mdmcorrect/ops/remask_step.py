@@ -87,6 +87,7 @@ def remask_step(
     arguments.require_dtype("tokens", tokens, torch.int64)
     arguments.require_like("proposals", proposals, shape, tokens, "tokens")
     arguments.require_dtype("proposals", proposals, torch.int64)
+    mask_id = arguments.whole(mask_id)
     if isinstance(mask_id, bool) or not isinstance(mask_id, (int, torch.SymInt)):
         raise TypeError(f"mask_id: expected an int, got {type(mask_id).__name__}")
     if mask_id < 0:

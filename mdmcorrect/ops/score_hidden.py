@@ -34,7 +34,7 @@ def score_hidden(
     law: str = "raw",
     confidence_dtype: torch.dtype | None = None,
     want: Iterable[str] | None = None,
-    seed: int | Tensor | torch.Generator = 0,
+    seed: rng.Seed = 0,
     step: int | Tensor = 0,
     call: int | Tensor = 0,
 ) -> TokenScores:
@@ -115,7 +115,7 @@ def score_hidden(
         scoring.id_list("forbid", forbid, vocab, grid),
         scoring.choice("law", law, "raw", "proposal") == "proposal",
         scoring.rounding_dtype(confidence_dtype),
-        rng.seed_tensor(seed, batch, device=grid.device).contiguous(),
+        arguments.row_seeds(seed, batch, grid, temperature=temperature),
         arguments.row_integers("step", step, batch, grid),
         arguments.row_integers("call", call, batch, grid),
     )

@@ -37,7 +37,7 @@ def score_tokens(
     input: str = "logits",
     confidence_dtype: torch.dtype | None = None,
     want: Iterable[str] | None = None,
-    seed: int | Tensor | torch.Generator = 0,
+    seed: rng.Seed = 0,
     step: int | Tensor = 0,
     call: int | Tensor = 0,
 ) -> TokenScores:
@@ -84,8 +84,9 @@ def score_tokens(
         confidence_dtype: float32 (default), bfloat16 or float16: what ``confidence`` is rounded to. LLaDA and Dream
             compute it in the model's dtype, and the ties this makes decide which position is committed.
         want: names of :class:`TokenScores`; the rest is None and costs nothing. Default: all there are.
-        seed: int64 ``[B]``, one per sequence; or an int or ``torch.Generator``, from which each sequence gets its own
-            (:func:`mdmcorrect.rng.sequence_seeds`). As ``step`` and ``call``, unused at temperature 0.
+        seed: int64 ``[B]``, one per sequence; or an int, a ``torch.Generator``, or None for torch's default one, from
+            which each sequence gets its own (:func:`mdmcorrect.rng.sequence_seeds`); None is refused while a graph is
+            made. As ``step`` and ``call``, unused at temperature 0.
         step: sampling step, an int or int64 ``[]`` or one per sequence.
         call: tells calls within one step apart, an int or int64 ``[]``; modulo 2^16.
 
@@ -122,6 +123,7 @@ def score_tokens(
     if isinstance(call, Tensor) and call.dim() != 0:
         raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
 
+    shift = arguments.whole(shift)
     if isinstance(shift, bool) or not isinstance(shift, int):
         raise TypeError(f"shift: expected an int, got {type(shift).__name__}")
     if shift < 0:
@@ -150,7 +152,7 @@ def score_tokens(
         scoring.choice("input", input, "logits", "probs") == "probs",
         dense,
         scoring.rounding_dtype(confidence_dtype),
-        rng.seed_tensor(seed, batch, device=logits.device).contiguous(),
+        arguments.row_seeds(seed, batch, logits, temperature=temperature),
         arguments.row_integers("step", step, batch, logits),
         arguments.row_integers("call", call, batch, logits),
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from mdmcorrect import rng
 from mdmcorrect.ops import _arguments as arguments
 
 
@@ -18,7 +17,7 @@ def select_positions(
     temperature: float = 0.0,
     positions: Tensor | None = None,
     largest: bool = True,
-    seed: int | Tensor | torch.Generator = 0,
+    seed: rng.Seed = 0,
     step: int | Tensor = 0,
     call: int | Tensor = 0,
 ) -> Tensor:
@@ -42,8 +41,9 @@ def select_positions(
         positions: int64 ``[L]`` or ``[B, L]``: the numbers the noise belongs to, where padding or slicing moved them.
             Default: 0, 1, ..., L - 1. Unused at temperature 0.
         largest: whether high scores are good. False ranks the lowest first.
-        seed: int64 ``[B]``, one per sequence; or an int or ``torch.Generator``, from which each row gets its own
-            (:func:`mdmcorrect.rng.sequence_seeds`). As ``step`` and ``call``, unused at temperature 0.
+        seed: int64 ``[B]``, one per sequence; or an int, a ``torch.Generator``, or None for torch's default one, from
+            which each row gets its own (:func:`mdmcorrect.rng.sequence_seeds`); None is refused while a graph is made.
+            As ``step`` and ``call``, unused at temperature 0.
         step: sampling step, an int or int64 ``[]`` or ``[B]``.
         call: tells calls within one step apart, an int or int64 ``[]``; modulo 2^16.
 
@@ -70,17 +70,18 @@ def select_positions(
     counts = arguments.row_integers("k", k, batch, scores, minimum=0)
     if eligible is not None:
         arguments.require_mask("eligible", eligible, shape, scores, "scores")
-    if not (isinstance(temperature, (int, float)) and 0.0 <= temperature < math.inf):
-        raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
+    temperature = arguments.finite("temperature", temperature)
+    if not isinstance(largest, bool):
+        raise TypeError(f"largest: expected a bool, got {type(largest).__name__}")
     if positions is not None:
         arguments.require_positions(positions, shape, scores, "scores")
     if isinstance(call, Tensor) and call.dim() != 0:
         raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
-    seeds = arguments.row_seeds(seed, batch, scores)
+    seeds = arguments.row_seeds(seed, batch, scores, temperature=temperature)
     steps = arguments.row_integers("step", step, batch, scores)
     call = arguments.row_integers("call", call, batch, scores)
     return torch.ops.mdmcorrect.select_positions(
-        scores, counts, eligible, float(temperature), positions, largest, seeds, steps, call
+        scores, counts, eligible, temperature, positions, largest, seeds, steps, call
     )
 
 

@@ -41,7 +41,7 @@ from .presets import (
     TokenCritic,
 )
 from .remask import Binomial, Centred, Constant, Remask, RemaskCount
-from .result import SampleResult, StepEvent
+from .result import Interrupted, SampleResult, StepEvent
 from .review import Review
 from .sampler import Sampler
 from .scoring import Scores, Scoring
@@ -99,6 +99,7 @@ __all__ = [
     "Informed",
     "InformedCorrector",
     "Intent",
+    "Interrupted",
     "JumpTimes",
     "Kappa",
     "Keep",

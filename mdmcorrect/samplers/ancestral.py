@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .. import ops, rng
+from .. import _checks, ops, rng
 from .plan import Intent, Update
 from .scoring import Scores
 from .sigma import Confidence, During, Moment, Sigma, Straight
@@ -22,6 +23,9 @@ class Draws(Intent):
 
     commit: Tensor
     remask: Tensor
+
+
+_LIKE = {"sigma": "Cap(0.1)", "alpha": "Straight()"}
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,19 @@ class Ancestral:
         complete: the last step commits whatever is masked (Dream), so that no noise is left to remove.
     """
 
+    random: ClassVar[bool] = True
+
     sigma: Sigma | None = None
     eps: float = 1e-5
     alpha: Callable[[Tensor], Tensor] = field(default_factory=Straight)
     complete: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < 1:
-            raise ValueError(f"eps: expected 0 <= eps < 1, got {self.eps}")
+        _checks.settle(self, eps=_checks.below_one, complete=_checks.flag)
+        for name in ("sigma", "alpha"):
+            part = getattr(self, name)
+            if not callable(part) and not (name == "sigma" and part is None):
+                raise TypeError(f"{name}: expected a part such as {_LIKE[name]}, got {part!r}")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -109,6 +118,8 @@ class JumpTimes:
     With n masks left the time of the next commit is ``t u^(1/n)``, u uniform: the jump times of MDLM's continuous-time
     sampler, without the steps in which nothing happens and without a grid's error (arXiv 2409.02908, algorithm 1).
     """
+
+    random: ClassVar[bool] = True
 
     @property
     def wants(self) -> frozenset[str]:

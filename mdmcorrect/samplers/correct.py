@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _checks, ops
 from .rows import Rows
 from .scoring import Scores
 from .state import State
@@ -41,6 +41,9 @@ class Correct(Protocol):
     def settles(self) -> bool:
         """Whether a correction that changed nothing would change nothing again: false for one that draws."""
 
+    # One that draws no random numbers of its own says so by a false attribute `random`; one whose scores are those of
+    # the step's forward, not of the canvas it made, by a false attribute `rescores`.
+
     def due(self, state: State, view: View) -> Tensor:
         """bool ``[B]``: rows whose turn it is."""
 
@@ -66,8 +69,11 @@ class FixedPoint:
         revisits: go on when no mask is left, until a correction changes nothing or the steps are used.
         update: what a pass rewrites y with: "argmax"; "sample", draws of the scoring; "top_k", the argmax at the
             ``top_k`` positions of highest probability among those it would change.
-        top_k: for that update.
+        top_k: for that update; None for the others.
     """
+
+    random: ClassVar[bool] = False  # draws of update "sample" are the scoring's
+    rescores: ClassVar[bool] = True
 
     passes: int = 1
     every: int = 1
@@ -75,17 +81,22 @@ class FixedPoint:
     carry_over: bool = True
     revisits: bool = True
     update: str = "argmax"
-    top_k: int = 0
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
-        if self.update not in ("argmax", "sample", "top_k"):
-            raise ValueError(f"corrector update: expected 'argmax', 'sample' or 'top_k', got {self.update!r}")
-        if (self.update == "top_k") != (self.top_k > 0):
+        _checks.settle(
+            self,
+            "corrector",
+            update=_checks.one_of("argmax", "sample", "top_k"),
+            top_k=_checks.optional(_checks.at_least(0)),
+            passes=_checks.at_least(0),
+        )
+        if self.top_k == 0:
+            object.__setattr__(self, "top_k", None)  # how it was said before None
+        if (self.update == "top_k") != (self.top_k is not None):
             raise ValueError(f"corrector top_k: expected a positive number with update 'top_k' alone, got {self.top_k}")
-        if self.passes < 0:
-            raise ValueError(f"corrector passes: expected at least 0, got {self.passes}")
-        if self.every < 1:
-            raise ValueError(f"correct_every: expected at least 1, got {self.every}")
+        _checks.settle(self, "correct", start=_checks.at_least(0), carry_over=_checks.flag, revisits=_checks.flag)
+        object.__setattr__(self, "every", _checks.integer("correct_every", self.every, minimum=1))
 
     @property
     def wants(self) -> frozenset[str]:
@@ -117,7 +128,7 @@ class FixedPoint:
     def _rewritten(self, y: Tensor, reach: Tensor, revised: Scores) -> Tensor:
         token = revised["token" if self.update == "sample" else "argmax"]
         changed = reach & (token >= 0) & (token != y)
-        if self.update == "top_k":
+        if self.top_k is not None:
             changed = ops.select_positions(revised["max_logprob"], self.top_k, eligible=changed)
         return torch.where(changed, token, y)
 
@@ -137,6 +148,9 @@ class HideAndAsk:
         start, stop: and ``start <= i < stop``; None is no end.
     """
 
+    random: ClassVar[bool] = False
+    rescores: ClassVar[bool] = False
+
     candidates: int = 8
     revise: int = 2
     every: int = 16
@@ -144,10 +158,11 @@ class HideAndAsk:
     stop: int | None = None
 
     def __post_init__(self) -> None:
+        _checks.settle(self, candidates=_checks.at_least(1), revise=_checks.integer)
         if not 1 <= self.revise <= self.candidates:
             raise ValueError(f"revise: expected between 1 and candidates = {self.candidates}, got {self.revise}")
-        if self.every < 1:
-            raise ValueError(f"correct_every: expected at least 1, got {self.every}")
+        object.__setattr__(self, "every", _checks.integer("correct_every", self.every, minimum=1))
+        _checks.settle(self, "correct", start=_checks.at_least(0), stop=_checks.optional(_checks.at_least(0)))
 
     @property
     def wants(self) -> frozenset[str]:

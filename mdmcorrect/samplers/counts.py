@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import ops, rng
+from .. import _checks, ops, rng
+from .draws import draws
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -25,7 +26,8 @@ class CountRule(Protocol):
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
         """int64 ``[B]``, the number, given what ``before`` said, the masked positions ``[B, L]`` and their scores."""
 
-    # A rule that reads scores other than the confidence names them in a property `wants`, a frozenset of names.
+    # A rule that reads scores other than the confidence names them in a property `wants`, a frozenset of names; one
+    # that draws nothing says so by a false attribute `random`.
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class EvenSplit:
 
     LLaDA (arXiv 2502.09992, section 2.4). A step that commits fewer is not made up for later.
     """
+
+    random: ClassVar[bool] = False
 
     def before(self, state: State, view: View) -> Tensor:
         steps = view.steps.clamp(min=1)
@@ -49,6 +53,8 @@ class CeilTarget:
 
     PRISM (arXiv 2510.01384, algorithm 3). Written with integers, so no rounding error of ``n / S`` adds a position.
     """
+
+    random: ClassVar[bool] = False
 
     def before(self, state: State, view: View) -> Tensor:
         target = -(-view.quota * (view.step + 1) // view.steps.clamp(min=1))
@@ -75,8 +81,13 @@ class TimeGrid:
             being :class:`WholeRow`, masks tokens of others.
     """
 
+    random: ClassVar[bool] = False
+
     eps: float = 1e-3
     batch_mean: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, eps=_checks.below_one, batch_mean=_checks.flag)
 
     def before(self, state: State, view: View) -> Tensor:
         masks = _masks(state, view).float()
@@ -120,6 +131,13 @@ class RoundedGrid:
     steps: int
     stochastic: bool = False
     stays: Callable[[float, float], float] = linear_stays
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, steps=_checks.at_least(1), stochastic=_checks.flag)
+
+    @property
+    def random(self) -> bool:
+        return self.stochastic
 
     def before(self, state: State, view: View) -> Tensor:
         if self.stochastic:
@@ -168,7 +186,7 @@ class Threshold:
     Fast-dLLM (arXiv 2505.22618, section 3.3); ProSeCo on LLaDA; LLaDA2.
 
     Args:
-        threshold: compared in the confidence's dtype.
+        threshold: compared in the confidence's dtype; one that none reaches leaves ``at_least``.
         strict: confidences must exceed it (LLaDA2, sglang).
         at_least: at least so many, a number or what another rule says (LLaDA2's split of the block over its steps).
     """
@@ -176,6 +194,15 @@ class Threshold:
     threshold: float
     strict: bool = False
     at_least: int | CountRule = 1
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, threshold=_checks.number, strict=_checks.flag)
+        if not hasattr(self.at_least, "before"):
+            _checks.settle(self, at_least=_checks.at_least(0))
+
+    @property
+    def random(self) -> bool:
+        return not isinstance(self.at_least, int) and draws(self.at_least)
 
     def before(self, state: State, view: View) -> Tensor:
         return _masks(state, view) if isinstance(self.at_least, int) else self._floor(state, view)
@@ -204,8 +231,13 @@ class Factor:
         last_free: the last position is not asked, as in the authors' code: if all others pass, all are committed.
     """
 
+    random: ClassVar[bool] = False
+
     factor: float
     last_free: bool = True
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, factor=_checks.weight, last_free=_checks.flag)
 
     def before(self, state: State, view: View) -> Tensor:
         return _masks(state, view)
@@ -228,7 +260,12 @@ class EntropyBound:
     independent. Wants the order "entropy".
     """
 
+    random: ClassVar[bool] = False
+
     gamma: float
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, gamma=_checks.weight)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -257,7 +294,12 @@ class AboveMean:
         eos_id: positions after the first proposed one count for nothing; None counts all.
     """
 
+    random: ClassVar[bool] = False
+
     eos_id: int | None = None
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, eos_id=_checks.optional(_checks.token_id))
 
     def before(self, state: State, view: View) -> Tensor:
         return _masks(state, view)

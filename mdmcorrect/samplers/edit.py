@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _checks, ops
+from .draws import draws
 from .plan import Counts, UnmaskThenRemask, Update
 from .scoring import Scores
 from .state import State
@@ -26,6 +27,8 @@ class EditRule(Protocol):
     def __call__(self, state: State, view: View, scores: Scores, editable: Tensor) -> tuple[Tensor, Tensor]:
         """(overwrite, remask), bool ``[B, L]`` each, within the ``editable`` positions."""
 
+    # A rule that draws nothing says so by a false attribute `random`.
+
 
 @dataclass(frozen=True)
 class Overwrite:
@@ -34,7 +37,12 @@ class Overwrite:
     Token-to-token editing of LLaDA2.1 (technical report, section on decoding; arXiv 2602.08676).
     """
 
+    random: ClassVar[bool] = False
+
     threshold: float
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, "editing", threshold=_checks.number)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -58,14 +66,18 @@ class RemaskDoubtful:
         ratio: share of the window's positions masked again per step at most, the least probable first.
     """
 
+    random: ClassVar[bool] = False
+
     by: str = "low_prob"
     threshold: float = 0.1
     per_position: int = 3
     ratio: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.by not in ("low_prob", "t2t_remask", "logit_diff"):
-            raise ValueError(f"remask by: expected 'low_prob', 't2t_remask' or 'logit_diff', got {self.by!r}")
+        _checks.settle(
+            self, "remask", by=_checks.one_of("low_prob", "t2t_remask", "logit_diff"), threshold=_checks.number
+        )
+        _checks.settle(self, per_position=_checks.at_least(0), ratio=_checks.share)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -106,6 +118,16 @@ class Edit(UnmaskThenRemask):
     unmask: Unmask = field(default_factory=Unmask)
     edit: EditRule = Overwrite(0.9)
     post_steps: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.settle(self, post_steps=_checks.at_least(0))
+        if not callable(self.edit):
+            raise TypeError(f"edit: expected a rule such as Overwrite(0.9), got {self.edit!r}")
+
+    @property
+    def random(self) -> bool:
+        return super().random or draws(self.edit)
 
     @property
     def wants(self) -> frozenset[str]:

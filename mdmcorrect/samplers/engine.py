@@ -7,6 +7,7 @@ device.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +27,8 @@ from .scoring import Scores
 from .state import State
 from .window import Blocks, Layout, View
 
+logger = logging.getLogger(__name__)
+
 Callback = Callable[[StepEvent], Any]
 Stop = Callable[[Tensor, Tensor], Tensor]
 TokensProcessor = Callable[[Tensor, Tensor | None], Tensor]
@@ -33,12 +36,28 @@ TokensProcessor = Callable[[Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Ahead:
-    """A step as the host knows it: rows that need a forward, those of them to correct, whether any is finishing."""
+    """A step as the host knows it: rows that need a forward, those of them to correct, whether any is finishing.
+
+    ``live``: whether any row is left. ``unfilled``: rows that the step before finished and that hold masks still.
+    """
 
     rows: Rows
     correcting: Rows
     finishing: bool
     windows: list[Window] | None
+    live: bool = True
+    unfilled: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a step did. ``finished``: bool ``[B]``, rows it finished; None if there is none, as the host knows."""
+
+    state: State
+    update: Update
+    corrected: Tensor
+    scores: Scores
+    finished: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,7 @@ class Engine:
     cache: bool
     forward: Forward
     mask_id: int
-    eos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
     stop: Stop | None = None
     tokens_processor: TokensProcessor | None = None
     review: Review | None = None
@@ -64,38 +83,72 @@ class Engine:
         self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None, shown: frozenset[str]
     ) -> tuple[State, str]:
         """Step until every row is done; the state then, and why it stopped. ``shown``: scores that events carry."""
-        layout = self.layout(state)
-        state = self.close(state, layout)
-        index = 0
+        index, finished, unfilled = 0, None, set[int]()
         try:
-            while (step := self.step(state, layout, shown)) is not None:
-                before, (state, update, corrected, scores) = state, step
+            layout = self.layout(state)
+            state = self.close(state, layout)
+            while True:
+                ahead, made = self.step(state, layout, shown, finished, first=not index)
+                index += 1
+                unfilled.update(ahead.unfilled)
+                if made is None:
+                    break
+                before, state, finished = state, made.state, made.finished
                 if callback is None and record is None:
                     continue
-                listed = {name: scores[name] for name in shown}
-                event = copy_event(index, before, state, update.committed, update.remasked, corrected, listed)
-                index += 1
+                event = self._event(index - 1, before, made, ahead, shown)
                 if record is not None:
                     record(event)
                 if callback is not None and callback(event):
                     return state, "callback"
         except KeyboardInterrupt:  # a step cut short leaves no trace: the state is that of the step before
             return state, "interrupted"
-        return state, "finished"
+        if unfilled:
+            logger.warning(
+                "%s: masks are left in rows %s, where the logits are NaN or +inf or admit no token but the mask",
+                self.forward.method,
+                sorted(unfilled),
+            )
+        return state, "unfilled" if unfilled else "finished"
+
+    def _event(self, index: int, before: State, made: Made, ahead: Ahead, shown: frozenset[str]) -> StepEvent:
+        rescored = ahead.correcting.mask
+        if self.correct is None or not getattr(self.correct, "rescores", True):
+            rescored = torch.zeros_like(before.done)
+        listed = {name: made.scores[name] for name in shown}
+        update = made.update
+        return copy_event(
+            index, before, made.state, update.committed, update.remasked, made.corrected, rescored, listed
+        )
 
     def layout(self, state: State) -> Layout:
         """What of the windows no step changes."""
         return self.window.layout(state, self.steps)
 
     def step(
-        self, state: State, layout: Layout, shown: frozenset[str] = frozenset()
-    ) -> tuple[State, Update, Tensor, Scores] | None:
-        """One step of every live row: the state after it and what it did. None if there is no such row."""
+        self,
+        state: State,
+        layout: Layout,
+        shown: frozenset[str] = frozenset(),
+        finished: Tensor | None = None,
+        *,
+        first: bool = False,
+    ) -> tuple[Ahead, Made | None]:
+        """One step of every live row: the state after it and what it did. None if there is no such row.
+
+        ``finished``: rows that the step before finished, to be looked at for masks in the question this step asks;
+        ``first``: ids are looked at in it too.
+
+        Raises:
+            ValueError: there are negative ids.
+        """
         state, view = self.window.view(state, layout, self.mask_id)
         intent = self.plan.prepare(state, view)
         due = self._due(state, view)
-        ahead = self._ahead(state, view, intent, due)
-        return None if ahead is None else self._made(state, view, layout, intent, due, ahead, shown, self.memory)
+        ahead = self._ahead(state, view, intent, due, finished, first)
+        if not ahead.live:
+            return ahead, None
+        return ahead, self._made(state, view, layout, intent, due, ahead, shown, self.memory)
 
     def fixed_step(self, state: State, layout: Layout, *, closing: bool) -> State:
         """The state after the same step, made without asking the host: the model reads every row, whoever needs it.
@@ -110,7 +163,7 @@ class Engine:
         due = self._due(before, view)
         need, correct = self._needs(before, view, intent, due)
         ahead = Ahead(Rows(need), Rows(correct), closing, None)
-        after = self._made(before, view, layout, intent, due, ahead, frozenset(), {})[0]
+        after = self._made(before, view, layout, intent, due, ahead, frozenset(), {}).state
         return replace(after, done=after.done & ~waiting, calls=state.calls, token_forwards=state.token_forwards)
 
     def _made(
@@ -123,7 +176,7 @@ class Engine:
         ahead: Ahead,
         shown: frozenset[str],
         memory: dict[Any, Any],
-    ) -> tuple[State, Update, Tensor, Scores]:
+    ) -> Made:
         tally = Tally(memory)
         time = self.plan.time(state, view)
         corrected = torch.zeros_like(state.fixed)
@@ -160,7 +213,8 @@ class Engine:
         state = tally.written(self._apply(state, view, update, scores, corrected, ahead.correcting))
         if self.tokens_processor is not None:
             state = replace(state, tokens=self._processed(state.tokens, tally.logits, self.tokens_processor))
-        return self.close(state, layout), update, corrected, scores
+        finished = view.finishing if ahead.finishing else None
+        return Made(self.close(state, layout), update, corrected, scores, finished)
 
     def _processed(self, tokens: Tensor, logits: Tensor | None, processor: TokensProcessor) -> Tensor:
         """The tokens a caller's processor makes of a step's, given the logits of the step's last forward."""
@@ -192,20 +246,35 @@ class Engine:
             return torch.zeros_like(state.done)
         return self.correct.due(state, view) & ~state.done
 
-    def _ahead(self, state: State, view: View, intent: Intent, due: Tensor) -> Ahead | None:
-        """What the host must know before the forward, in one question; None if every row is done."""
+    def _ahead(
+        self, state: State, view: View, intent: Intent, due: Tensor, finished: Tensor | None, first: bool
+    ) -> Ahead:
+        """What the host must know before the forward, in one question."""
         need, correct = self._needs(state, view, intent, due)
-        flags = torch.stack([~state.done, need, correct, view.finishing])
+        asked = [~state.done, need, correct, view.finishing]
+        if finished is not None:
+            asked.append(finished & state.masked(self.mask_id).any(1))
+        elif first:
+            asked.append((state.tokens < 0).any(1))
+        flags = torch.stack(asked)
         windows = None
         if self.forward.reads_windows:
             spans = torch.stack([view.index, view.step, *view.span(), state.step])
-            live, needed, correcting, finishing, *numbers = torch.cat([flags.long(), spans]).tolist()
-            windows = [Window(row, *span) for row, span in enumerate(zip(*numbers, strict=True))]
+            answers = torch.cat([flags.long(), spans]).tolist()
+            windows = [Window(row, *span) for row, span in enumerate(zip(*answers[len(asked) :], strict=True))]
         else:
-            live, needed, correcting, finishing = flags.tolist()
-        if not any(live):
-            return None
-        return Ahead(Rows(need, indices(needed)), Rows(correct, indices(correcting)), any(finishing), windows)
+            answers = flags.tolist()
+        live, needed, correcting, finishing, *also = answers[: len(asked)]
+        if first and any(also[0]):
+            raise ValueError(f"tokens: expected ids >= 0, got negative ones in rows {list(indices(also[0]))}")
+        return Ahead(
+            Rows(need, indices(needed)),
+            Rows(correct, indices(correcting)),
+            any(finishing),
+            windows,
+            live=any(live),
+            unfilled=indices(also[0]) if also else (),
+        )
 
     def _needs(self, state: State, view: View, intent: Intent, due: Tensor) -> tuple[Tensor, Tensor]:
         """bool ``[B]`` each: rows that make a forward, and those of them to correct."""
@@ -281,16 +350,33 @@ class Engine:
         if not self.finish:
             done = done | spent
         tokens = state.tokens
-        if self.eos_id is not None:
+        if self.eos_ids:
             ended = self._ended(state)
-            tokens = torch.where(ended & ~state.fixed & ~done[:, None], self.eos_id, tokens)
+            after = ended if len(self.eos_ids) == 1 else ended.long().cumsum(1) > 1  # which end it was stays
+            tokens = torch.where(after & ~state.fixed & ~done[:, None], self.eos_ids[0], tokens)
             done = done | ended.any(1)
         if self.stop is not None:
-            done = done | self.stop(tokens, state.fixed).to(device=done.device, dtype=torch.bool)
+            done = done | self._stopped(self.stop, tokens, state.fixed)
         return replace(state, tokens=tokens, done=done)
 
     def _ended(self, state: State) -> Tensor:
         """bool ``[B, L]``: positions from the first generated end of sequence on that has no mask before it."""
         unfilled = state.masked(self.mask_id).long().cumsum(1)
-        first = (state.tokens == self.eos_id) & ~state.fixed & (unfilled == 0)
+        first = self._ends(state) & ~state.fixed & (unfilled == 0)
         return first.long().cumsum(1) > 0
+
+    def _ends(self, state: State) -> Tensor:
+        """bool ``[B, L]``: positions that hold an end of sequence."""
+        ends = state.tokens == self.eos_ids[0]
+        for other in self.eos_ids[1:]:
+            ends = ends | (state.tokens == other)
+        return ends
+
+    @staticmethod
+    def _stopped(stop: Stop, tokens: Tensor, fixed: Tensor) -> Tensor:
+        """bool ``[B]``: rows that the caller's rule ends."""
+        ended = stop(tokens, fixed)
+        if not isinstance(ended, Tensor) or ended.shape != tokens.shape[:1]:
+            got = list(ended.shape) if isinstance(ended, Tensor) else type(ended).__name__
+            raise ValueError(f"stop: expected bool [{tokens.shape[0]}], one per row, of the function, got {got}")
+        return ended.to(device=tokens.device, dtype=torch.bool)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import _checks, rng
+from .call import Runs
 from .engine import Stop
 from .forward import LogitsProcessor
-from .presets.preset import Preset
-from .sampler import Sampler
+from .identity import describe
 from .state import State, initial_state
 
 
@@ -45,18 +47,21 @@ class FixedSteps:
 
     def __init__(
         self,
-        sampler: Preset | Sampler,
+        sampler: Runs,
         model: Any,
         *,
         mask_id: int,
         condition: Any = None,
-        eos_id: int | None = None,
+        eos_id: int | Sequence[int] | None = None,
         stop: Stop | None = None,
         logits_processor: LogitsProcessor | None = None,
         padded: bool | None = None,
     ) -> None:
-        self.sampler = sampler.parts() if isinstance(sampler, Preset) else sampler
-        self.mask_id = mask_id
+        if not isinstance(sampler, Runs):
+            raise TypeError(f"sampler: expected a preset or a Sampler, got {type(sampler).__name__}")
+        self.sampler = sampler.parts()
+        self.mask_id = mask_id = _checks.token_id("mask_id", mask_id)
+        self.identity, self.draws = describe(self.sampler), self.sampler.random
         self.engine = self.sampler.engine(
             model,
             mask_id=mask_id,
@@ -81,9 +86,12 @@ class FixedSteps:
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
         origin: int | Tensor | None = None,
-        seed: int | Tensor | torch.Generator = 0,
+        seed: rng.Seed = None,
     ) -> State:
-        """The state before the first step; arguments and errors as of a call of the sampler."""
+        """The state before the first step; arguments and errors as of a call of the sampler.
+
+        Their values are never looked at. A graph that draws takes its ``seed`` as a tensor.
+        """
         state = initial_state(
             tokens,
             mask_id=self.mask_id,
@@ -93,6 +101,8 @@ class FixedSteps:
             positions=positions,
             origin=origin,
             seed=seed,
+            draws=self.draws,
+            sampler=self.identity,
         )
         if state.padded and self.padded is False:
             raise ValueError("lengths, attention_mask: expected none with padded=False, got padding")
@@ -105,19 +115,40 @@ class FixedSteps:
         with torch.no_grad():
             return self.engine.fixed_step(state, self.engine.layout(state), closing=closing)
 
-    def __call__(self, tokens: Tensor, *, steps: int | None = None, **layout: Any) -> State:
-        """The state after all steps: its ``tokens`` and ``nfe``.
+    def __call__(
+        self,
+        tokens: Tensor,
+        *,
+        steps: int | None = None,
+        fixed: Tensor | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        origin: int | Tensor | None = None,
+        seed: rng.Seed = None,
+    ) -> State:
+        """The state after all steps: its ``tokens`` and ``nfe``. ``state.masked(mask_id)`` says whether masks are left.
 
         Args:
             tokens: int64 ``[B, L]``.
             steps: how many, before the closing one; default as many as a row can make.
-            layout: as for :meth:`start`.
+            fixed, lengths, attention_mask, positions, origin, seed: as for :meth:`start`.
 
         Raises:
             ValueError: no ``steps`` for a sampler that stays in a block until it is filled.
         """
-        state = self.start(tokens, **layout)
-        if steps is None:
+        state = self.start(
+            tokens,
+            fixed=fixed,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            positions=positions,
+            origin=origin,
+            seed=seed,
+        )
+        if steps is not None:
+            steps = _checks.integer("steps", steps, minimum=0)
+        else:
             steps = self.sampler.window.most_steps(self.sampler.steps, tokens.shape[1])
         for _ in range(steps):
             state = self.step(state)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..model import Output, Request, Window, as_model, check_logits, combine, model_name, reads_windows, takes_positions
 from .rows import Rows
 from .scoring import Scores, Scoring
@@ -83,6 +84,7 @@ class Forward:
         condition: handed to the model; tensors in it with a leading dimension of B are cut to the rows of the call.
         logits_processor: ``(tokens [b, L], logits [b, L, V]) -> logits``, applied before anything is read.
         keep_logits: hold the last logits in ``logits``.
+        ids: by the name of an argument, token ids that the vocabulary must hold.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Forward:
         logits_processor: LogitsProcessor | None = None,
         *,
         keep_logits: bool = False,
+        ids: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.name, self.model = model_name(model), as_model(model)
         self.reads_windows = reads_windows(model)
@@ -103,6 +106,7 @@ class Forward:
         self.scoring, self.mask_id, self.method = scoring, mask_id, method
         self.wants = wants | {"token", "confidence"}
         self.condition, self.logits_processor = condition, logits_processor
+        self.ids = ids or {}
         self._takes_positions = takes_positions(model)
 
     def __call__(
@@ -213,6 +217,8 @@ class Forward:
 
     def _check(self, output: Output, asked: Tensor) -> None:
         check_logits(output.logits, asked, self.mask_id, f"model {self.name}")
+        for name, ids in self.ids.items():
+            _checks.ids_within(name, ids, output.logits.shape[-1])
         if output.quality is None:
             if "quality" in self.wants:
                 raise ValueError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _checks, ops
 from .correct import Rescore
 from .rows import Rows
 from .scoring import Scores
@@ -35,6 +36,8 @@ class Informed:
         start: no correction at steps ``i < start``.
     """
 
+    rescores: ClassVar[bool] = True
+
     count: int = 1
     by: str = "confidence"
     temperature: float = 1.0
@@ -45,10 +48,18 @@ class Informed:
     def __post_init__(self) -> None:
         if self.by not in _SCORES:
             raise ValueError(f"informed by: expected one of {list(_SCORES)}, got {self.by!r}")
+        for name in ("count", "rounds", "every"):
+            _checks.settle(self, **{name: _checks.integer})
+        _checks.settle(self, "position", temperature=_checks.temperature)
+        _checks.settle(self, "correct", start=_checks.at_least(0))
         if self.count < 0 or self.rounds < 0 or self.every < 1:
             raise ValueError(
                 f"count, rounds, every: expected at least 0, 0 and 1, got {self.count}, {self.rounds} and {self.every}"
             )
+
+    @property
+    def random(self) -> bool:
+        return self.temperature > 0
 
     @property
     def wants(self) -> frozenset[str]:
@@ -105,10 +116,14 @@ class Resample:
         every: correct at steps i with ``i % every == 0`` of the window.
     """
 
+    random: ClassVar[bool] = False
+    rescores: ClassVar[bool] = False
+
     count: int = 1
     every: int = 1
 
     def __post_init__(self) -> None:
+        _checks.settle(self, count=_checks.integer, every=_checks.integer)
         if self.count < 0 or self.every < 1:
             raise ValueError(f"count, every: expected at least 0 and 1, got {self.count} and {self.every}")
 

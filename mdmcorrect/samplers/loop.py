@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .. import ops, rng
+from .. import _checks, ops, rng
 from .plan import Counts, UnmaskThenRemask, Update
 from .scoring import Scores
 from .state import State
@@ -35,11 +35,17 @@ class Looped(UnmaskThenRemask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("loop_start", "loops", "loop_count"):
+            _checks.integer(name, getattr(self, name))
         if self.loop_start < 1 or self.loops < 0 or self.loop_count < 0:
             raise ValueError(
                 f"loop_start, loops, loop_count: expected at least 1, 0 and 0, "
                 f"got {self.loop_start}, {self.loops} and {self.loop_count}"
             )
+
+    @property
+    def random(self) -> bool:
+        return super().random or self.loops * self.loop_count > 0
 
     def prepare(self, state: State, view: View) -> Counts:
         return super().prepare(state, self._progress(view))

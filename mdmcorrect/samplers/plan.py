@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _checks, ops
+from .draws import draws
 from .remask import Remask
 from .scoring import Scores
 from .state import State
@@ -63,6 +64,8 @@ class Plan(Protocol):
     def revisits(self) -> bool:
         """Whether a row without masks may get some again, so that it must go on until its steps are used."""
 
+    # A plan that draws no random numbers itself says so by a false attribute `random`.
+
     def time(self, state: State, view: View) -> Tensor:
         """float64 ``[B]``: the noise level a time-conditioned model is told."""
 
@@ -99,8 +102,16 @@ class UnmaskThenRemask:
     refill: str = "if_short"
 
     def __post_init__(self) -> None:
-        if self.refill not in ("if_short", "never"):
-            raise ValueError(f"refill: expected 'if_short' or 'never', got {self.refill!r}")
+        _checks.settle(self, refill=_checks.one_of("if_short", "never"))
+        for name, kind in (("unmask", Unmask), ("remask", Remask)):
+            part = getattr(self, name)
+            if not isinstance(part, kind) and not (name == "remask" and part is None):
+                raise TypeError(f"{name}: expected {kind.__name__}(...), got {part!r}")
+
+    @property
+    def random(self) -> bool:
+        """Whether positions or their number are drawn."""
+        return draws(self.unmask, self.remask)
 
     @property
     def wants(self) -> frozenset[str]:

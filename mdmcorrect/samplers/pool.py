@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import ops, rng
+from .. import _checks, ops, rng
 from .counts import device_table
+from .draws import draws
 from .plan import Intent, Update
 from .scoring import Scores
 from .state import State
@@ -27,11 +28,25 @@ _READS: dict[str, set[str]] = {
 _CUTS = ("count", "strict")
 
 
+def kappa_values(name: str, value: object) -> str | tuple[float, ...]:
+    """The name of a schedule, or its values."""
+    if isinstance(value, str) and value not in _KAPPAS:
+        raise ValueError(f"{name}: expected one of {list(_KAPPAS)} or one number per step, got {value!r}")
+    if isinstance(value, str):
+        return value
+    values = _checks.several(_checks.number)(name, value)
+    if not values:
+        raise ValueError(f"{name}: expected one number per step, got none")
+    return values
+
+
 class Keep(Protocol):
     """How many positions of the window hold a token after a step."""
 
     def __call__(self, state: State, view: View) -> Tensor:
         """int64 ``[B]``."""
+
+    # A rule that draws nothing says so by a false attribute `random`.
 
 
 @dataclass(frozen=True)
@@ -44,12 +59,14 @@ class Kappa:
         advance: every step fills one mask at least, and all but the last leave one at least (MaskGIT's code).
     """
 
+    random: ClassVar[bool] = False
+
     schedule: str | tuple[float, ...] = "linear"
     advance: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, str) and self.schedule not in _KAPPAS:
-            raise ValueError(f"kappa: expected one of {list(_KAPPAS)} or one number per step, got {self.schedule!r}")
+        object.__setattr__(self, "schedule", kappa_values("kappa", self.schedule))
+        _checks.settle(self, advance=_checks.flag)
 
     def __call__(self, state: State, view: View) -> Tensor:
         total, steps = view.eligible.sum(1), view.steps.clamp(min=1)
@@ -90,8 +107,13 @@ class Noise:
     def __post_init__(self) -> None:
         if self.kind not in ("gumbel", "uniform"):
             raise ValueError(f"noise kind: expected 'gumbel' or 'uniform', got {self.kind!r}")
-        if not all(value >= 0 for value in self._scales):
-            raise ValueError(f"noise scale: expected numbers >= 0, got {self.scale}")
+        several = isinstance(self.scale, (tuple, list)) or getattr(self.scale, "ndim", 0) == 1
+        rule = _checks.several(_checks.weight) if several else _checks.weight
+        _checks.settle(self, "noise", scale=rule, annealed=_checks.flag)
+
+    @property
+    def random(self) -> bool:
+        return any(value > 0 for value in self._scales)
 
     def __call__(self, state: State, view: View) -> Tensor:
         """float32 ``[B, L]``."""
@@ -140,10 +162,14 @@ class Pool:
     cut: str = "count"
 
     def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise ValueError(f"eta: expected a number >= 0, got {self.eta}")
+        _checks.settle(self, eta=_checks.weight)
         if self.cut not in _CUTS:
             raise ValueError(f"cut: expected one of {list(_CUTS)}, got {self.cut!r}")
+
+    @property
+    def random(self) -> bool:
+        """Whether scores hold noise, are drawn, or their number is."""
+        return "random" in (self.masked, self.committed) or draws(self.keep, self.noise)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -212,8 +238,14 @@ class FixedOrder:
         shared: the order of row 0 for all rows, as that code takes it; they must have their masks at the same places.
     """
 
+    random: ClassVar[bool] = False
+
     by: str = "logprob"
     shared: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, "order", by=_checks.one_of(*ops.TokenScores._fields, "quality"))
+        _checks.settle(self, shared=_checks.flag)
 
     @property
     def wants(self) -> frozenset[str]:

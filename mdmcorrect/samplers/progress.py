@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(show: bool, total: int, description: str) -> Iterator[Callable[[], None]]:
-    """Yields a function to be called after each step; it draws only if ``show``.
+def progress_bar(show: bool, total: int | None, description: str) -> Iterator[Callable[[], None]]:
+    """Yields a function to be called after each step; it draws only if ``show``. ``total``: None if nobody knows.
 
     Raises:
         ImportError: ``show`` and rich is not installed.

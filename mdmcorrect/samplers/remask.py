@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import rng
+from .. import _checks, rng
+from .draws import draws
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -21,6 +22,8 @@ class RemaskCount(Protocol):
 
     def __call__(self, state: State, view: View) -> Tensor:
         """int64 ``[B]``."""
+
+    # A rule that draws nothing says so by a false attribute `random`.
 
 
 def _committed(state: State, view: View) -> Tensor:
@@ -35,11 +38,12 @@ class Constant:
     remain that what is masked now is not needed to fill the step.
     """
 
+    random: ClassVar[bool] = False
+
     count: int
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise ValueError(f"remask_count: expected at least 0, got {self.count}")
+        _checks.settle(self, "remask", count=_checks.at_least(0))
 
     def __call__(self, state: State, view: View) -> Tensor:
         return _feasible(torch.full_like(view.quota, self.count), _committed(state, view).sum(1), view)
@@ -53,11 +57,12 @@ class Binomial:
     that after one of S steps: PRISM's rule on text, with the cap of ReMDM (arXiv 2503.00307, section 4.1).
     """
 
+    random: ClassVar[bool] = True
+
     eta: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta: expected 0 <= eta <= 1, got {self.eta}")
+        _checks.settle(self, eta=_checks.share)
 
     def __call__(self, state: State, view: View) -> Tensor:
         committed = _committed(state, view)
@@ -77,11 +82,12 @@ class Centred:
     fewer positions are committed than a step would mask, it masks those.
     """
 
+    random: ClassVar[bool] = False
+
     total: int
 
     def __post_init__(self) -> None:
-        if self.total < 0:
-            raise ValueError(f"remask_count: expected at least 0, got {self.total}")
+        _checks.settle(self, "remask", total=_checks.at_least(0))
 
     def __call__(self, state: State, view: View) -> Tensor:
         steps = view.steps.clamp(min=1)
@@ -109,6 +115,14 @@ class Remask:
     def __post_init__(self) -> None:
         if self.by not in _SCORES:
             raise ValueError(f"remask by: expected one of {list(_SCORES)}, got {self.by!r}")
+        if not callable(self.count):
+            raise TypeError(f"remask count: expected a rule such as Constant(2), got {self.count!r}")
+        _checks.settle(self, "remask", start=_checks.at_least(0), stop=_checks.optional(_checks.at_least(0)))
+
+    @property
+    def random(self) -> bool:
+        """Whether whom, or how many, is drawn."""
+        return self.by == "random" or draws(self.count)
 
     @property
     def wants(self) -> frozenset[str]:

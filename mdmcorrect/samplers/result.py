@@ -21,7 +21,10 @@ class StepEvent:
         before, tokens: int64 ``[B, L]``, tokens before and after.
         committed, remasked, corrected: bool ``[B, L]``, what changed and by which part.
         nfe: int64 ``[B]``, forwards used so far.
-        scores: by name ``[B, L]``, those asked for; NaN or -1 where the step computed none.
+        scores: by name ``[B, L]``, those asked for; NaN or -1 where the step computed none. They describe what the
+            model read: ``before``, but for the rows of ``rescored``.
+        rescored: bool ``[B]``, rows whose scores are those of a corrector's last forward, of the canvas it tried, which
+            need be neither ``before`` nor ``tokens``; what it did not score keeps the step's.
     """
 
     index: int
@@ -33,6 +36,7 @@ class StepEvent:
     remasked: Tensor
     corrected: Tensor
     nfe: Tensor
+    rescored: Tensor
     scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -45,9 +49,10 @@ class SampleResult:
             logits were NaN or admitted no token.
         nfe: int64 ``[B]``, forwards each row was in: predictor and corrector; a row that needs none sits out.
         steps: int64 ``[B]``, steps each row made.
-        stopped: "finished", "callback" (it returned True) or "interrupted" (KeyboardInterrupt).
+        stopped: "finished"; "unfilled", finished, but rows hold masks that a last forward could not fill (NaN or +inf
+            logits, no token that may be proposed); "callback" (it returned True); "interrupted" (KeyboardInterrupt).
         state: hand it back as ``state=`` to go on; :meth:`State.state_dict` saves it.
-        history: the steps of this call, or None.
+        history: the steps of this call, or None if it kept none.
         calls: forwards of the model, whatever their batch.
         token_forwards: tokens that went through the model, padding included.
     """
@@ -61,9 +66,26 @@ class SampleResult:
     calls: int
     token_forwards: int
 
+    @property
+    def seed(self) -> Tensor:
+        """int64 ``[B]``, the seed of each row: given as ``seed=``, it makes the same draws again."""
+        return self.state.seed
+
     def complete(self, mask_id: int) -> Tensor:
         """bool ``[B]``: rows without a mask left to fill."""
         return ~self.state.masked(mask_id).any(1)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a sampler called with ``on_interrupt="raise"``: ends the loop around it, and keeps the run.
+
+    Attributes:
+        result: the :class:`SampleResult` up to the last whole step; ``result.state`` goes on from there.
+    """
+
+    def __init__(self, result: SampleResult) -> None:
+        super().__init__("the sampler was interrupted; .result holds the run up to its last whole step")
+        self.result = result
 
 
 def copy_event(
@@ -73,6 +95,7 @@ def copy_event(
     committed: Tensor,
     remasked: Tensor,
     corrected: Tensor,
+    rescored: Tensor,
     scores: Mapping[str, Tensor],
 ) -> StepEvent:
     """An event that shares no memory with the run, so that whoever gets it cannot change what follows."""
@@ -86,5 +109,6 @@ def copy_event(
         remasked=remasked.clone(),
         corrected=corrected.clone(),
         nfe=after.nfe.clone(),
+        rescored=rescored.clone(),
         scores={name: value.detach().clone() for name, value in scores.items()},
     )

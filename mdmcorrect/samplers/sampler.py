@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import InitVar, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from .. import _checks
+from .call import Runs
 from .correct import Correct
-from .engine import Callback, Engine, Stop, TokensProcessor
+from .draws import draws
+from .engine import Engine, Stop, TokensProcessor
 from .forward import Forward, LogitsProcessor
 from .plan import Plan, UnmaskThenRemask
-from .progress import progress_bar
 from .remask import Remask
-from .result import SampleResult, StepEvent
 from .review import Review
 from .scoring import Scoring
-from .state import State, initial_state
 from .unmask import Unmask
 from .window import Blocks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler:
+class Sampler(Runs):
     """A sampler made of parts. Presets are such combinations: ``preset.parts()`` is the equal Sampler.
 
     Args:
@@ -58,114 +55,29 @@ class Sampler:
     name: str = field(default="Sampler", compare=False)
 
     def __post_init__(self, unmask: Unmask | None, remask: Remask | None) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps: expected an int of at least 1, got {self.steps!r}")
+        object.__setattr__(self, "steps", step_count("steps", self.steps))
+        _checks.settle(self, finish=_checks.flag, cache=_checks.flag)
+        for part, kind in (("window", Blocks), ("scoring", Scoring)):
+            if not isinstance(getattr(self, part), kind):
+                raise TypeError(f"{part}: expected {kind.__name__}(...), got {getattr(self, part)!r}")
         if self.plan is None:
             object.__setattr__(self, "plan", UnmaskThenRemask(unmask or Unmask(), remask))
         elif unmask is not None or remask is not None:
             raise ValueError("plan, unmask, remask: a plan has its own unmask and remask; give the plan or these parts")
 
-    def __call__(
-        self,
-        model: Any,
-        tokens: Tensor | None = None,
-        *,
-        mask_id: int,
-        fixed: Tensor | None = None,
-        lengths: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        origin: int | Tensor | None = None,
-        condition: Any = None,
-        eos_id: int | None = None,
-        stop: Stop | None = None,
-        logits_processor: LogitsProcessor | None = None,
-        tokens_processor: TokensProcessor | None = None,
-        seed: int | Tensor | torch.Generator = 0,
-        state: State | None = None,
-        callback: Callback | None = None,
-        progress: bool = False,
-        history: bool | Collection[str] = True,
-    ) -> SampleResult:
-        """Fill the masks of ``tokens``.
+    def parts(self) -> Sampler:
+        """Itself."""
+        return self
 
-        Args:
-            model: ``tokens -> logits`` or richer; see :mod:`mdmcorrect.model`. It is called without gradients, in
-                whatever mode (train, eval, autocast) the caller set.
-            tokens: int64 ``[B, L]``, masks where something is to be generated.
-            mask_id: the mask token; never proposed.
-            fixed: bool ``[B, L]``, positions never written; default ``tokens != mask_id``.
-            lengths: int64 ``[B]``, real tokens per row when padded on the right.
-            attention_mask: bool or 0/1 ``[B, L]``, 0 on padding, on either side; instead of ``lengths``.
-            positions: int64 ``[B, L]``; default counts from the row's first real token. They address the random draws,
-                and the model gets them as ``position_ids`` if it takes these (else ``request.unpassed`` says so).
-            origin: an int or int64 ``[B]``, the column blocks are counted from; default the first to be generated.
-            condition: handed to the model; its tensors with a leading dimension of B follow the rows.
-            eos_id: a row ends when an end-of-sequence token was generated with no mask before it; the generated
-                positions after it become ``eos_id``.
-            stop: ``(tokens [B, L], fixed [B, L]) -> bool [B]``, rows that end after this step.
-            logits_processor: ``(tokens [b, L], logits [b, L, V]) -> logits``, after each forward.
-            tokens_processor: ``(tokens [B, L], logits [b, L, V] or None) -> tokens``, after each step, with the
-                logits of its last forward; what it returns is the canvas the run goes on with.
-            seed: an int, a Generator, or int64 ``[B]``, one per row, which alone makes a row's draws independent of
-                its place in the batch.
-            state: go on from here; ``tokens`` and what describes them are then taken from it. Going on with the same
-                sampler, model and arguments gives the tokens of an uninterrupted run.
-            callback: gets a :class:`StepEvent` after every step; a true return value stops the run.
-            progress: draw a progress bar with rich.
-            history: keep the events. A collection of score names, such as ``{"quality", "entropy"}``, also records
-                these, computing those the method would not: at masked positions, ``quality`` at all, and
-                ``current_logprob`` at committed ones too.
+    @property
+    def random(self) -> bool:
+        """Whether a run draws anything, so that its seed matters."""
+        return draws(self.scoring, self.plan, self.correct)
 
-        Raises:
-            TypeError, ValueError: an argument, or what the model returns, has the wrong type, dtype or shape; the model
-                gives no quality and the method reads it; ``mask_id`` is out of range of the logits.
-            ImportError: ``progress`` without rich.
-        """
-        if state is None:
-            if tokens is None:
-                raise ValueError("tokens: expected int64 [B, L], or a state to go on from; got neither")
-            state = initial_state(
-                tokens,
-                mask_id=mask_id,
-                fixed=fixed,
-                lengths=lengths,
-                attention_mask=attention_mask,
-                positions=positions,
-                origin=origin,
-                seed=seed,
-            )
-            state = replace(state, padded=state.padded and not bool(state.attention_mask.all()))
-        elif tokens is not None and tokens.shape != state.tokens.shape:
-            raise ValueError(f"state: expected tokens {list(tokens.shape)}, got {list(state.tokens.shape)}")
-        shown = frozenset[str]() if isinstance(history, bool) else frozenset(history)
-        engine = self.engine(
-            model,
-            mask_id=mask_id,
-            condition=condition,
-            eos_id=eos_id,
-            stop=stop,
-            logits_processor=logits_processor,
-            tokens_processor=tokens_processor,
-            shown=shown,
-        )
-        engine.forward.tell(state)
-        events: list[StepEvent] = []
-        record: Callable[[StepEvent], Any] | None = None if history is False else events.append
-        with torch.no_grad(), progress_bar(progress, self.steps, self.name) as advance:
-            if progress:
-                callback = _then(advance, callback)
-            state, stopped = engine.run(state, callback, record, shown)
-        return SampleResult(
-            tokens=state.tokens,
-            nfe=state.nfe,
-            steps=state.step,
-            stopped=stopped,
-            state=state,
-            history=None if history is False else events,
-            calls=state.calls,
-            token_forwards=state.token_forwards,
-        )
+    @property
+    def most_steps(self) -> int | None:
+        """Steps of a row at most, as far as its length does not decide."""
+        return None if self.window.until_filled or self.window.steps is not None else self.steps
 
     def engine(
         self,
@@ -173,7 +85,7 @@ class Sampler:
         *,
         mask_id: int,
         condition: Any = None,
-        eos_id: int | None = None,
+        eos_id: int | Sequence[int] | None = None,
         stop: Stop | None = None,
         logits_processor: LogitsProcessor | None = None,
         tokens_processor: TokensProcessor | None = None,
@@ -181,6 +93,10 @@ class Sampler:
     ) -> Engine:
         """The loop that a call runs, for one run. ``shown``: scores to compute beside those the method reads."""
         assert self.plan is not None
+        _checks.called("stop", stop, "(tokens, fixed) -> bool [B]")
+        _checks.called("logits_processor", logits_processor, "(tokens, logits) -> logits")
+        _checks.called("tokens_processor", tokens_processor, "(tokens, logits) -> tokens")
+        eos_ids = _checks.token_ids("eos_id", eos_id)
         wants = self.plan.wants | shown | (self.correct.wants if self.correct else frozenset())
         keep_logits = tokens_processor is not None
         review = None
@@ -202,9 +118,10 @@ class Sampler:
                 condition,
                 logits_processor,
                 keep_logits=keep_logits,
+                ids={"eos_id": eos_ids},
             ),
             mask_id=mask_id,
-            eos_id=eos_id,
+            eos_ids=eos_ids,
             stop=stop,
             tokens_processor=tokens_processor,
             review=self.review,
@@ -212,9 +129,13 @@ class Sampler:
         )
 
 
-def _then(advance: Callable[[], None], callback: Callback | None) -> Callback:
-    def both(event: StepEvent) -> Any:
-        advance()
-        return callback(event) if callback is not None else False
+def step_count(name: str, value: object) -> int:
+    """How many steps: an int of at least 1.
 
-    return both
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        return _checks.integer(name, value, minimum=1)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected an int of at least 1, got {value!r}") from None

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _checks, ops
 
 
 class Scores(dict[str, Tensor]):
@@ -33,8 +33,8 @@ class Scoring:
 
     Args:
         temperature: 0 proposes the most probable token, else one exact draw per position.
-        top_k, top_p, top_p_rule, filter_order: filters of the draw. "exclusive" drops the token that crosses ``top_p``,
-            as MDLM, ReMDM, PRISM and ProSeCo do; "inclusive" keeps it.
+        top_k, top_p, top_p_rule, filter_order: filters of the draw. "inclusive" keeps the token that crosses ``top_p``;
+            "exclusive" drops it, as MDLM, ReMDM, PRISM and ProSeCo do.
         noise: "lazy" draws by a few random numbers per position; "dense" by one Gumbel per token, the same law, for
             methods that rank by ``noised_logprob``, the token's log-probability with the noise in its logits (P2).
         law: statistics of the distribution before ("raw") or after ("proposal") temperature and filters.
@@ -56,7 +56,7 @@ class Scoring:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
-    top_p_rule: str = "exclusive"
+    top_p_rule: str = "inclusive"
     filter_order: str = "top_k_first"
     noise: str = "lazy"
     law: str = "raw"
@@ -67,14 +67,26 @@ class Scoring:
     confidence_dtype: torch.dtype | str | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature: expected a number >= 0, got {self.temperature}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: expected 0 < top_p <= 1, got {self.top_p}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, got {self.top_k}")
-        if self.mask_token not in ("suppress", "forbid", "propose"):
-            raise ValueError(f"mask_token: expected 'suppress', 'forbid' or 'propose', got {self.mask_token!r}")
+        _checks.settle(
+            self,
+            temperature=_checks.temperature,
+            top_k=_checks.optional(_checks.top_k),
+            top_p=_checks.optional(_checks.nucleus),
+            top_p_rule=_checks.one_of("inclusive", "exclusive"),
+            filter_order=_checks.one_of("top_k_first", "top_p_first"),
+            noise=_checks.one_of("lazy", "dense"),
+            law=_checks.one_of("raw", "proposal"),
+            mask_token=_checks.one_of("suppress", "forbid", "propose"),
+            suppress=_checks.token_ids,
+            forbid=_checks.token_ids,
+            confidence_forbid=_checks.token_ids,
+            confidence_dtype=_confidence_dtype,
+        )
+
+    @property
+    def random(self) -> bool:
+        """Whether proposals are drawn."""
+        return self.temperature > 0
 
     def __call__(
         self,
@@ -97,6 +109,8 @@ class Scoring:
         ``argmax`` is the most probable token that is not the mask. float64 logits are scored in float32.
         """
         logits = _scorable(logits)
+        for name in ("suppress", "forbid", "confidence_forbid"):
+            _checks.ids_within(name, getattr(self, name), logits.shape[-1])
         mixed: dict[str, Any] = {"shift": shift}
         if uncond_logits is not None:
             mixed.update(uncond_logits=_scorable(uncond_logits), guidance=guidance)
@@ -175,6 +189,12 @@ class Scoring:
             scores["margin"] = best - second
         if "entropy" in scores:
             scores["entropy"] = scores["entropy"].to(dtype)
+
+
+def _confidence_dtype(name: str, value: object) -> torch.dtype | str | None:
+    if value not in (None, "logits", torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"{name}: expected None, 'logits', float32, bfloat16 or float16, got {value!r}")
+    return value  # type: ignore[return-value]
 
 
 def _scorable(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .state import State
 
 
@@ -40,7 +41,7 @@ class Cap:
     eta: float
 
     def __post_init__(self) -> None:
-        _check_eta(self.eta)
+        _checks.settle(self, eta=_checks.share)
 
     def __call__(self, state: State, committed: Tensor, moment: Moment) -> Tensor:
         return moment.limit.clamp(max=self.eta)
@@ -53,7 +54,7 @@ class Rescale:
     eta: float
 
     def __post_init__(self) -> None:
-        _check_eta(self.eta)
+        _checks.settle(self, eta=_checks.share)
 
     def __call__(self, state: State, committed: Tensor, moment: Moment) -> Tensor:
         return moment.limit * self.eta
@@ -70,7 +71,7 @@ class Confidence:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_eta(self.eta)
+        _checks.settle(self, eta=_checks.share)
 
     def __call__(self, state: State, committed: Tensor, moment: Moment) -> Tensor:
         # A token committed by the caller has no psi: 1, the least likely to go. A row without any committed token has
@@ -94,8 +95,7 @@ class Detour:
     power: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.scale >= 0 or not self.power >= 0:
-            raise ValueError(f"scale, power: expected numbers >= 0, got {self.scale} and {self.power}")
+        _checks.settle(self, scale=_checks.weight, power=_checks.weight)
 
     def __call__(self, state: State, committed: Tensor, moment: Moment) -> Tensor:
         extra = self.scale * (moment.t * (1 - moment.t)).clamp(min=0) ** self.power
@@ -112,6 +112,8 @@ class During:
     t_off: float
 
     def __post_init__(self) -> None:
+        for name in ("t_on", "t_off"):
+            _checks.number(name, getattr(self, name))
         if not 0 <= self.t_off < self.t_on <= 1:
             raise ValueError(f"t_on, t_off: expected 0 <= t_off < t_on <= 1, got {self.t_on} and {self.t_off}")
 
@@ -140,6 +142,8 @@ class Plateau:
     alpha_on: float
 
     def __post_init__(self) -> None:
+        for name in ("t_on", "t_off", "alpha_on"):
+            _checks.number(name, getattr(self, name))
         if not 0 < self.t_off < self.t_on < 1:
             raise ValueError(f"t_on, t_off: expected 0 < t_off < t_on < 1, got {self.t_on} and {self.t_off}")
         if not 0 < self.alpha_on < 1:
@@ -149,8 +153,3 @@ class Plateau:
         before = (1 - t) / (1 - self.t_on) * self.alpha_on
         after = 1 - t / self.t_off * (1 - self.alpha_on)
         return torch.maximum(before.clamp(max=self.alpha_on), after)
-
-
-def _check_eta(eta: float) -> None:
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: expected 0 <= eta <= 1, got {eta}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import rng
+from .. import _checks, rng
 from ..model import counted_positions
 
 
@@ -39,6 +39,8 @@ class State:
         token_forwards: tokens that went through the model, padding included.
         padded: whether there may be padding, so that models get an attention mask.
         placed: whether the caller gave the positions, so that models get them without padding too.
+        sampler: the parts of the sampler whose run this is, in words; another one does not go on from it. "" says
+            nothing, and any does.
     """
 
     tokens: Tensor
@@ -61,6 +63,7 @@ class State:
     token_forwards: int = 0
     padded: bool = False
     placed: bool = False
+    sampler: str = ""
 
     def masked(self, mask_id: int) -> Tensor:
         """bool ``[B, L]``: positions still to be filled."""
@@ -83,13 +86,20 @@ class State:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"memory": dict(self.memory)}
 
     @classmethod
-    def load(cls, values: dict[str, Any], device: torch.device | str | None = None) -> State:
+    def load(cls, values: Mapping[str, Any], device: torch.device | str | None = None) -> State:
         """The state that :meth:`state_dict` described.
 
         Raises:
+            TypeError: something else than such a dict.
             ValueError: entries are missing or unknown.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"state: expected the dict that state_dict() made, got {type(values).__name__}")
         names = {f.name for f in fields(cls)}
+        values = dict(values)
+        if "attention_mask" in values:  # a state saved before it said these
+            later = {"padded": not bool(values["attention_mask"].all()), "placed": False, "sampler": ""}
+            values = later | values
         if values.keys() != names:
             raise ValueError(
                 f"state: missing {sorted(names - values.keys())}, unknown {sorted(values.keys() - names)}; "
@@ -104,7 +114,7 @@ class State:
         return replace(self, **moved, memory=memory)
 
 
-_NOT_TENSORS = ("memory", "calls", "token_forwards", "padded", "placed")
+_NOT_TENSORS = ("memory", "calls", "token_forwards", "padded", "placed", "sampler")
 
 
 def initial_state(
@@ -116,9 +126,13 @@ def initial_state(
     attention_mask: Tensor | None = None,
     positions: Tensor | None = None,
     origin: int | Tensor | None = None,
-    seed: int | Tensor | torch.Generator = 0,
+    seed: rng.Seed = None,
+    draws: bool = True,
+    sampler: str = "",
 ) -> State:
     """Check what the caller gave and lay out the state of step 0; arguments as for :class:`Sampler`'s call.
+
+    ``draws``: whether the run draws anything; if not, no generator is asked for a seed.
 
     Raises:
         TypeError: a tensor of the wrong dtype.
@@ -129,10 +143,7 @@ def initial_state(
         raise TypeError(f"tokens: expected an int64 tensor [B, L], got {got}")
     if tokens.ndim != 2:
         raise ValueError(f"tokens: expected [B, L], got {list(tokens.shape)}; add a batch dimension with tokens[None]")
-    if isinstance(mask_id, bool) or not isinstance(mask_id, int):
-        raise TypeError(f"mask_id: expected an int, got {type(mask_id).__name__}")
-    if mask_id < 0:
-        raise ValueError(f"mask_id: expected an id >= 0, got {mask_id}")
+    mask_id = _checks.token_id("mask_id", mask_id)
     batch, device = tokens.shape[0], tokens.device
     real = _real_positions(tokens, lengths, attention_mask)
     if fixed is None:
@@ -142,10 +153,11 @@ def initial_state(
     padded, placed = lengths is not None or attention_mask is not None, positions is not None
     if positions is None:
         positions = counted_positions(real)
-    elif positions.dtype != torch.int64 or positions.shape != tokens.shape:
-        raise ValueError(
-            f"positions: expected int64 {list(tokens.shape)}, got {positions.dtype} {list(positions.shape)}"
-        )
+    elif not isinstance(positions, Tensor) or positions.dtype != torch.int64 or positions.shape != tokens.shape:
+        got = type(positions).__name__
+        if isinstance(positions, Tensor):
+            got = f"{positions.dtype} {list(positions.shape)}"
+        raise ValueError(f"positions: expected int64 {list(tokens.shape)}, got {got}")
 
     def zeros(dtype: torch.dtype = torch.int64) -> Tensor:  # one for each: a graph may update them in place
         return torch.zeros(batch, dtype=dtype, device=device)
@@ -157,7 +169,7 @@ def initial_state(
         attention_mask=real,
         positions=positions.to(device),
         origin=_origin(origin, fixed),
-        seed=rng.sequence_seeds(seed, batch, device=device),
+        seed=rng.sequence_seeds(seed, batch, device=device, draws=draws),
         step=zeros(),
         window=zeros(),
         window_step=zeros(),
@@ -169,16 +181,18 @@ def initial_state(
         nfe=zeros(),
         padded=padded,
         placed=placed,
+        sampler=sampler,
     )
 
 
 def _origin(origin: int | Tensor | None, fixed: Tensor) -> Tensor:
     if origin is None:
         return fixed.long().cumprod(1).sum(1)  # the first position to be generated
-    if isinstance(origin, int) and not isinstance(origin, bool):
-        return torch.full(fixed.shape[:1], origin, dtype=torch.int64, device=fixed.device)
-    if not isinstance(origin, Tensor) or origin.dtype != torch.int64 or origin.shape != fixed.shape[:1]:
-        got = f"{origin.dtype} {list(origin.shape)}" if isinstance(origin, Tensor) else type(origin).__name__
+    if not isinstance(origin, Tensor) or origin.ndim == 0:
+        column = _checks.integer("origin", origin, minimum=0)
+        return torch.full(fixed.shape[:1], column, dtype=torch.int64, device=fixed.device)
+    if origin.dtype != torch.int64 or origin.shape != fixed.shape[:1]:
+        got = f"{origin.dtype} {list(origin.shape)}"
         raise ValueError(f"origin: expected an int or int64 [{fixed.shape[0]}], got {got}")
     return origin.to(fixed.device)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .. import ops, rng
+from .. import _checks, ops, rng
 from .counts import CountRule, EvenSplit, after_end
+from .draws import draws
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -47,17 +48,20 @@ class Unmask:
     spend_on_masks: bool = False
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"unmask temperature: expected a number >= 0, got {self.temperature}")
-        if self.ties not in TIES:
-            raise ValueError(f"ties: expected one of {list(TIES)}, got {self.ties!r}")
-        if self.order not in _WANTS:
-            raise ValueError(f"unmask order: expected one of {sorted(_WANTS)}, got {self.order!r}")
+        _checks.settle(self, "unmask", order=_checks.one_of(*sorted(_WANTS)), temperature=_checks.temperature)
+        _checks.settle(self, ties=_checks.one_of(*TIES), spend_on_masks=_checks.flag)
+        if not hasattr(self.count, "before"):
+            raise TypeError(f"unmask count: expected a rule with before and after, got {type(self.count).__name__}")
 
     @property
     def wants(self) -> frozenset[str]:
         """Names of the scores read."""
         return _WANTS[self.order] | getattr(self.count, "wants", frozenset())
+
+    @property
+    def random(self) -> bool:
+        """Whether the order or the number is drawn."""
+        return self.order == "random" or self.temperature > 0 or draws(self.count)
 
     def rank(self, state: State, scores: Scores) -> Tensor:
         """Floating ``[B, L]``: larger is committed first."""
@@ -97,6 +101,10 @@ class BeforeEnd(Unmask):
     """
 
     eos_id: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.settle(self, eos_id=_checks.optional(_checks.token_id))
 
     def rank(self, state: State, scores: Scores) -> Tensor:
         rank = super().rank(state, scores)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .. import ops, rng
+from .. import _checks, ops, rng
 from .counts import CeilTarget
+from .draws import draws
 from .plan import Counts, UnmaskThenRemask, Update
 from .remask import Constant, RemaskCount
 from .scoring import Scores
@@ -35,6 +36,10 @@ class DraftAndVerify(UnmaskThenRemask):
     doubt: float = 0.9
 
     FIRST = 30  # what the step before the first is taken to have accepted
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.settle(self, doubt=_checks.number)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -91,6 +96,10 @@ class HistoryRemask(UnmaskThenRemask):
 
     unmask: Unmask = field(default_factory=lambda: Unmask("confidence", CosineTarget()))
     numbers: tuple[tuple[float, int], ...] = ((0.4, 0), (0.6, 16), (0.8, 8), (1.0, 4))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.settle(self, numbers=_checks.several(_until_and_number))
 
     @property
     def wants(self) -> frozenset[str]:
@@ -149,6 +158,16 @@ class ScoreThenFill(UnmaskThenRemask):
     count: RemaskCount = field(default_factory=lambda: Constant(1))
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.settle(self, "remask", temperature=_checks.temperature)
+        if not callable(self.count):
+            raise TypeError(f"remask count: expected a rule such as Constant(2), got {self.count!r}")
+
+    @property
+    def random(self) -> bool:
+        return super().random or self.temperature > 0 or draws(self.count)
+
     @property
     def wants(self) -> frozenset[str]:
         return self.unmask.wants | {"quality"}
@@ -180,3 +199,9 @@ class ScoreThenFill(UnmaskThenRemask):
             refill="never",
         )
         return Update(tokens, committed, remasked)
+
+
+def _until_and_number(name: str, value: object) -> tuple[float, int]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name}: expected (until, number) pairs, got {value!r}")
+    return _checks.number(name, value[0]), _checks.integer(name, value[1], minimum=0)

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .state import State
 
 
@@ -104,12 +105,12 @@ class Blocks:
     behind: str | None = None
 
     def __post_init__(self) -> None:
-        if self.length is not None and self.length < 1:
-            raise ValueError(f"block_length: expected at least 1, got {self.length}")
+        if self.length is not None:
+            object.__setattr__(self, "length", _checks.integer("block_length", self.length, minimum=1))
         if self.by not in ("generated", "column"):
             raise ValueError(f"blocks by: expected 'generated' or 'column', got {self.by!r}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"block steps: expected at least 1, got {self.steps}")
+        _checks.settle(self, "block", steps=_checks.optional(_checks.at_least(1)), extra=_checks.at_least(0))
+        _checks.settle(self, until_filled=_checks.flag, together=_checks.flag)
         if self.behind not in (None, "always", "first"):
             raise ValueError(f"blocks behind: expected None, 'always' or 'first', got {self.behind!r}")
 

@@ -106,7 +106,7 @@ EDIT_SCORING = replace(DREAM_SCORING, filter_order="top_k_first")
 COMBINATIONS = {
     "mdlm": (
         MDLM(steps=9, top_p=0.9),
-        Sampler(steps=9, plan=Ancestral(), scoring=Scoring(temperature=1.0, top_p=0.9)),
+        Sampler(steps=9, plan=Ancestral(), scoring=Scoring(temperature=1.0, top_p=0.9, top_p_rule="exclusive")),
     ),
     "remdm-cap": (
         ReMDM(steps=9, eta=0.2),
@@ -134,7 +134,11 @@ COMBINATIONS = {
     ),
     "dfm": (
         DFM(steps=9, top_p=0.9),
-        Sampler(steps=9, plan=Ancestral(sigma=Detour(10.0, 0.25)), scoring=Scoring(temperature=1.0, top_p=0.9)),
+        Sampler(
+            steps=9,
+            plan=Ancestral(sigma=Detour(10.0, 0.25)),
+            scoring=Scoring(temperature=1.0, top_p=0.9, top_p_rule="exclusive"),
+        ),
     ),
     "first-hitting": (
         FirstHitting(),

@@ -99,7 +99,7 @@ def test_temperature_and_nucleus_shape_the_draw():
 def test_forwards_are_those_of_the_cached_sampler():
     tokens = torch.full((6, 10), 11)
     model = Toy()
-    result = MDLM(steps=50)(model, tokens, mask_id=11, seed=2)
+    result = MDLM(steps=50)(model, tokens, mask_id=11, seed=2, history=True)
     changes = sum(event.committed.any(1).long() for event in result.history)
     assert torch.equal(result.nfe, changes)  # noise removal is a change too
     assert result.nfe.tolist() == model.nfe(6)
@@ -107,7 +107,7 @@ def test_forwards_are_those_of_the_cached_sampler():
     assert result.steps.max() > 40
     uncached = MDLM(steps=50).parts()
     uncached = type(uncached)(steps=50, plan=uncached.plan, scoring=uncached.scoring, cache=False)
-    every = uncached(Toy(), tokens, mask_id=11, seed=2)
+    every = uncached(Toy(), tokens, mask_id=11, seed=2, history=True)
     assert torch.equal(every.tokens, result.tokens)
     assert torch.equal(every.nfe, every.steps)
 
@@ -147,7 +147,7 @@ def test_conf_masks_unsure_tokens_more_often_and_commits_at_mdlms_rate():
         return torch.where((torch.arange(tokens.shape[1]) % 2 == 0)[:, None], sure, unsure).expand(*tokens.shape, 5)
 
     tokens = torch.full((500, 40), 4)
-    result = ReMDM(steps=12, rule="conf")(model, tokens, mask_id=4, seed=3)
+    result = ReMDM(steps=12, rule="conf")(model, tokens, mask_id=4, seed=3, history=True)
     fifth = result.history[5]
     share = [(fifth.remasked[:, i::2].sum() / (fifth.before[:, i::2] != 4).sum()).item() for i in (0, 1)]
     assert 1.7 < share[1] / share[0] < 2.2  # e^0.75 = 2.1, less as rows with more unsure tokens share among more
@@ -158,7 +158,7 @@ def test_conf_masks_unsure_tokens_more_often_and_commits_at_mdlms_rate():
 
 
 def test_remdm_goes_on_when_nothing_is_masked():
-    result = ReMDM(steps=30, eta=0.3)(Toy(), torch.full((3, 4), 11), mask_id=11, seed=5)
+    result = ReMDM(steps=30, eta=0.3)(Toy(), torch.full((3, 4), 11), mask_id=11, seed=5, history=True)
     assert result.steps.tolist() == [30, 30, 30] or result.steps.max() == 31
     full = [not (event.before == 11).any(1).all() for event in result.history]
     assert any(full)
@@ -187,7 +187,7 @@ def test_only_what_is_committed_is_scored():
         asked.append(int(request.wanted.sum()))
         return Output(logits=torch.zeros(*tokens.shape, 12))
 
-    result = ReMDM(steps=6, eta=0.3)(model, torch.full((2, 50), 11), mask_id=11, seed=1)
+    result = ReMDM(steps=6, eta=0.3)(model, torch.full((2, 50), 11), mask_id=11, seed=1, history=True)
     committed = [int(event.committed.sum()) for event in result.history]
     assert asked == [number for number in committed if number]
     asked.clear()
@@ -205,7 +205,7 @@ def test_first_hitting_commits_one_token_per_forward_at_falling_times():
         return torch.zeros(*tokens.shape, 12)
 
     rows = 4000
-    result = FirstHitting()(model, torch.full((rows, 3), 11), mask_id=11, seed=3)
+    result = FirstHitting()(model, torch.full((rows, 3), 11), mask_id=11, seed=3, history=True)
     assert result.nfe.tolist() == [3] * rows
     assert all((event.committed.sum(1) == 1).all() for event in result.history)
     # The times at which 3 independent uniforms are passed, falling: means 3/4, 2/4, 1/4.
@@ -225,7 +225,7 @@ def test_the_informed_corrector_goes_for_what_the_others_contradict():
     tokens = torch.tensor([[2, 2, 1, 2, 2, 2]])
     free = torch.zeros_like(tokens, dtype=torch.bool)
     preset = InformedCorrector(steps=2, position_temperature=0.0, temperature=0.0)
-    result = preset(model, tokens, mask_id=11, fixed=free)
+    result = preset(model, tokens, mask_id=11, fixed=free, history=True)
     assert result.history[1].corrected.tolist() == [[False, False, True, False, False, False]]
     assert result.tokens.tolist() == [[2] * 6]
 

@@ -100,7 +100,7 @@ def test_a_method_that_reads_quality_names_itself_and_the_model():
 @each_preset
 def test_without_masks_nothing_is_asked_of_the_model(preset):
     tokens = torch.randint(0, 11, (3, 5))
-    result = preset(None.__class__, tokens, mask_id=MASK)  # a callable that would fail
+    result = preset(None.__class__, tokens, mask_id=MASK, history=True)  # a callable that would fail
     assert torch.equal(result.tokens, tokens)
     assert result.nfe.tolist() == [0, 0, 0]
     assert result.steps.tolist() == [0, 0, 0]
@@ -136,7 +136,7 @@ def test_positions_with_nan_logits_stay_masked_and_the_run_ends(preset, bad):
 
     tokens = canvas()
     result = preset(partly_nan, tokens, mask_id=MASK)
-    assert result.stopped == "finished"
+    assert result.stopped == "unfilled"
     assert (result.tokens[:, [5, 13]] == MASK).all()
     assert not result.complete(MASK).any()
     rest = torch.ones(16, dtype=torch.bool)

@@ -45,24 +45,24 @@ def test_each_row_runs_to_its_own_fixed_point_and_no_further():
 
 def test_passes_bound_a_correction_that_does_not_settle():
     model = Countdown(floor=torch.tensor([0]))
-    result = greedy(FixedPoint(passes=2, revisits=False))(model, torch.full((1, 4), MASK), mask_id=MASK)
+    result = greedy(FixedPoint(passes=2, revisits=False))(model, torch.full((1, 4), MASK), mask_id=MASK, history=True)
     assert result.nfe.tolist() == [4 * 3]
     assert (result.history[0].tokens == MASK).sum() == 3
 
 
 def test_commits_come_from_the_corrector_not_from_the_predictor():
     model = Countdown(floor=torch.tensor([1]))
-    result = greedy(FixedPoint(passes=10))(model, torch.full((1, 4), MASK), mask_id=MASK)
+    result = greedy(FixedPoint(passes=10))(model, torch.full((1, 4), MASK), mask_id=MASK, history=True)
     for event in result.history:
         assert (event.tokens[event.committed] == 1).all()  # the predictor says 4
-    without = greedy(None)(model, torch.full((1, 4), MASK), mask_id=MASK)
+    without = greedy(None)(model, torch.full((1, 4), MASK), mask_id=MASK, history=True)
     assert (without.tokens == 4).all()
 
 
 def test_only_committed_positions_are_corrected():
     tokens = torch.tensor([[3, MASK, MASK, MASK, MASK, 3]])
     model = Countdown(floor=torch.tensor([0]))
-    result = greedy(FixedPoint(passes=1, revisits=False))(model, tokens, mask_id=MASK)
+    result = greedy(FixedPoint(passes=1, revisits=False))(model, tokens, mask_id=MASK, history=True)
     assert result.tokens[0, [0, 5]].tolist() == [3, 3]
     corrected = 0
     for event in result.history:
@@ -158,7 +158,7 @@ def test_no_forward_where_nothing_is_committed_and_nothing_can_be_corrected():
 def test_the_corrector_reaches_back_over_blocks_and_not_ahead():
     model = Countdown(floor=torch.tensor([0]))
     preset = BlockProSeCo(steps=4, block_length=2, corrector_steps=1, correct_every=1)
-    result = preset(model, torch.full((1, 4), MASK), mask_id=MASK)
+    result = preset(model, torch.full((1, 4), MASK), mask_id=MASK, history=True)
     second_block = [event for event in result.history if (event.before[0, :2] != MASK).all()]
     assert any(event.corrected[0, :2].any() for event in second_block)
     for event in result.history[:2]:
@@ -172,7 +172,7 @@ def test_threshold_lasts_until_a_block_is_filled():
         return logits
 
     preset = BlockProSeCo(steps=1, corrector_steps=0, threshold=0.9)
-    result = preset(sure_of_two, torch.full((1, 6), MASK), mask_id=MASK)
+    result = preset(sure_of_two, torch.full((1, 6), MASK), mask_id=MASK, history=True)
     assert [int(event.committed.sum()) for event in result.history] == [2, 1, 1, 1, 1]
 
 
@@ -189,7 +189,7 @@ def test_a_corrector_that_would_write_the_mask_is_overruled(temperature):
 
 
 def test_settings_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="corrector passes: expected at least 0, got -1"):
+    with pytest.raises(ValueError, match="corrector_steps: expected at least 0, got -1"):
         ProSeCo(steps=3, corrector_steps=-1)
     with pytest.raises(ValueError, match="correct_every: expected at least 1, got 0"):
         ProSeCo(steps=3, correct_every=0)

@@ -51,13 +51,13 @@ def test_the_worst_of_all_positions_are_masked():
         logits.scatter_(2, torch.arange(4).expand_as(tokens)[..., None], torch.where(stands, sure - 4, sure)[..., None])
         return logits
 
-    result = P2(steps=4, temperature=0.0)(model, torch.full((1, 4), MASK), mask_id=MASK)
+    result = P2(steps=4, temperature=0.0)(model, torch.full((1, 4), MASK), mask_id=MASK, history=True)
     first, second = result.history[:2]
     assert first.committed[0].tolist() == [False, False, True, False]
     # The token at 2 is now the least sure: of four it is the first to go when two may stand.
     assert second.committed[0].tolist() == [True, False, False, True]
     assert second.remasked[0].tolist() == [False, False, True, False]
-    never = P2(steps=4, temperature=0.0, eta=0.0)(model, torch.full((1, 4), MASK), mask_id=MASK)
+    never = P2(steps=4, temperature=0.0, eta=0.0)(model, torch.full((1, 4), MASK), mask_id=MASK, history=True)
     assert not any(event.remasked.any() for event in never.history)
     assert never.nfe.tolist() == [4]
 
@@ -65,7 +65,10 @@ def test_the_worst_of_all_positions_are_masked():
 def test_more_eta_masks_more():
     tokens = torch.full((64, 24), MASK)
     masked = [
-        sum(int(event.remasked.sum()) for event in P2(steps=12, eta=eta)(Toy(), tokens, mask_id=MASK).history)
+        sum(
+            int(event.remasked.sum())
+            for event in P2(steps=12, eta=eta)(Toy(), tokens, mask_id=MASK, history=True).history
+        )
         for eta in (0.0, 1.0, 2.0)
     ]
     assert masked[0] == 0
@@ -98,12 +101,12 @@ def test_a_critic_may_give_quality_alone():
         return torch.nn.functional.one_hot(5 - tokens.new_tensor(range(6)) % 2, 12).float().expand(*tokens.shape, 12)
 
     sampler = Sampler(steps=2, plan=Pool(masked="review", committed="review"), review=Review(critic))
-    result = sampler(model, torch.full((1, 6), MASK), mask_id=MASK)
+    result = sampler(model, torch.full((1, 6), MASK), mask_id=MASK, history=True)
     assert result.history[0].tokens.tolist() == [[5, MASK, 5, MASK, 5, MASK]]
     assert result.tokens.tolist() == [[5, 4] * 3]
     broken = Sampler(steps=2, plan=Pool(committed="review"), review=Review(lambda x: x[:, 1:].float()))
     with pytest.raises(ValueError, match=r"expected quality \[1, 6\], got \[1, 5\]"):
-        broken(model, torch.full((1, 6), MASK), mask_id=MASK)
+        broken(model, torch.full((1, 6), MASK), mask_id=MASK, history=True)
 
 
 def test_a_fixed_order_is_that_of_the_first_forward():
@@ -114,7 +117,7 @@ def test_a_fixed_order_is_that_of_the_first_forward():
         sure = torch.tensor([1.0, 5.0, 3.0, 4.0, 2.0]) * (1 if len(calls) == 1 else -1)
         return Output(logits=torch.nn.functional.one_hot(tokens * 0 + 2, 12) * sure[:, None])
 
-    result = P2Plus(steps=4, temperature=0.0)(model, torch.full((1, 5), MASK), mask_id=MASK)
+    result = P2Plus(steps=4, temperature=0.0)(model, torch.full((1, 5), MASK), mask_id=MASK, history=True)
     committed = [event.committed[0].nonzero()[:, 0].tolist() for event in result.history]
     assert committed == [[], [1, 3], [2, 4], [0]]
     assert result.nfe.tolist() == [4]

@@ -47,7 +47,9 @@ def fickle(tokens, request):
 
 
 def test_editing_overwrites_on_the_forward_that_commits_and_after():
-    result = run(LLaDA21(block_length=24, threshold=0.9999, at_least=4, editing_threshold=0.5), model=fickle)
+    result = run(
+        LLaDA21(block_length=24, threshold=0.9999, at_least=4, editing_threshold=0.5), model=fickle, history=True
+    )
     assert (result.tokens == 2).all()
     edits = [int(event.corrected[0].sum()) for event in result.history]
     assert edits == [0, 0, 0, 12, 0, 0, 0]  # the twelve 1s turn in the fourth step; the seventh changes nothing
@@ -71,7 +73,7 @@ def test_t2m_masks_instead_of_overwriting_and_stops(by):
     preset = LLaDA21(
         block_length=24, threshold=0.9999, at_least=4, remask=by, remask_threshold=threshold, per_position=2, ratio=0.25
     )
-    result = run(preset, model=fickle)
+    result = run(preset, model=fickle, history=True)
     remasked = [int(event.remasked[0].sum()) for event in result.history]
     assert not any(event.corrected.any() for event in result.history)
     assert max(remasked) == 6  # a quarter of the block
@@ -81,7 +83,7 @@ def test_t2m_masks_instead_of_overwriting_and_stops(by):
 
 
 def test_llada2_keeps_up_with_its_schedule():
-    result = run(LLaDA2(steps=4, block_length=8, threshold=0.99))
+    result = run(LLaDA2(steps=4, block_length=8, threshold=0.99), history=True)
     committed = [event.committed.sum(1).tolist() for event in result.history]
     assert committed == [[2, 2]] * 12
 
@@ -144,7 +146,9 @@ def test_the_shadow_hides_each_token_from_its_own_judgement():
 def test_wino_takes_back_less_than_it_accepted_before():
     tokens = torch.full((2, 30), MASK)
     tokens[:, 0] = torch.tensor([1, 2])
-    result = run(WINO(block_length=15, accept=0.2, doubt=0.5), tokens=tokens, model=ShadowBlock(Shadowed()))
+    result = run(
+        WINO(block_length=15, accept=0.2, doubt=0.5), tokens=tokens, model=ShadowBlock(Shadowed()), history=True
+    )
     assert result.complete(MASK).all()
     accepted, taken_back = 30, 0
     for event in result.history:
@@ -246,7 +250,7 @@ def test_navira_draws_positions_by_their_quality():
         return Output(order.expand(tokens.shape[0], -1, -1) * torch.linspace(0.1, 1, 12), quality=quality)
 
     preset = NAVIRA(steps=8, remask_count=1, unmask="max_probability", remask_temperature=1.0)
-    result = preset(model, tokens, mask_id=MASK, seed=3)
+    result = preset(model, tokens, mask_id=MASK, seed=3, history=True)
     event = result.history[6]  # three committed, one masked again: softmax(-log quality) = 2 : 4 : 8 over positions
     committed = event.before != MASK
     drawn = event.remasked & committed
@@ -297,6 +301,6 @@ def test_edit_is_a_part_like_any_other():
         plan=Edit(unmask=Unmask("confidence", Threshold(0.25, strict=True)), edit=Overwrite(0.2), post_steps=3),
         window=Blocks(6, until_filled=True, extra=3),
     )
-    result = run(by_hand)
+    result = run(by_hand, history=True)
     assert result.complete(MASK).all()
     assert any(event.corrected.any() for event in result.history)

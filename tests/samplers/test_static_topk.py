@@ -45,7 +45,7 @@ def test_each_row_follows_the_published_counts(order, arm):
     lengths = [24, 17, 8, 5, 1]
     tokens = ragged(lengths)
     preset = PRISM(steps=12, unmask=order, step_on=1, step_off=10, **arm)
-    result = preset(Toy(), tokens, mask_id=MASK, seed=4)
+    result = preset(Toy(), tokens, mask_id=MASK, seed=4, history=True)
     for row, length in enumerate(lengths):
         expected = published_counts(length, 12, arm.get("remask_count", 0), 1, 10)
         for event, (target, remasked) in zip(result.history, expected, strict=False):
@@ -99,7 +99,9 @@ def test_confident_orders_commit_the_best_first():
 
 def test_random_order_is_uniform():
     tokens = torch.full((3000, 6), MASK)
-    result = PRISM(steps=6, remask=None)(lambda tokens: torch.zeros(*tokens.shape, 12), tokens, mask_id=MASK, seed=9)
+    result = PRISM(steps=6, remask=None)(
+        lambda tokens: torch.zeros(*tokens.shape, 12), tokens, mask_id=MASK, seed=9, history=True
+    )
     for event in result.history[:5]:
         eligible = (event.before == MASK).sum(0).double()
         expected = event.committed.sum() / eligible.sum() * eligible
@@ -110,7 +112,7 @@ def test_random_order_is_uniform():
 def test_random_remasking_is_uniform_over_committed_positions():
     tokens = torch.full((3000, 8), MASK)
     preset = PRISM(steps=8, remask="random", remask_count=1, step_on=4, step_off=5)
-    result = preset(lambda tokens: torch.zeros(*tokens.shape, 12), tokens, mask_id=MASK, seed=9)
+    result = preset(lambda tokens: torch.zeros(*tokens.shape, 12), tokens, mask_id=MASK, seed=9, history=True)
     event = result.history[4]
     committed = (event.before != MASK).sum(0).double()
     assert (event.remasked.sum(1) == 1).all()
@@ -121,7 +123,7 @@ def test_random_remasking_is_uniform_over_committed_positions():
 def test_eta_draws_a_binomial_number():
     tokens = torch.full((1500, 20), MASK)
     preset = PRISM(steps=20, remask="random", eta=0.3)
-    result = preset(lambda tokens: torch.zeros(*tokens.shape, 12), tokens, mask_id=MASK, seed=1)
+    result = preset(lambda tokens: torch.zeros(*tokens.shape, 12), tokens, mask_id=MASK, seed=1, history=True)
     counts = result.history[10].remasked.sum(1).double()  # 10 of 20 committed, sigma = min(0.3, 0.45 / 0.5)
     assert abs(counts.mean() - 3.0) < 4 * math.sqrt(10 * 0.3 * 0.7 / 1500)
     assert 1.7 < counts.var() < 2.5  # 2.1
@@ -137,7 +139,7 @@ def test_more_steps_than_masks_cost_no_forwards():
 def test_block_variant_spreads_remasking_about_the_centre():
     tokens = torch.full((1, 40), MASK)
     preset = BlockPRISM(steps=20, block_length=20, remask_count=13)
-    result = preset(Toy(), tokens, mask_id=MASK)
+    result = preset(Toy(), tokens, mask_id=MASK, history=True)
     masked_again = [int(event.remasked.sum()) for event in result.history]
     # 13 over 10 steps: one each, and the three left over to the steps nearest 4.5, the earlier first.
     assert masked_again[1:10] == [1, 1, 2, 2, 2, 1, 1, 1, 1]
@@ -145,7 +147,9 @@ def test_block_variant_spreads_remasking_about_the_centre():
     for event in result.history:
         assert not (event.committed & event.remasked).any()
     assert result.complete(MASK).all()
-    left = BlockPRISM(steps=20, block_length=20, remask_count=13, finish=False)(Toy(), tokens, mask_id=MASK)
+    left = BlockPRISM(steps=20, block_length=20, remask_count=13, finish=False)(
+        Toy(), tokens, mask_id=MASK, history=True
+    )
     assert int((left.tokens == MASK).sum()) > 0
     assert left.nfe.item() == result.nfe.item() - 1
 
@@ -168,7 +172,7 @@ def test_settings_that_contradict_are_refused():
 def test_the_loop_holds_the_count_and_exchanges_random_tokens():
     tokens = torch.full((3, 24), 11)
     preset = PRISM(steps=12, remask=None, loop_start=6, loop_steps=5, loop_count=4)
-    result = preset(Toy(), tokens, mask_id=11, seed=3)
+    result = preset(Toy(), tokens, mask_id=11, seed=3, history=True)
     before = [int((event.before[0] != 11).sum()) for event in result.history]
     assert before == [0, 2, 4, 6, 8, 10, *[12 - 4] * 5, 12, 14, 16, 18, 20, 22]
     assert result.nfe.tolist() == [17, 17, 17]
@@ -183,13 +187,15 @@ def test_the_loop_holds_the_count_and_exchanges_random_tokens():
 def test_remasking_goes_on_in_the_loop():
     tokens = torch.full((3, 24), 11)
     preset = PRISM(steps=12, remask_count=2, loop_start=6, loop_steps=3, loop_count=3)
-    result = preset(Toy(), tokens, mask_id=11, seed=3)
+    result = preset(Toy(), tokens, mask_id=11, seed=3, history=True)
     inside = result.history[6:9]
     for event in inside:
         assert ((event.before != 11).sum(1) == 12 - 3).all()
         assert (event.committed.sum(1) >= 3 + 2 - 3).all()  # of 3 + 2 that were filled, some were at once exchanged
     counts = [int((event.before[0] != 11).sum()) for event in result.history]
     assert counts == [0, 2, 4, 6, 8, 10, 9, 9, 9, 12, 14, 16, 18, 20, 22]
-    alone = PRISM(steps=12, remask=None, loop_start=6, loop_steps=3, loop_count=3)(Toy(), tokens, mask_id=11, seed=3)
+    alone = PRISM(steps=12, remask=None, loop_start=6, loop_steps=3, loop_count=3)(
+        Toy(), tokens, mask_id=11, seed=3, history=True
+    )
     taken = [sum(int(event.remasked.sum()) for event in run.history[6:8]) for run in (result, alone)]
     assert taken[0] > taken[1]

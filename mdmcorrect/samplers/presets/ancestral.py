@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from ..ancestral import Ancestral, JumpTimes
 from ..informed import Informed
 from ..sampler import Sampler
-from ..scoring import Scoring
 from ..sigma import Cap, Confidence, Detour, During, Plateau, Rescale, Sigma
 from ..window import Blocks
-from .preset import Preset
+from .preset import Filling, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +19,12 @@ class MDLM(Preset):
     At most one forward per step: a row makes one only in steps that commit something, and one more if masks are left.
 
     Args:
-        temperature, top_p: of the draw; top_p drops the token that crosses it.
+        top_p_rule: the authors drop the token that crosses top_p.
         eps: last time of the grid ``linspace(1, eps, steps + 1)``.
     """
 
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
     eps: float = 1e-5
 
     def parts(self) -> Sampler:
@@ -33,7 +32,7 @@ class MDLM(Preset):
             name="MDLM",
             steps=self.steps,
             plan=Ancestral(eps=self.eps),
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
 
@@ -50,7 +49,7 @@ class ReMDM(Preset):
         t_on, t_off: remask only at times ``t_off < t <= t_on`` (ReMDM-switch); together, or neither.
         alpha_on: with these, hold the share of clean tokens at ``alpha_on`` in between (ReMDM-loop; the paper takes
             t_on 0.55, t_off 0.05, alpha_on 0.9, eta 0.02, rule "cap").
-        temperature, top_p, eps: as for :class:`MDLM`.
+        eps: as for :class:`MDLM`.
     """
 
     rule: str = "cap"
@@ -59,7 +58,7 @@ class ReMDM(Preset):
     t_off: float | None = None
     alpha_on: float | None = None
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
     eps: float = 1e-5
 
     def parts(self) -> Sampler:
@@ -84,7 +83,7 @@ class ReMDM(Preset):
             name=f"ReMDM-{self.rule}",
             steps=self.steps,
             plan=plan,
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
     def _sigma(self) -> Sigma:
@@ -105,11 +104,11 @@ class ForwardBackward(Preset):
     at most sigma_max. At most one forward per step; a row goes on through all its steps.
 
     Args:
-        temperature, top_p, eps: as for :class:`MDLM`.
+        eps: as for :class:`MDLM`.
     """
 
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
     eps: float = 1e-5
 
     def parts(self) -> Sampler:
@@ -117,7 +116,7 @@ class ForwardBackward(Preset):
             name="ForwardBackward",
             steps=self.steps,
             plan=Ancestral(Detour(), eps=self.eps),
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
 
@@ -131,13 +130,13 @@ class DFM(Preset):
 
     Args:
         scale, power: of ``b_t``.
-        temperature, top_p, eps: as for :class:`MDLM`.
+        eps: as for :class:`MDLM`.
     """
 
     scale: float = 10.0
     power: float = 0.25
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
     eps: float = 1e-5
 
     def parts(self) -> Sampler:
@@ -145,32 +144,28 @@ class DFM(Preset):
             name="DFM",
             steps=self.steps,
             plan=Ancestral(Detour(self.scale, self.power), eps=self.eps),
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstHitting(Preset):
+class FirstHitting(Filling):
     """MDLM in continuous time, one commit per forward (arXiv 2409.02908, algorithm 1).
 
     No steps to choose: a row of N masks makes N forwards, at the times at which MDLM with infinitely many steps would
     commit its next token, and has exactly that sampler's law.
-
-    Args:
-        temperature, top_p: as for :class:`MDLM`.
     """
 
-    steps: int = 1
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
 
     def parts(self) -> Sampler:
         return Sampler(
             name="FirstHitting",
-            steps=self.steps,
+            steps=1,
             plan=JumpTimes(),
             window=Blocks(until_filled=True),
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
 
@@ -188,7 +183,7 @@ class InformedCorrector(Preset):
         position_temperature: of the choice of positions; 0 takes the lowest.
         rounds: corrections in a row.
         correct_every: omega.
-        temperature, top_p, eps: as for :class:`MDLM`.
+        eps: as for :class:`MDLM`.
     """
 
     count: int = 1
@@ -197,7 +192,7 @@ class InformedCorrector(Preset):
     rounds: int = 1
     correct_every: int = 1
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
     eps: float = 1e-5
 
     def parts(self) -> Sampler:
@@ -206,5 +201,5 @@ class InformedCorrector(Preset):
             steps=self.steps,
             plan=Ancestral(eps=self.eps),
             correct=Informed(self.count, self.by, self.position_temperature, self.rounds, self.correct_every),
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )

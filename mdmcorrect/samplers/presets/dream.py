@@ -8,7 +8,6 @@ from ..ancestral import Ancestral
 from ..counts import TimeGrid
 from ..plan import Plan, UnmaskThenRemask, WholeRow
 from ..sampler import Sampler
-from ..scoring import Scoring
 from ..unmask import Unmask
 from .preset import Preset
 
@@ -27,19 +26,15 @@ class Dream(Preset):
     Args:
         alg: "origin" commits each mask with probability ``1 - s / t``; "maskgit_plus" by the proposal's probability,
             "topk_margin" by that of the best less that of the second, "entropy" by least entropy.
-        temperature, top_p, top_k: of the proposals; at temperature 0 the filters still shape the scores. top_p keeps
-            the token that crosses it.
-        alg_temp: positions are drawn from ``softmax(score / alg_temp)`` without replacement; 0 takes the best.
+        temperature, top_p, top_k: of the proposals; at temperature 0 the filters still shape the scores.
+        alg_temp: positions are drawn from ``softmax(score / alg_temp)`` without replacement; None takes the best.
         eps: last time of the grid.
         batch_mean: n is the batch's mean, and whole rows are ranked, as in the released code; see :class:`WholeRow`.
         ties: "lowest" or "torch"; see :class:`Unmask`.
     """
 
     alg: str = "origin"
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    alg_temp: float = 0.0
+    alg_temp: float | None = None
     eps: float = 1e-3
     batch_mean: bool = False
     ties: str = "lowest"
@@ -49,15 +44,8 @@ class Dream(Preset):
             name="Dream",
             steps=self.steps,
             plan=self._plan(),
-            scoring=Scoring(
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                top_p_rule="inclusive",
-                filter_order="top_p_first",
-                law="proposal",
-                mask_token="forbid",
-                confidence_dtype="logits",
+            scoring=self._scoring(
+                filter_order="top_p_first", law="proposal", mask_token="forbid", confidence_dtype="logits"
             ),
         )
 
@@ -67,5 +55,5 @@ class Dream(Preset):
         if self.alg not in _ORDERS:
             raise ValueError(f"alg: expected 'origin' or one of {sorted(_ORDERS)}, got {self.alg!r}")
         count = TimeGrid(self.eps, self.batch_mean)
-        unmask = Unmask(_ORDERS[self.alg], count, temperature=self.alg_temp, ties=self.ties)
+        unmask = Unmask(_ORDERS[self.alg], count, temperature=self.alg_temp or 0.0, ties=self.ties)
         return WholeRow(unmask) if self.batch_mean else UnmaskThenRemask(unmask)

@@ -8,7 +8,6 @@ from typing import Any
 from ..pool import Kappa, Noise, Pool
 from ..review import Review
 from ..sampler import Sampler
-from ..scoring import Scoring
 from .preset import Preset
 
 
@@ -22,14 +21,11 @@ class MaskGIT(Preset):
     Args:
         choice_temperature: of the Gumbel noise on the log-probabilities, falling linearly to 0 at the last step.
         schedule: "cosine", "linear", "sine", or the committed share after each step.
-        temperature, top_k, top_p: of the draw.
     """
 
     choice_temperature: float = 4.5
     schedule: str | tuple[float, ...] = "cosine"
     temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
 
     def parts(self) -> Sampler:
         return Sampler(
@@ -41,7 +37,7 @@ class MaskGIT(Preset):
                 committed="stays",
                 noise=Noise(self.choice_temperature) if self.choice_temperature else None,
             ),
-            scoring=Scoring(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
 
@@ -56,15 +52,12 @@ class TokenCritic(Preset):
         critic: a model that gives quality ``[b, L]``, the probability that a token is real.
         noise: factor of the uniform noise on the critic's scores, falling linearly to 0 at the last step.
         schedule: as for :class:`MaskGIT`.
-        temperature, top_k, top_p: of the draw.
     """
 
     critic: Any = None
     noise: float = 1.0
     schedule: str | tuple[float, ...] = "cosine"
     temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
 
     def parts(self) -> Sampler:
         if self.critic is None:
@@ -79,5 +72,5 @@ class TokenCritic(Preset):
                 noise=Noise(self.noise, "uniform") if self.noise else None,
             ),
             review=Review(self.critic),
-            scoring=Scoring(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p),
+            scoring=self._scoring(),
         )

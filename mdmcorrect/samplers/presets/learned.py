@@ -8,7 +8,6 @@ from ..counts import CeilTarget
 from ..informed import Resample
 from ..pool import Kappa, Noise, Pool
 from ..sampler import Sampler
-from ..scoring import Scoring
 from ..unmask import Unmask
 from .preset import Preset
 
@@ -20,21 +19,17 @@ class LearnedOrder(Preset):
     With the masking schedules ``1 - alpha_l(t) = t^(w_l)`` the positions are unmasked in Plackett-Luce order of their
     weights w; here each step draws its share of the masks so, by Gumbel top-k of ``log w``. One forward per step.
 
-    Args:
-        temperature, top_p: of the tokens' draw.
-
     The model gives w as its ``quality``, positive; it may depend on the canvas, and is read anew each step.
     """
 
     temperature: float = 1.0
-    top_p: float | None = None
 
     def parts(self) -> Sampler:
         return Sampler(
             name="LearnedOrder",
             steps=self.steps,
             plan=Pool(Kappa(), masked="log_quality", committed="stays", noise=Noise(1.0, annealed=False)),
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
 
@@ -51,13 +46,11 @@ class GIDD(Preset):
 
     Args:
         count: tokens changed per step at most.
-        temperature, top_p: of the draw.
     """
 
     steps: int = 128
     count: int = 1
     temperature: float = 0.1
-    top_p: float | None = None
 
     def parts(self) -> Sampler:
         return Sampler(
@@ -65,5 +58,5 @@ class GIDD(Preset):
             steps=self.steps,
             unmask=Unmask("random", CeilTarget()),
             correct=Resample(self.count),
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )

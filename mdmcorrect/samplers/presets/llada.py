@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from ... import _checks
 from ..counts import EvenSplit
 from ..sampler import Sampler
 from ..scoring import Scoring
 from ..unmask import Unmask
 from ..window import Blocks
 from .preset import Preset
+
+# LLaDA's softmax counts the mask token and is rounded to the logits' dtype before positions are compared.
+LLADA: dict[str, Any] = {"mask_token": "forbid", "confidence_dtype": "logits"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +29,13 @@ class LLaDA(Preset):
         remasking: "low_confidence" commits the proposals of highest probability, "random" any.
         temperature: 0 proposes the argmax; else a draw of ``softmax(logits / temperature)``, ranked by its probability
             at temperature 1, rounded to the logits' dtype.
-        suppress: ids of probability zero (``logits_eos_inf``).
+        suppress: as in every preset; the authors' ``logits_eos_inf``.
         confidence_forbid: ids committed last, their confidence being zero (``confidence_eos_eot_inf``).
         ties: "lowest" or "torch"; see :class:`Unmask`.
     """
 
     block_length: int | None = None
     remasking: str = "low_confidence"
-    temperature: float = 0.0
-    suppress: tuple[int, ...] = ()
     confidence_forbid: tuple[int, ...] = ()
     ties: str = "lowest"
 
@@ -42,25 +45,18 @@ class LLaDA(Preset):
             steps=self.steps,
             unmask=Unmask(commit_order(self.remasking), EvenSplit(), ties=self.ties),
             window=Blocks(self.block_length),
-            scoring=llada_scoring(self.temperature, suppress=self.suppress, confidence_forbid=self.confidence_forbid),
+            scoring=self._scoring(**LLADA, confidence_forbid=self.confidence_forbid),
         )
 
 
 def commit_order(remasking: str) -> str:
     """The order of :class:`Unmask` that LLaDA and its descendants call "low_confidence" or "random" remasking."""
-    if remasking not in ("low_confidence", "random"):
-        raise ValueError(f"remasking: expected 'low_confidence' or 'random', got {remasking!r}")
+    _checks.choice("remasking", remasking, "low_confidence", "random")
     return "confidence" if remasking == "low_confidence" else "random"
 
 
 def llada_scoring(
     temperature: float, *, suppress: tuple[int, ...] = (), confidence_forbid: tuple[int, ...] = ()
 ) -> Scoring:
-    """LLaDA's softmax counts the mask token and is rounded to the logits' dtype before positions are compared."""
-    return Scoring(
-        temperature=temperature,
-        mask_token="forbid",
-        suppress=suppress,
-        confidence_forbid=confidence_forbid,
-        confidence_dtype="logits",
-    )
+    """How LLaDA's proposals are scored."""
+    return Scoring(temperature=temperature, suppress=suppress, confidence_forbid=confidence_forbid, **LLADA)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from ..counts import EvenSplit, Threshold
 from ..edit import Edit, EditRule, Overwrite, RemaskDoubtful
 from ..sampler import Sampler
-from ..scoring import Scoring
 from ..state import State
 from ..unmask import Unmask
 from ..window import Blocks, View
-from .preset import Preset
+from .preset import Filling, Preset
+
+# Statistics are those of the proposals, rounded to the logits' dtype.
+PROPOSALS: dict[str, Any] = {"law": "proposal", "mask_token": "forbid", "confidence_dtype": "logits"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +36,6 @@ class LLaDA2(Preset):
     steps: int = 32
     block_length: int = 32
     threshold: float = 0.95
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
     ties: str = "lowest"
 
     def parts(self) -> Sampler:
@@ -45,12 +45,12 @@ class LLaDA2(Preset):
             steps=self.steps,
             unmask=Unmask("confidence", count, ties=self.ties),
             window=Blocks(self.block_length, steps=self.steps, by="column"),
-            scoring=_scoring(self.temperature, self.top_k, self.top_p),
+            scoring=self._scoring(**PROPOSALS),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLaDA21(Preset):
+class LLaDA21(Filling):
     """LLaDA2.1's decoding with token editing (arXiv 2602.08676), and T2M, which remasks instead (arXiv 2604.18738).
 
     On each forward, masked positions whose proposal's confidence exceeds ``threshold`` are committed (M2T), at least
@@ -70,7 +70,6 @@ class LLaDA21(Preset):
         ties: "lowest" or "torch"; see :class:`Unmask`.
     """
 
-    steps: int = 1
     block_length: int = 32
     threshold: float = 0.7
     editing_threshold: float = 0.5
@@ -80,9 +79,6 @@ class LLaDA21(Preset):
     remask_threshold: float = 0.1
     per_position: int = 3
     ratio: float = 0.25
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
     ties: str = "lowest"
 
     def parts(self) -> Sampler:
@@ -90,10 +86,10 @@ class LLaDA21(Preset):
         again = 0 if self.remask is None else self.per_position * self.block_length
         return Sampler(
             name="LLaDA21",
-            steps=self.steps,
+            steps=1,
             plan=Edit(unmask=unmask, edit=self._edit(), post_steps=self.post_steps),
             window=Blocks(self.block_length, until_filled=True, extra=self.post_steps + again, by="column"),
-            scoring=_scoring(self.temperature, self.top_k, self.top_p),
+            scoring=self._scoring(**PROPOSALS),
         )
 
     def _edit(self) -> EditRule:
@@ -111,15 +107,3 @@ class BlockSplit(EvenSplit):
 
     def before(self, state: State, view: View) -> Tensor:
         return self.block_length // self.steps + (view.step < self.block_length % self.steps).long()
-
-
-def _scoring(temperature: float, top_k: int | None, top_p: float | None) -> Scoring:
-    return Scoring(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        top_p_rule="inclusive",
-        law="proposal",
-        mask_token="forbid",
-        confidence_dtype="logits",
-    )

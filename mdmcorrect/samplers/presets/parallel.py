@@ -6,19 +6,18 @@ from dataclasses import dataclass
 
 from ..counts import CountRule, EntropyBound, EvenSplit, Factor, Threshold
 from ..sampler import Sampler
-from ..scoring import Scoring
 from ..unmask import Unmask
 from ..window import Blocks
 from .llada import commit_order
-from .preset import Preset
+from .preset import Filling
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastDLLM(Preset):
+class FastDLLM(Filling):
     """Fast-dLLM's confidence-aware parallel decoding (arXiv 2505.22618, section 3.3).
 
-    One forward per step. With a threshold or a factor a block lasts until it is filled, whatever ``steps``; without,
-    this is LLaDA with confidences in full precision. Key-value caches are adapters of the model:
+    One forward per step. With a threshold or a factor a block lasts until it is filled; without, this is LLaDA, of
+    so many ``steps``, with confidences in full precision. Key-value caches are adapters of the model:
     :class:`mdmcorrect.adapters.PrefixCache` and :class:`mdmcorrect.adapters.DualCache`.
 
     Args:
@@ -28,33 +27,37 @@ class FastDLLM(Preset):
         remasking, temperature, ties: as for :class:`LLaDA`.
     """
 
-    steps: int = 1
     block_length: int | None = None
     threshold: float | None = None
     factor: float | None = None
     remasking: str = "low_confidence"
-    temperature: float = 0.0
     ties: str = "lowest"
 
     def parts(self) -> Sampler:
         return Sampler(
             name="FastDLLM",
-            steps=self.steps,
+            steps=1 if self._until_filled or self.steps is None else self.steps,
             unmask=Unmask(commit_order(self.remasking), self._count(), ties=self.ties),
-            window=Blocks(self.block_length, until_filled=self.threshold is not None or self.factor is not None),
-            scoring=Scoring(temperature=self.temperature, mask_token="forbid"),
+            window=Blocks(self.block_length, until_filled=self._until_filled),
+            scoring=self._scoring(mask_token="forbid"),
         )
+
+    @property
+    def _until_filled(self) -> bool:
+        return self.threshold is not None or self.factor is not None
 
     def _count(self) -> CountRule:
         if self.threshold is not None and self.factor is not None:
             raise ValueError(f"threshold, factor: expected one of them, got {self.threshold} and {self.factor}")
+        if not self._until_filled and self.steps is None:
+            raise ValueError("steps: expected an int of at least 1, or a threshold or a factor, got none of them")
         if self.factor is not None:
             return Factor(self.factor)
         return EvenSplit() if self.threshold is None else Threshold(self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EntropyBounded(Preset):
+class EntropyBounded(Filling):
     """The entropy-bounded sampler (arXiv 2505.24857, section 4).
 
     One forward per step, at most one per position. Commits the positions of least entropy, as many as keep the sum of
@@ -66,18 +69,14 @@ class EntropyBounded(Preset):
         temperature: of the draw; entropies are those at temperature 1.
     """
 
-    steps: int = 1
     gamma: float = 0.1
     block_length: int | None = None
-    temperature: float = 0.0
 
     def parts(self) -> Sampler:
-        if not self.gamma >= 0:
-            raise ValueError(f"gamma: expected a number >= 0, got {self.gamma}")
         return Sampler(
             name="EntropyBounded",
-            steps=self.steps,
+            steps=1,
             unmask=Unmask("entropy", EntropyBound(self.gamma)),
             window=Blocks(self.block_length, until_filled=True),
-            scoring=Scoring(temperature=self.temperature),
+            scoring=self._scoring(),
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from ... import _checks
 from ..pool import FixedOrder, Kappa, Pool
 from ..review import Review
 from ..sampler import Sampler
-from ..scoring import Scoring
 from .preset import Preset
 
 _SCORES = {"confidence": "logprob", "margin": "lead", "random": "random"}
@@ -30,8 +31,9 @@ class P2(Preset):
         planner: another model that reads the draft and scores committed positions; None plans with the model itself.
         revisit: with no planner, what a committed position is scored by: "token", the probability of the token that
             stands there; "draft", that of the token drawn in its place, as the authors' code does.
-        temperature: of the draw.
     """
+
+    limits: ClassVar[Mapping[str, _checks.Rule]] = {"eta": _checks.weight}
 
     eta: float = 1.0
     kappa: str | tuple[float, ...] = "linear"
@@ -57,7 +59,7 @@ class P2(Preset):
             steps=self.steps,
             plan=Pool(Kappa(self.kappa), masked=masked, committed=committed, eta=self.eta),
             review=review,
-            scoring=Scoring(temperature=self.temperature),
+            scoring=self._scoring(),
         )
 
 
@@ -67,14 +69,9 @@ class P2Plus(Preset):
 
     A first forward ranks the masks by the log-probability of their proposals and commits none; each of ``steps - 1``
     further ones commits the next ``ceil(N / (steps - 1))``. At most ``steps`` forwards.
-
-    Args:
-        temperature: of the draw.
     """
 
     temperature: float = 1.0
 
     def parts(self) -> Sampler:
-        return Sampler(
-            name="P2Plus", steps=self.steps, plan=FixedOrder(), scoring=Scoring(temperature=self.temperature)
-        )
+        return Sampler(name="P2Plus", steps=self.steps, plan=FixedOrder(), scoring=self._scoring())

@@ -2,31 +2,133 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
-from torch import Tensor
+from ... import _checks
+from ..call import Runs
+from ..pool import kappa_values
+from ..sampler import step_count
+from ..scoring import Scoring
+from ..unmask import TIES
 
-from ..result import SampleResult
-from ..sampler import Sampler
+# A setting means the same in every preset that has it; `limits` of a preset says where it does not. Settings that are
+# not here are names and parts, which the parts they go to hold against what they know.
+RULES: Mapping[str, _checks.Rule] = {
+    "temperature": _checks.temperature,
+    "top_k": _checks.top_k,
+    "top_p": _checks.nucleus,
+    "top_p_rule": _checks.one_of("inclusive", "exclusive"),
+    "suppress": _checks.token_ids,
+    "confidence_forbid": _checks.token_ids,
+    "eos_id": _checks.token_id,
+    "alg_temp": _checks.temperature,
+    "order_temperature": _checks.temperature,
+    "position_temperature": _checks.temperature,
+    "remask_temperature": _checks.temperature,
+    "choice_temperature": _checks.temperature,
+    "noise": _checks.weight,
+    "eps": _checks.below_one,
+    "eta": _checks.share,
+    "scale": _checks.weight,
+    "power": _checks.weight,
+    "gamma": _checks.weight,
+    "factor": _checks.weight,
+    "threshold": _checks.share,
+    "editing_threshold": _checks.share,
+    "remask_threshold": _checks.share,
+    "accept": _checks.share,
+    "doubt": _checks.share,
+    "ratio": _checks.share,
+    "t_on": _checks.number,
+    "t_off": _checks.number,
+    "alpha_on": _checks.number,
+    "block_length": _checks.at_least(1),
+    "correct_every": _checks.at_least(1),
+    "correct_start": _checks.at_least(0),
+    "corrector_steps": _checks.at_least(0),
+    "corrector_top_k": _checks.at_least(0),
+    "count": _checks.integer,
+    "rounds": _checks.integer,
+    "candidates": _checks.at_least(1),
+    "revise": _checks.integer,
+    "remask_count": _checks.at_least(0),
+    "step_on": _checks.at_least(0),
+    "step_off": _checks.at_least(0),
+    "loop_start": _checks.integer,
+    "loop_steps": _checks.at_least(0),
+    "loop_count": _checks.integer,
+    "at_least": _checks.at_least(0),
+    "post_steps": _checks.at_least(0),
+    "per_position": _checks.at_least(0),
+    "kappa": kappa_values,
+    "schedule": kappa_values,
+    "ties": _checks.one_of(*TIES),
+    "remasking": _checks.one_of("low_confidence", "random"),
+    "finish": _checks.flag,
+    "batch_mean": _checks.flag,
+    "carry_over": _checks.flag,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class Preset(Runs):
     """A published sampler. Called, it is the :class:`Sampler` that :meth:`parts` returns.
 
-    ``steps`` is S (T, N in some papers), the steps of a row; what one costs in forwards is said at each preset.
+    Args:
+        steps: S (T, N in some papers), the steps of a row; what one costs in forwards is said at each preset.
+        temperature: of the draw of tokens; 0 takes the most probable one.
+        top_k, top_p: filters of the draw, None for none; ``top_p_rule`` says whether the token that crosses top_p is
+            kept, "inclusive", or dropped, "exclusive". The default is the method's.
+        suppress: ids of probability zero everywhere.
     """
 
-    steps: int
+    limits: ClassVar[Mapping[str, _checks.Rule]] = {}
 
-    def parts(self) -> Sampler:
-        """The parts it is made of."""
-        raise NotImplementedError
+    steps: int
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    top_p_rule: str = "inclusive"
+    suppress: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        rules = {**RULES, "steps": step_count, **self.limits}
+        for setting in fields(self):
+            if setting.name in rules:
+                rule = rules[setting.name]
+                _checks.settle(self, **{setting.name: _checks.optional(rule) if setting.default is None else rule})
         self.parts()  # so that a wrong setting is refused where it is written
 
-    def __call__(self, model: Any, tokens: Tensor | None = None, *, mask_id: int, **options: Any) -> SampleResult:
-        """Fill the masks of ``tokens``; every argument of :meth:`Sampler.__call__`."""
-        return self.parts()(model, tokens, mask_id=mask_id, **options)
+    def _scoring(self, **settings: Any) -> Scoring:
+        """The scoring of these settings, and of what the method says besides."""
+        if self.top_p is not None:
+            settings["top_p_rule"] = self.top_p_rule
+        return Scoring(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, suppress=self.suppress, **settings
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filling(Preset):
+    """A preset whose windows last until they are filled, which is as many steps as that takes: none to choose.
+
+    ``steps`` was an argument once; it says nothing.
+    """
+
+    steps: int | None = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None and self._until_filled:
+            warnings.warn(
+                f"steps: {type(self).__name__} makes as many as filling its windows takes; {self.steps} says nothing",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+
+    @property
+    def _until_filled(self) -> bool:
+        return True

@@ -9,10 +9,9 @@ from ..loop import Looped
 from ..plan import UnmaskThenRemask
 from ..remask import Binomial, Centred, Constant, Remask, RemaskCount
 from ..sampler import Sampler
-from ..scoring import Scoring
 from ..unmask import Unmask
 from ..window import Blocks
-from .llada import llada_scoring
+from .llada import LLADA
 from .preset import Preset
 
 
@@ -35,7 +34,7 @@ class PRISM(Preset):
         loop_start, loop_steps, loop_count: after ``loop_start`` steps, ``loop_steps`` further ones make no progress and
             exchange ``loop_count`` random committed tokens each: a step masks them, the next fills as many. Other
             settings count steps without these; what they remask in the step before goes on in between.
-        temperature, top_p: of the draw; top_p drops the token that crosses it.
+        top_p_rule: the authors drop the token that crosses top_p.
     """
 
     unmask: str = "random"
@@ -48,7 +47,7 @@ class PRISM(Preset):
     loop_steps: int = 0
     loop_count: int = 0
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
 
     def parts(self) -> Sampler:
         unmask, remask = Unmask(self.unmask, CeilTarget()), self._remask()
@@ -59,7 +58,7 @@ class PRISM(Preset):
             name="PRISM",
             steps=self.steps + self.loop_steps,
             plan=plan,
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
     def _remask(self) -> Remask | None:
@@ -88,7 +87,7 @@ class BlockPRISM(Preset):
 
     Args:
         block_length: generated positions per block, None for one block.
-        remask_count: positions masked again per block, the sum of its ``R_i``.
+        remask_count: positions masked again per block, the sum of its ``R_i``; None for none.
         unmask, remask: as for :class:`PRISM`.
         temperature: as for :class:`LLaDA`.
         finish: fill what was masked in a block's last steps by one more forward; False leaves it, as the released code.
@@ -96,10 +95,9 @@ class BlockPRISM(Preset):
     """
 
     block_length: int | None = None
-    remask_count: int = 0
+    remask_count: int | None = None
     unmask: str = "confidence"
     remask: str | None = "quality"
-    temperature: float = 0.0
     finish: bool = True
     ties: str = "lowest"
 
@@ -110,9 +108,9 @@ class BlockPRISM(Preset):
             finish=self.finish,
             plan=UnmaskThenRemask(
                 Unmask(self.unmask, EvenSplit(), ties=self.ties),
-                Remask(self.remask, Centred(self.remask_count)) if self.remask else None,
+                None if self.remask is None else Remask(self.remask, Centred(self.remask_count or 0)),
                 refill="never",
             ),
             window=Blocks(self.block_length),
-            scoring=llada_scoring(self.temperature),
+            scoring=self._scoring(**LLADA),
         )

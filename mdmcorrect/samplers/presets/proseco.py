@@ -8,7 +8,6 @@ from ..ancestral import Ancestral
 from ..correct import FixedPoint
 from ..counts import CountRule, EvenSplit, Threshold
 from ..sampler import Sampler
-from ..scoring import Scoring
 from ..unmask import Unmask
 from ..window import Blocks
 from .llada import commit_order
@@ -30,8 +29,8 @@ class ProSeCo(Preset):
         correct_start: no correction in steps ``i + 1 < correct_start``.
         carry_over: committed tokens enter the first guess as they are; False takes the argmax there as well.
         corrector: "argmax"; "sample", draws with the step's temperature and filter; "top_k", changes at the
-            ``corrector_top_k`` positions that the model would change most surely.
-        temperature, top_p, eps: as for :class:`MDLM`.
+            ``corrector_top_k`` positions that the model would change most surely, a number for that corrector alone.
+        eps: as for :class:`MDLM`.
     """
 
     corrector_steps: int = 1
@@ -39,9 +38,9 @@ class ProSeCo(Preset):
     correct_start: int = 0
     carry_over: bool = True
     corrector: str = "argmax"
-    corrector_top_k: int = 0
+    corrector_top_k: int | None = None
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
     eps: float = 1e-5
 
     def parts(self) -> Sampler:
@@ -58,7 +57,7 @@ class ProSeCo(Preset):
             steps=self.steps,
             plan=Ancestral(eps=self.eps),
             correct=corrector if self.corrector_steps else None,
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
 
@@ -79,7 +78,6 @@ class BlockProSeCo(Preset):
     corrector_steps: int = 4
     correct_every: int = 2
     threshold: float | None = None
-    temperature: float = 0.0
     remasking: str = "low_confidence"
     ties: str = "lowest"
 
@@ -91,7 +89,7 @@ class BlockProSeCo(Preset):
             unmask=self.unmask(),
             window=Blocks(self.block_length, until_filled=self.threshold is not None),
             correct=corrector if self.corrector_steps else None,
-            scoring=Scoring(temperature=self.temperature, mask_token="forbid"),
+            scoring=self._scoring(mask_token="forbid"),
         )
 
     def unmask(self) -> Unmask:

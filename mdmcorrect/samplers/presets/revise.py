@@ -10,41 +10,37 @@ from ..plan import UnmaskThenRemask
 from ..pool import Kappa, Pool
 from ..remask import Constant
 from ..sampler import Sampler
-from ..scoring import Scoring
 from ..unmask import BeforeEnd, Unmask
 from ..verify import CosineTarget, DraftAndVerify, HistoryRemask, ScoreThenFill
 from ..window import Blocks
-from .llada import llada_scoring
-from .preset import Preset
+from .llada import LLADA
+from .preset import Filling, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
-class WINO(Preset):
+class WINO(Filling):
     """Wide-in, narrow-out decoding (arXiv 2507.18578): accept above a low bar, verify by attention that hides a token.
 
     One forward per step, of the canvas and a shadow of the block: wrap the model in
     :class:`mdmcorrect.adapters.ShadowBlock`, whose quality is the probability of a token where nobody sees it.
 
     Args:
-        block_length: generated positions per block.
+        block_length: generated positions per block, None for one block.
         accept: tau_1, compared with the proposal's probability.
         doubt: tau_2, compared with the quality of committed tokens.
-        temperature: of the proposals.
     """
 
-    steps: int = 1
-    block_length: int = 128
+    block_length: int | None = 128
     accept: float = 0.6
     doubt: float = 0.9
-    temperature: float = 0.0
 
     def parts(self) -> Sampler:
         return Sampler(
             name="WINO",
-            steps=self.steps,
+            steps=1,
             plan=DraftAndVerify(unmask=Unmask("confidence", Threshold(self.accept, strict=True)), doubt=self.doubt),
             window=Blocks(self.block_length, until_filled=True, extra=DraftAndVerify.FIRST),
-            scoring=Scoring(temperature=self.temperature, mask_token="forbid"),
+            scoring=self._scoring(mask_token="forbid"),
         )
 
 
@@ -58,12 +54,10 @@ class RemeDi(Preset):
     Args:
         block_length: generated positions per block, None for one block.
         by: "quality", the confidence stream; "probability", the token's own probability, as the released code gathers.
-        temperature: of the proposals.
     """
 
     block_length: int | None = 32
     by: str = "quality"
-    temperature: float = 0.0
 
     def parts(self) -> Sampler:
         if self.by not in ("quality", "probability"):
@@ -74,7 +68,7 @@ class RemeDi(Preset):
             steps=self.steps,
             plan=Pool(Kappa(), masked=ranks[0], committed=ranks[1]),
             window=Blocks(self.block_length),
-            scoring=Scoring(temperature=self.temperature, mask_token="forbid"),
+            scoring=self._scoring(mask_token="forbid"),
         )
 
 
@@ -95,7 +89,6 @@ class CoRe(Preset):
     candidates: int = 8
     revise: int = 2
     correct_every: int = 16
-    temperature: float = 0.0
 
     def parts(self) -> Sampler:
         return Sampler(
@@ -104,7 +97,7 @@ class CoRe(Preset):
             unmask=Unmask("confidence", EvenSplit()),
             window=Blocks(self.block_length),
             correct=HideAndAsk(self.candidates, self.revise, self.correct_every),
-            scoring=llada_scoring(self.temperature),
+            scoring=self._scoring(**LLADA),
         )
 
 
@@ -116,7 +109,6 @@ class HistoryRemasking(Preset):
 
     Args:
         numbers: ``(until, number)`` pairs, how many are masked again by the share of steps made.
-        temperature: of the proposals.
         order_temperature: of the Gumbel noise on the commit order.
     """
 
@@ -130,7 +122,7 @@ class HistoryRemasking(Preset):
             name="HistoryRemasking",
             steps=self.steps,
             plan=HistoryRemask(unmask=unmask, numbers=self.numbers),
-            scoring=Scoring(temperature=self.temperature),
+            scoring=self._scoring(),
         )
 
 
@@ -144,14 +136,14 @@ class NAVIRA(Preset):
         remask_count: positions masked again per step, under PRISM's condition (:class:`Constant`).
         remask_temperature: of their draw, by ``softmax(-log quality / temperature)``; 0 takes the lowest quality.
         unmask: the commit order, as for :class:`PRISM`.
-        temperature, top_p: of the proposals; top_p drops the token that crosses it.
+        top_p_rule: as for :class:`PRISM`.
     """
 
     remask_count: int = 1
     remask_temperature: float = 1.0
     unmask: str = "random"
     temperature: float = 1.0
-    top_p: float | None = None
+    top_p_rule: str = "exclusive"
 
     def parts(self) -> Sampler:
         return Sampler(
@@ -162,7 +154,7 @@ class NAVIRA(Preset):
                 count=Constant(self.remask_count),
                 temperature=self.remask_temperature,
             ),
-            scoring=Scoring(temperature=self.temperature, top_p=self.top_p),
+            scoring=self._scoring(),
         )
 
 
@@ -186,5 +178,5 @@ class MDiff4STR(Preset):
             name="MDiff4STR",
             steps=self.steps - 1,
             plan=UnmaskThenRemask(BeforeEnd("confidence", AboveMean(self.eos_id), eos_id=self.eos_id)),
-            scoring=Scoring(),
+            scoring=self._scoring(),
         )
