@@ -1,13 +1,16 @@
 """The quality head of PRISM (arXiv 2510.01384): from a hidden state to P(the token here is right | the rest).
 
-``QualityHead`` is the layer; ``attach`` puts it on any model whose hidden states can be reached, by a function of the
-model's output or by a forward hook on a named submodule.
+``QualityHead`` is the layer; ``attach`` (attached.py) puts it on any model whose hidden states can be reached, by a
+function of the model's output or by a forward hook on a named submodule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import math
+import operator
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import ops
-from .losses.outputs import read_condition, read_hidden, read_logits
+from .attached import ModelWithQuality, QualityOutput, attach
+from .layers import is_plain
 
+__all__ = ["FILE_NAME", "ModelWithQuality", "QualityHead", "QualityOutput", "attach"]
+
+FILE_NAME = "quality_head.safetensors"
 _NORMS = ("layer", "rms", None)
+_NORM_LAYERS = (nn.LayerNorm, nn.RMSNorm)
 
 
 class QualityHead(nn.Module):
@@ -47,13 +55,20 @@ class QualityHead(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        sizes = {"hidden_size": hidden_size, "mlp_hidden": mlp_hidden, "condition_size": condition_size}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise ValueError(f"{name}: expected a positive size, got {size}")
-        if norm not in _NORMS:
+        hidden_size = _size("hidden_size", hidden_size)
+        mlp_hidden = None if mlp_hidden is None else _size("mlp_hidden", mlp_hidden)
+        condition_size = None if condition_size is None else _size("condition_size", condition_size)
+        if norm is not None and not (isinstance(norm, str) and norm in _NORMS):
             raise ValueError(f"norm: expected one of {_NORMS}, got {norm!r}")
+        eps = _eps(eps)
         self.hidden_size, self.condition_size, self.eps = hidden_size, condition_size, eps
+        self.settings: dict[str, Any] = {
+            "hidden_size": hidden_size,
+            "norm": norm,
+            "mlp_hidden": mlp_hidden,
+            "condition_size": condition_size,
+            "eps": eps,
+        }
         self.norm: nn.Module | None = None
         if norm == "layer":
             self.norm = nn.LayerNorm(hidden_size, eps=eps)
@@ -77,9 +92,13 @@ class QualityHead(nn.Module):
         Returns:
             ``[..., L]`` logits, float32 (float64 with float64 parameters).
         """
-        if hidden.shape[-1] != self.hidden_size:
+        for name, value in {"hidden": hidden, "condition": condition}.items():
+            if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()):
+                got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"{name}: expected a floating tensor, got {got}")
+        if hidden.ndim < 1 or hidden.shape[-1] != self.hidden_size:
             raise ValueError(f"hidden: expected [..., L, {self.hidden_size}], got {tuple(hidden.shape)}")
-        dtype = torch.float64 if self.out.weight.dtype == torch.float64 else torch.float32
+        dtype = torch.float64 if _dtype(self.out, torch.float32) == torch.float64 else torch.float32
         with torch.autocast(hidden.device.type, enabled=False):
             shift, scale = self._shift_and_scale(condition, dtype)
             if self._in_one_read(hidden, condition):
@@ -88,17 +107,19 @@ class QualityHead(nn.Module):
             if shift is not None and scale is not None:
                 x = x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
         if self.mlp is not None:
-            x = self.mlp(x if torch.is_autocast_enabled(x.device.type) else x.to(self.mlp[0].weight.dtype))
+            x = self.mlp(x if torch.is_autocast_enabled(x.device.type) else x.to(_dtype(self.mlp, dtype)))
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(x.to(dtype), self.out.weight.to(dtype), self.out.bias.to(dtype)).squeeze(-1)
+            return _project(self.out, x, dtype).squeeze(-1)
 
     def probability(self, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
         """``sigmoid(forward(...))``: the quality in (0, 1), ``[..., L]``."""
         return torch.sigmoid(self(hidden, condition))
 
     def _in_one_read(self, hidden: Tensor, condition: Tensor | None) -> bool:
-        """Whether ``ops.score_quality`` can do it: nothing to train, no MLP in between, no float64."""
+        """Whether ``ops.score_quality`` can do it: nothing to train, no MLP in between, no float64, plain layers."""
         if self.mlp is not None or hidden.device.type != "cpu" or hidden.dim() < 2 or hidden.stride(-1) != 1:
+            return False
+        if not is_plain(self.out, nn.Linear) or not (self.norm is None or is_plain(self.norm, *_NORM_LAYERS)):
             return False
         tensors = [hidden, *self.parameters(), *([] if condition is None else [condition])]
         recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -122,6 +143,8 @@ class QualityHead(nn.Module):
     def _normalize(self, x: Tensor) -> Tensor:
         if self.norm is None:
             return x
+        if not is_plain(self.norm, *_NORM_LAYERS):  # an adapter, a hook: it knows what it does
+            return self.norm(x.to(_dtype(self.norm, x.dtype))).to(x.dtype)
         weight = self.norm.weight.to(x.dtype)
         if isinstance(self.norm, nn.LayerNorm):
             return F.layer_norm(x, x.shape[-1:], weight, self.norm.bias.to(x.dtype), self.eps)
@@ -137,110 +160,82 @@ class QualityHead(nn.Module):
             )
         if condition.shape[-1] != self.condition_size:
             raise ValueError(f"condition: expected [..., {self.condition_size}], got {tuple(condition.shape)}")
-        weight, bias = self.modulation.weight.to(dtype), self.modulation.bias.to(dtype)
-        shift, scale = F.linear(condition.to(dtype), weight, bias).chunk(2, dim=-1)
+        shift, scale = _project(self.modulation, condition, dtype).chunk(2, dim=-1)
         return shift, scale
 
+    def save(self, path: str | PathLike[str], *, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write weights and settings to one safetensors file; of a directory, to ``quality_head.safetensors`` in it.
 
-@dataclass
-class QualityOutput:
-    """What a model with an attached head returns.
+        Args:
+            path: of the file, or of a directory that exists.
+            state_dict: the weights, where they have been gathered already; by default its own.
 
-    ``logits [B, L, V]``, ``hidden [B, L, D]``, ``quality [B, L]`` in (0, 1), ``quality_logit [B, L]``, ``condition``.
-    """
+        Raises:
+            ImportError: without the safetensors package.
+        """
+        weights = self.state_dict() if state_dict is None else state_dict
+        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        _safetensors().save_file(tensors, _file(path), metadata={"quality_head": json.dumps(self.settings)})
 
-    logits: Tensor
-    hidden: Tensor
-    quality: Tensor
-    quality_logit: Tensor
-    condition: Tensor | None = None
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: torch.device | str = "cpu") -> QualityHead:
+        """The head that :meth:`save` wrote, or :meth:`ModelWithQuality.save_pretrained` to a directory; its dtypes too.
 
-
-class ModelWithQuality(nn.Module):
-    """A model and its quality head as one module; made by :func:`attach`. Arguments of the call go to the model."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        head: nn.Module,
-        *,
-        hidden: Callable[[Any], Tensor] | None,
-        logits: Callable[[Any], Tensor] | None,
-        condition: Callable[[Any], Tensor | None] | None,
-        module: str | None,
-        capture: str,
-    ) -> None:
-        super().__init__()
-        self.model, self.quality_head = model, head
-        self._read_hidden, self._read_logits, self._read_condition = hidden, logits, condition
-        self._module, self._captured = module, None
-        if module is not None:
-            target = dict(model.named_modules()).get(module)
-            if target is None:
-                raise ValueError(f"module: the model has no submodule named {module!r}")
-            if capture == "output":
-                target.register_forward_hook(self._capture_output)
-            else:
-                target.register_forward_pre_hook(self._capture_input)
-
-    def _capture_output(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        self._captured = output[0] if isinstance(output, tuple) else output
-
-    def _capture_input(self, _module: nn.Module, args: Any) -> None:
-        self._captured = args[0]
-
-    def forward(self, *args: Any, **kwargs: Any) -> QualityOutput:
-        self._captured = None
-        output = self.model(*args, **kwargs)
-        hidden = self._hidden(output)
-        logits = read_logits(output) if self._read_logits is None else self._read_logits(output)
-        condition = read_condition(output) if self._read_condition is None else self._read_condition(output)
-        quality_logit = self.quality_head(hidden, condition)
-        return QualityOutput(logits, hidden, torch.sigmoid(quality_logit), quality_logit, condition)
-
-    def _hidden(self, output: Any) -> Tensor:
-        if self._module is None:
-            return read_hidden(output) if self._read_hidden is None else self._read_hidden(output)
-        captured, self._captured = self._captured, None
-        if not isinstance(captured, Tensor):
-            raise RuntimeError(
-                f"module: {self._module!r} did not run in the model's forward, so it gave no hidden states"
-            )
-        return captured
+        Raises:
+            ImportError: without the safetensors package.
+            ValueError: the file holds no quality head.
+        """
+        with _safetensors().safe_open(_file(path), "pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if "quality_head" not in metadata:
+                raise ValueError(f"path: {_file(path)} holds no quality head that QualityHead.save wrote")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        head = cls(**json.loads(metadata["quality_head"]))
+        head.load_state_dict(tensors, assign=True)
+        return head
 
 
-def attach(
-    model: nn.Module,
-    head: nn.Module,
-    *,
-    hidden: Callable[[Any], Tensor] | None = None,
-    module: str | None = None,
-    capture: str = "output",
-    logits: Callable[[Any], Tensor] | None = None,
-    condition: Callable[[Any], Tensor | None] | None = None,
-) -> ModelWithQuality:
-    """Put a quality head on a model.
+def _size(name: str, value: Any) -> int:
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if size < 1:
+        raise ValueError(f"{name}: expected a positive size, got {size}")
+    return size
 
-    Args:
-        model: any module whose output holds logits.
-        head: called as ``head(hidden, condition)``, returns logits ``[B, L]``; usually a :class:`QualityHead`.
-        hidden: takes the model's output, returns hidden states ``[B, L, D]``. By default the output's ``hidden``, else
-            the last of its ``hidden_states`` (a Hugging Face model called with ``output_hidden_states=True``).
-        module: instead of ``hidden``, the name of a submodule (as in ``named_modules``) that a forward hook listens to.
-        capture: of that submodule "output" (its first element if a tuple) or "input" (its first positional argument).
-        logits: takes the model's output, returns logits; by default the output itself or its ``logits``.
-        condition: takes the model's output, returns the conditioning vector or None; by default its ``condition``.
 
-    Returns:
-        A module with the model's call signature that returns a :class:`QualityOutput`.
+def _eps(value: Any) -> float:
+    try:
+        eps = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"eps: expected a number, got {value!r}") from None
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps: expected a positive number, got {eps}")
+    return eps
 
-    Raises:
-        ValueError: both ``hidden`` and ``module`` given, an unknown submodule or ``capture``.
-    """
-    if hidden is not None and module is not None:
-        raise ValueError("hidden, module: give one of them, got both")
-    if capture not in ("output", "input"):
-        raise ValueError(f"capture: expected 'output' or 'input', got {capture!r}")
-    return ModelWithQuality(
-        model, head, hidden=hidden, logits=logits, condition=condition, module=module, capture=capture
-    )
+
+def _file(path: str | PathLike[str]) -> Path:
+    return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("a quality head is a safetensors file: pip install safetensors") from error
+    return safetensors.torch
+
+
+def _dtype(layer: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """Of the layer's first parameter that has a floating one."""
+    return next((p.dtype for p in layer.parameters() if p.is_floating_point()), otherwise)
+
+
+def _project(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``layer(x)`` in ``dtype`` where the layer is plain; another one (an adapter, a hook) decides itself."""
+    if not is_plain(layer, nn.Linear):
+        return layer(x.to(_dtype(layer, dtype))).to(dtype)
+    return F.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))

@@ -295,6 +295,13 @@ def _first_position(model: Any) -> int:
     return 0
 
 
+def gives_hidden_states(model: Any) -> bool:
+    """Whether the model, within its wrappers, takes ``output_hidden_states=True``, as Hugging Face models do."""
+    taken = accepted(model)
+    asked = hasattr(getattr(unwrapped(model), "config", None), "output_hidden_states")
+    return "output_hidden_states" in taken.names or (taken.anything and asked)
+
+
 def model_name(model: Any) -> str:
     """How error messages call a model."""
     return getattr(model, "__name__", None) or type(model).__name__

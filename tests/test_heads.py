@@ -92,6 +92,21 @@ def test_head_errors_name_the_argument():
         QualityHead(0)
     with pytest.raises(ValueError, match="norm: expected one of"):
         QualityHead(8, norm="batch")
+    for size in (8.0, "8", True, [8, 9], None):
+        with pytest.raises(TypeError, match="hidden_size: expected a whole number"):
+            QualityHead(size)
+    with pytest.raises(ValueError, match="condition_size: expected a positive size, got -1"):
+        QualityHead(8, condition_size=-1)
+    with pytest.raises(ValueError, match="norm: expected one of"):
+        QualityHead(8, norm=["layer"])
+    for eps in (0, -1e-5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="eps: expected a positive number"):
+            QualityHead(8, eps=eps)
+    assert QualityHead(np.int64(8), eps=np.float32(1e-5)).settings["hidden_size"] == 8
+    with pytest.raises(TypeError, match="hidden: expected a floating tensor, got tuple"):
+        QualityHead(8)((torch.zeros(2, 5, 8),))
+    with pytest.raises(TypeError, match=r"hidden: expected a floating tensor, got torch\.int64"):
+        QualityHead(8)(torch.zeros(2, 5, 8).long())
     with pytest.raises(ValueError, match=r"hidden: expected \[..., L, 8\], got \(2, 5, 7\)"):
         QualityHead(8)(torch.zeros(2, 5, 7))
     with pytest.raises(ValueError, match="condition: this head was made with condition_size=3"):
@@ -152,7 +167,16 @@ def test_attach_errors():
         attach(Net(), QualityHead(8), module="blocks.9")
     with pytest.raises(ValueError, match="capture: expected 'output' or 'input', got 'middle'"):
         attach(Net(), QualityHead(8), module="norm", capture="middle")
-    with pytest.raises(TypeError, match="model: the quality head needs hidden states"):
+    with pytest.raises(TypeError, match="module: expected the name of a submodule, got LayerNorm"):
+        attach(net := Net(), QualityHead(8), module=net.norm)
+    for name in ("hidden", "logits", "condition"):
+        with pytest.raises(TypeError, match=f"{name}: expected a function of the model's output, got str"):
+            attach(Net(), QualityHead(8), **{name: "norm"})
+    with pytest.raises(TypeError, match="model: expected a module, got dict"):
+        attach({}, QualityHead(8))
+    with pytest.raises(TypeError, match=r"hidden: expected hidden states \[B, L, D\] from it, got tuple"):
+        attach(HuggingFaceLike(), QualityHead(8), hidden=lambda output: output.hidden_states)(TOKENS)
+    with pytest.raises(TypeError, match="model: hidden states are needed"):
         attach(Net(), QualityHead(8))(TOKENS)
 
     class Unused(Net):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..schedules import Schedule
 from .arguments import divisor, number, tensor
+from .averaging import check_averaged
 from .masking import check_tokens
 from .mdlm import MaskedTerm
 from .outputs import Forward, LossOutput, call_model, read_logits
@@ -92,6 +93,7 @@ def ddpp_loss(
         raise ValueError(f"beta: expected a positive number, got {beta}")
     term = MaskedTerm(mask_id, schedule, fixed, attention_mask=attention_mask)
     check_tokens(x0, t)
+    check_averaged(model=model, log_partition=log_partition)
     if tensor("log_reward", log_reward).shape != x0.shape[:1] or not log_reward.is_floating_point():
         raise ValueError(f"log_reward: expected floating [{len(x0)}], got {log_reward.dtype} {list(log_reward.shape)}")
     if check and not log_reward.isfinite().all():

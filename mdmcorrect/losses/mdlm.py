@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..schedules import Schedule, get_schedule
 from .arguments import check_generator, token_id
+from .averaging import check_averaged
 from .masking import Roles, assign_roles, check_batch, check_tokens, check_values, draw_times, mask_tokens
-from .output_layer import hidden_scores, model_scores
+from .output_layer import check_output_layer, hidden_scores, model_scores
 from .outputs import Forward, LossOutput, call_model
 from .terms import Count, Scores, Weight, logit_scores, normalize, time_weight
 
@@ -78,6 +79,8 @@ def mdlm_loss(
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument.
     """
     term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
+    check_output_layer(model, output_layer)
+    check_averaged(model=model, output_layer=output_layer)
     z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
     output = call_model(model, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
     return term.loss(model_scores(output, output_layer, x0, term.mask_id), x0, z, t)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model import Caller, Output, Request, combine, counted_positions
+from ..model import Caller, Output, Request, combine, counted_positions, gives_hidden_states
+from .averaging import check_seen
 
 Forward = Callable[..., Any]
 
@@ -25,7 +26,8 @@ class LossOutput:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
-def _field(output: Any, name: str) -> Any:
+def read_field(output: Any, name: str) -> Any:
+    """An attribute, of a mapping an entry; None where there is none."""
     if isinstance(output, Mapping):
         return output.get(name)
     return getattr(output, name, None)
@@ -33,29 +35,30 @@ def _field(output: Any, name: str) -> Any:
 
 def read_logits(output: Any) -> Tensor:
     """The output itself if it is a tensor, else its ``logits``, attribute or key."""
-    logits = output if isinstance(output, Tensor) else _field(output, "logits")
+    logits = output if isinstance(output, Tensor) else read_field(output, "logits")
     if not isinstance(logits, Tensor):
         raise TypeError(f"model: expected logits or an object with .logits, got {type(output).__name__}")
     return logits
 
 
 def read_hidden(output: Any) -> Tensor:
-    """The output's ``hidden``, or the last of its ``hidden_states``."""
-    hidden = None if isinstance(output, Tensor) else _field(output, "hidden")
-    if hidden is None and not isinstance(output, Tensor):
-        states = _field(output, "hidden_states")
-        hidden = states[-1] if isinstance(states, (tuple, list)) and states else states
+    """The output's ``hidden``, its ``last_hidden_state``, or the last of its ``hidden_states``."""
+    hidden = None
+    if not isinstance(output, Tensor):
+        for name in ("hidden", "last_hidden_state", "hidden_states"):
+            hidden = read_field(output, name) if hidden is None else hidden
+    hidden = hidden[-1] if isinstance(hidden, (tuple, list)) and hidden else hidden
     if not isinstance(hidden, Tensor):
         raise TypeError(
-            "model: the quality head needs hidden states: expected an object with .hidden or .hidden_states, "
-            f"got {type(output).__name__} without them"
+            "model: hidden states are needed: expected an object with .hidden, .last_hidden_state or .hidden_states, "
+            f"got {type(output).__name__} without them; of a Hugging Face model pass its base model"
         )
     return hidden
 
 
 def read_condition(output: Any) -> Tensor | None:
     """The output's ``condition`` (the vector that modulates its layers), None without one."""
-    return None if isinstance(output, Tensor) else _field(output, "condition")
+    return None if isinstance(output, Tensor) else read_field(output, "condition")
 
 
 def call_model(
@@ -66,10 +69,12 @@ def call_model(
     time: Tensor,
     attention_mask: Tensor | None,
     condition: Tensor | None,
+    states: bool = False,
 ) -> Any:
     """``model(tokens)`` with the attention mask and condition the caller gave, or ``forward`` when there is one.
 
     A model is told what samplers tell theirs: with a mask, positions from the first real token on, if it takes them.
+    ``states``: ask a model that takes ``output_hidden_states`` for them.
     """
     if forward is not None and not callable(forward):
         raise TypeError(f"forward: expected a callable or None, got {type(forward).__name__}")
@@ -90,7 +95,9 @@ def call_model(
             attention_mask=attention_mask,
             condition=condition,
         )
-        answer = Caller(model, "the loss")(tokens, request)
+        asked = {"output_hidden_states": True} if states and gives_hidden_states(model) else {}
+        answer = Caller(model, "the loss")(tokens, request, **asked)
+        check_seen(model, answer)
     except IndexError as error:  # what an embedding says of an id beyond its table
         low, high = int(tokens.min()), int(tokens.max())
         raise IndexError(

@@ -17,16 +17,22 @@ from torch.nn import functional as F
 from ..model import check_logits
 from ..schedules import Schedule
 from .arguments import IGNORED, integer, number, tensor, token_id
+from .averaging import check_averaged
+from .judging import Judge
 from .masking import bool_like, check_tokens
 from .mdlm import MaskedTerm
-from .output_layer import check_hidden, draw_from_hidden, max_logprob, model_hidden, model_scores
+from .output_layer import (
+    check_output_layer,
+    draw_from_hidden,
+    max_logprob,
+    read_layer,
+    read_model,
+    scores_of,
+)
 from .outputs import (
     Forward,
     LossOutput,
     call_model,
-    read_condition,
-    read_hidden,
-    read_logits,
     repeat_rows,
 )
 from .terms import Count, Weight, draw_tokens, normalize, upcast, without_mask
@@ -76,11 +82,13 @@ def prism_loss(
     (Proposition 1); at k > 1 it averages ``p(x_i = y_i | y with S masked)`` over S, less informed (docs/losses.md).
 
     Args:
-        model: as in :func:`mdlm_loss`, with hidden states in its output: ``hidden``, or the last of ``hidden_states``.
+        model: as in :func:`mdlm_loss`. Best made by ``heads.attach``, wrapped or not (DDP, FSDP, ``torch.compile``):
+            its head is then asked within its forward. Another one has hidden states in its output: ``hidden``,
+            ``last_hidden_state``, or the last of ``hidden_states``.
         x0, mask_id, t, t_min, antithetic, schedule, fixed, loss_mask, attention_mask, condition, generator, forward,
             output_layer, check: as in :func:`mdlm_loss`. ``loss_mask`` also keeps S within the scored positions. The
             condition of the model's output, not the argument, goes to the head.
-        head: ``head(hidden, condition) -> logits [B * n_y, L]``; None takes ``model.quality_head`` (``heads.attach``).
+        head: ``head(hidden, condition) -> logits [B * n_y, L]``; None takes that of the model.
         k: number of masked positions filled and judged per y, 1 <= k <= L; a row with fewer masks fills all of them.
         n_y: draws of y per z; positions are drawn anew for each.
         positions: "random" (uniform among the masks) or "confidence" (the k with the highest maximum probability,
@@ -102,15 +110,18 @@ def prism_loss(
 
     Raises:
         ValueError, TypeError: besides those of :func:`mdlm_loss`: k > L, n_y < 1, a frozen backbone with
-            mdlm_weight > 0, a head or hidden states that are missing or of the wrong shape.
+            mdlm_weight > 0, a head or hidden states that are missing or of the wrong shape; a head whose gradients
+            processes would not share.
     """
     term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
-    head = _find_head(model, head)
+    check_output_layer(model, output_layer)
     mdlm_weight = float(train_backbone) if mdlm_weight is None else number("mdlm_weight", mdlm_weight)
     if not train_backbone and mdlm_weight:
         raise ValueError(f"mdlm_weight: expected 0 with train_backbone=False, got {mdlm_weight}")
     _check_counts(mdlm_weight, num_items_in_batch, num_chosen_in_batch)
     n_y = _draws(n_y)
+    judge = Judge(model, head, train_backbone=train_backbone, train_logits=bool(mdlm_weight))
+    check_averaged(model=model, head=head, output_layer=output_layer)
     z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
 
     with nullcontext() if train_backbone and mdlm_weight else torch.no_grad():
@@ -126,26 +137,27 @@ def prism_loss(
         "top_p": top_p,
         "generator": generator,
     }
-    if output_layer is None:
-        y, selected = prism_inputs(read_logits(output), z, **drawing)
+    states, product = read_model(output, output_layer, x0, term.mask_id)
+    if product is None:
+        y, selected = prism_inputs(states, z, **drawing)
     else:
-        y, selected = prism_inputs_from_hidden(model_hidden(output), output_layer, z, **drawing)
+        y, selected = prism_inputs_from_hidden(states, product, z, **drawing)
 
-    with nullcontext() if train_backbone else torch.no_grad():
-        judged = call_model(
-            model,
+    def run() -> Any:
+        return call_model(
+            judge.model if forward is None else model,
             y,
             forward=forward,
             time=torch.repeat_interleave(t, n_y),
             attention_mask=repeat_rows(attention_mask, n_y),
             condition=repeat_rows(condition, n_y),
+            states=judge.reads_states and output_layer is None,
         )
-        hidden = read_hidden(judged) if output_layer is None else model_hidden(judged)
-        head_condition = read_condition(judged)
-    quality_logit = head(hidden, head_condition)
+
+    quality_logit = judge(run, output_layer)
     result = prism_loss_from_logits(quality_logit, x0, y, selected, num_chosen_in_batch=num_chosen_in_batch)
     if mdlm_weight:
-        mdlm = term.loss(model_scores(output, output_layer, x0, term.mask_id), x0, z, t)
+        mdlm = term.loss(scores_of(states, product, x0, term.mask_id), x0, z, t)
         result = LossOutput(result.loss + mdlm_weight * mdlm.loss, {**mdlm.parts, **result.parts})
     return result
 
@@ -211,26 +223,26 @@ def prism_inputs_from_hidden(
 ) -> PrismInputs:
     """:func:`prism_inputs` of ``output_layer(hidden)`` without those logits; its draws are others, of one law."""
     mask_id = token_id("mask_id", mask_id)
-    check_hidden(hidden, output_layer, z, mask_id)
+    choosing: dict[str, Any] = {
+        "mask_id": mask_id,
+        "k": k,
+        "n_y": n_y,
+        "eligible": eligible,
+        "positions": positions,
+        "leftmost": leftmost,
+        "generator": generator,
+    }
+    drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "generator": generator}
+    with torch.no_grad():
+        states, product = read_layer(hidden, output_layer, z, mask_id)
+    if product is None:
+        return prism_inputs(states, z, temperature=temperature, top_p=top_p, **choosing)
 
     def draw(index: Tensor) -> Tensor:
-        rows = hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-        return draw_from_hidden(
-            rows, output_layer, None, mask_id, temperature=temperature, top_p=top_p, generator=generator
-        )
+        rows = states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        return draw_from_hidden(rows, product, None, mask_id, **drawing)
 
-    return choose_and_fill(
-        lambda masked: max_logprob(hidden, output_layer, masked, mask_id),
-        draw,
-        z,
-        mask_id=mask_id,
-        k=k,
-        n_y=n_y,
-        eligible=eligible,
-        positions=positions,
-        leftmost=leftmost,
-        generator=generator,
-    )
+    return choose_and_fill(lambda masked: max_logprob(states, product, masked, mask_id), draw, z, **choosing)
 
 
 def choose_and_fill(
@@ -327,15 +339,6 @@ def _check_counts(mdlm_weight: float, items: Count, chosen: Count) -> None:
             f"{missing}: expected it beside {given}; the masked term is divided by the one, the quality term, of "
             "k * n_y positions a row, by the other"
         )
-
-
-def _find_head(
-    model: Any, head: Callable[[Tensor, Tensor | None], Tensor] | None
-) -> Callable[[Tensor, Tensor | None], Tensor]:
-    found = getattr(model, "quality_head", None) if head is None else head
-    if not callable(found):
-        raise TypeError("head: expected a callable (hidden, condition) -> logits, or a model made by heads.attach")
-    return found
 
 
 def _position_scores(

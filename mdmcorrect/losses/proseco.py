@@ -18,10 +18,19 @@ from torch import Tensor
 from ..model import check_logits
 from ..schedules import Schedule
 from .arguments import IGNORED, number, token_id
+from .averaging import check_averaged
 from .masking import check_batch
 from .mdlm import MaskedTerm
-from .output_layer import check_hidden, draw_from_hidden, hidden_scores, model_hidden, model_scores
-from .outputs import Forward, LossOutput, call_model, read_logits
+from .output_layer import (
+    check_output_layer,
+    draw_from_hidden,
+    hidden_scores,
+    model_scores,
+    read_layer,
+    read_model,
+    scores_of,
+)
+from .outputs import Forward, LossOutput, call_model
 from .terms import Count, Scores, Weight, check_drawing, draw_tokens, logit_scores, normalize, without_mask
 
 
@@ -87,6 +96,8 @@ def proseco_loss(
         term, weighted, upweight_errors, score_fixed, mdlm_weight, corrector_weight, num_corrector_items_in_batch
     )
     temperature, _ = check_drawing(temperature, 1.0, generator)
+    check_output_layer(model, output_layer)
+    check_averaged(model=model, output_layer=output_layer)
     z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
     call = {"forward": forward, "time": t, "attention_mask": attention_mask, "condition": condition}
     output = call_model(model, z, **call)
@@ -98,13 +109,14 @@ def proseco_loss(
         "temperature": temperature,
         "generator": generator,
     }
-    if output_layer is None:
-        tokens = corrector_inputs(read_logits(output), x0, z, **drawing)
+    states, product = read_model(output, output_layer, x0, term.mask_id)
+    if product is None:
+        tokens = corrector_inputs(states, x0, z, **drawing)
     else:
-        tokens = corrector_inputs_from_hidden(model_hidden(output), output_layer, x0, z, **drawing)
+        tokens = corrector_inputs_from_hidden(states, product, x0, z, **drawing)
     corrector_output = call_model(model, tokens, **call)
     return corrector.loss(
-        model_scores(output, output_layer, x0, term.mask_id),
+        scores_of(states, product, x0, term.mask_id),
         model_scores(corrector_output, output_layer, x0, term.mask_id),
         x0,
         z,
@@ -157,10 +169,14 @@ def corrector_inputs_from_hidden(
 ) -> Tensor:
     """:func:`corrector_inputs` of ``output_layer(hidden)`` without those logits; its draws are others, of one law."""
     mask_id = token_id("mask_id", mask_id)
-    check_hidden(hidden, output_layer, z, mask_id)
+    with torch.no_grad():
+        states, product = read_layer(hidden, output_layer, z, mask_id)
+    if product is None:
+        given: dict[str, Any] = {"free": free, "inputs": inputs, "input_positions": input_positions}
+        return corrector_inputs(states, x0, z, mask_id=mask_id, temperature=temperature, generator=generator, **given)
     replaced = replaced_positions(z, mask_id, free, inputs, input_positions)
     temperature = temperature if inputs == "sample" else 0.0
-    drawn = draw_from_hidden(hidden, output_layer, replaced, mask_id, temperature=temperature, generator=generator)
+    drawn = draw_from_hidden(states, product, replaced, mask_id, temperature=temperature, generator=generator)
     return torch.where(replaced, drawn, kept_tokens(x0, z))
 
 

@@ -233,7 +233,7 @@ BAD = {
     "top_p: expected 0 < top_p <= 1, got 1.5": {"top_p": 1.5},
     "head: expected a callable .* heads.attach": {"head": None},
     "head: expected logits \\(4, 8\\), got \\(4, 8, 1\\)": {"head": lambda hidden, _: hidden[..., :1]},
-    "model: the quality head needs hidden states.* got Tensor": {"model": nn.Embedding(V, V)},
+    "model: hidden states are needed.* got Tensor": {"model": nn.Embedding(V, V)},
     "mask_id: expected an id within the 6 ids of logits, got 6": {
         "model": lambda x: torch.zeros(*x.shape, V),
         "mask_id": 6,
