@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ._rounded import HALF, in_nucleus
 
 __all__ = ["AmusedScheduler", "BlockRefinementScheduler", "EntropyBoundScheduler"]
 
@@ -203,7 +204,7 @@ class AmusedScheduler(_Amused):
         """bool ``[B, L]``: positions to mask again."""
         if generator is None:
             kept = ops.select_positions(
-                probability.float().log(),
+                probability.clamp(min=1e-20).log().float(),
                 unknown.sum(1) - masks,
                 eligible=unknown,
                 temperature=max(float(scale), 0.0),
@@ -241,11 +242,9 @@ class EntropyBoundScheduler(_EntropyBound):
         temperature = self.config.t_min + (self.config.t_max - self.config.t_min) * left
         logits = model_output / temperature  # what a pipeline conditions its next step on
         token, probability = _propose(logits, 1.0, None, None, generator)
-        entropy = ops.score_tokens(logits, want=["entropy"]).entropy
-        assert entropy is not None
         bound = float(self.config.entropy_bound if entropy_bound is None else entropy_bound)
-        count = ops.count_positions(entropy, "entropy_bound", bound)
-        accepted = ops.select_positions(entropy, count, largest=False)
+        ranked, order = _entropy(logits).sort(dim=-1)  # equal ones in the order diffusers takes them
+        accepted = torch.zeros_like(sample, dtype=torch.bool).scatter(-1, order, ranked.cumsum(-1) - ranked <= bound)
         renoised = torch.randint(0, logits.shape[-1], sample.shape, device=sample.device, generator=generator)
         previous = torch.where(accepted, token, renoised)
         if not return_dict:
@@ -265,8 +264,12 @@ def _propose(
     """One token per position and its probability after temperature and filters, float32."""
     top_k = top_k if top_k is not None and 0 < top_k < logits.shape[-1] else None
     top_p = top_p if top_p is not None and top_p < 1 else None
-    if temperature and generator is not None:
-        return _multinomial(logits / temperature, top_k, top_p, generator)
+    if temperature and (generator is not None or logits.dtype in HALF):
+        # Half precision is divided and filtered in its own dtype, which shapes what is drawn, whoever draws.
+        logits = _filtered(logits / temperature, top_k, top_p)
+        temperature, top_k, top_p = 1.0, None, None
+        if generator is not None:
+            return _multinomial(logits, generator)
     scores = ops.score_tokens(
         logits,
         temperature=temperature,
@@ -281,19 +284,25 @@ def _propose(
     return scores.token, scores.confidence
 
 
-def _multinomial(
-    logits: Tensor, top_k: int | None, top_p: float | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The draw that diffusers makes with this generator."""
-    least = torch.finfo(logits.dtype).min
+def _entropy(logits: Tensor) -> Tensor:
+    """Entropies ``[B, L]``; in half precision of terms rounded one by one, as ``torch.distributions`` sums them."""
+    if logits.dtype not in HALF:
+        exact = ops.score_tokens(logits, want=["entropy"]).entropy
+        assert exact is not None
+        return exact
+    logprob = (logits - logits.logsumexp(-1, keepdim=True)).clamp(min=torch.finfo(logits.dtype).min)
+    return -(logprob * logprob.softmax(-1)).sum(-1)
+
+
+def _filtered(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Logits -inf outside the filters, by operations in their own dtype."""
     if top_k is not None:
-        logits = logits.masked_fill(logits < logits.topk(top_k, dim=-1).values[..., -1:], least)
-    if top_p is not None:
-        ranked, order = logits.sort(dim=-1, descending=True)
-        mass = ranked.softmax(-1)
-        beyond = (mass.cumsum(-1) > top_p).roll(1, -1)  # the id that crosses p stays
-        beyond[..., 0] = False
-        logits = logits.scatter(-1, order, ranked.masked_fill(beyond, least))
+        logits = logits.masked_fill(logits < logits.topk(top_k, dim=-1).values[..., -1:], -torch.inf)
+    return logits if top_p is None else in_nucleus(logits, top_p, rounded=True)
+
+
+def _multinomial(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The draw that diffusers makes with this generator."""
     probs = logits.float().softmax(-1)
     flat = probs.reshape(-1, probs.shape[-1]).to(generator.device)
     token = torch.multinomial(flat, 1, generator=generator).to(probs.device).reshape(*probs.shape[:-1], 1)
@@ -308,11 +317,12 @@ def _image_proposal(logits: Tensor, unknown: Tensor, generator: torch.Generator 
             rows=unknown,
             temperature=1.0,
             want=["token", "confidence"],
+            confidence_dtype=logits.dtype if logits.dtype in HALF else None,
             seed=torch.default_generator,
         )
         assert scores.token is not None
         assert scores.confidence is not None
-        return scores.token, scores.confidence
+        return scores.token, scores.confidence.to(logits.dtype)
     probs = logits.softmax(-1)
     flat = probs.reshape(-1, probs.shape[-1]).to(generator.device)
     flat = flat.float() if flat.device.type == "cpu" else flat

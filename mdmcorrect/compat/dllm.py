@@ -29,6 +29,7 @@ from ..samplers.counts import commit_shares, linear_stays
 from ..samplers.presets.llada import commit_order, llada_scoring
 from . import _common as common
 from ._dllm_models import BlockCausal, Staircase
+from ._rounded import rounded_as
 
 MODULES = ("dllm.core.samplers", "dllm.pipelines.llada2.sampler", "dllm.pipelines.llada21.sampler")
 
@@ -301,11 +302,12 @@ class LLaDA2Sampler(BaseSampler):
 
     Its quirks: "unfilled_masks" leaves masks where the model predicts them, and where ``max_new_tokens`` is smaller
     than ``minimal_topk``, which gives a block no step. "unfinished_blocks": with ``eos_early_stop`` a block is left as
-    it is once it holds an end of sequence, in the prompt or in any row, and the next one is begun.
+    it is once it holds an end of sequence, in the prompt or in any row, and the next one is begun. "rounded_nucleus":
+    top_p sums probabilities in the logits' dtype, so that in bfloat16 it keeps other tokens.
     """
 
     config_class = LLaDA2SamplerConfig
-    known_quirks = ("unfilled_masks", "unfinished_blocks")
+    known_quirks = ("unfilled_masks", "unfinished_blocks", "rounded_nucleus")
 
     def sample(self, inputs: Sequence[Any], config: LLaDA2SamplerConfig | None = None, **kwargs: Any) -> Any:
         """Generate after prompts of one length: int64 ``[B, L]``, whole blocks, or a :class:`SamplerOutput`."""
@@ -327,10 +329,13 @@ class LLaDA2Sampler(BaseSampler):
 
 
 class LLaDA21Sampler(BaseSampler):
-    """LLaDA2.1's decoding, which edits the tokens of a block while it fills it and after; batches too."""
+    """LLaDA2.1's decoding, which edits the tokens of a block while it fills it and after; batches too.
+
+    Its quirk is LLaDA2's "rounded_nucleus".
+    """
 
     config_class = LLaDA21SamplerConfig
-    known_quirks = ()
+    known_quirks = ("rounded_nucleus",)
 
     def sample(self, inputs: Sequence[Any], config: LLaDA21SamplerConfig | None = None, **kwargs: Any) -> Any:
         """Generate after prompts of one length: int64 ``[B, L]``, whole blocks, or a :class:`SamplerOutput`."""
@@ -370,7 +375,8 @@ def _by_blocks(
         rule = _LeftAtEnd if unfinished else _EndedAfter
         window = _until_end(window, owner.tokenizer.eos_token_id, given, rule)
         sampler = replace(sampler, finish=sampler.finish and not unfinished)
-    result = replace(sampler, window=window)(
+    scoring = rounded_as(sampler.scoring, rounded_nucleus="rounded_nucleus" in settings.quirks)
+    result = replace(sampler, scoring=scoring, window=window)(
         BlockCausal(owner.model, size),
         tokens,
         mask_id=mask_id,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import rng
 from ..model import Output, Request, read_output
-from ..samplers import Dream, Sampler, Scoring
+from ..samplers import Dream, Sampler
 from . import _common as common
+from ._rounded import RoundedScoring, rounded_as
 
 MODULES = ("generation_utils",)
 QUIRKS = ("batch_mean_counts", "rounded_nucleus", "unfilled_masks")
@@ -111,16 +110,13 @@ def diffusion_generate(
     if attention_mask is not None:
         attention_mask = attention_mask.repeat_interleave(times, 0)
     hooks = _Hooks(generation_tokens_hook_func, generation_logits_hook_func)
-    if "rounded_nucleus" in kept and config.top_p is not None:
-        hooks.filter = partial(_rounded_nucleus, top_p=config.top_p, temperature=config.temperature)
-        config.top_p = None
     keep_history = config.return_dict_in_generate and config.output_history
     result = _sampler(config, ties, kept, every_forward=hooks.used)(
         _Model(model),
         hooks.start(tokens),
         mask_id=mask_id,
         attention_mask=common.extend_mask(attention_mask, prompt, tokens.shape[1] - prompt.shape[1]),
-        logits_processor=hooks.process_logits if generation_logits_hook_func or hooks.filter else None,
+        logits_processor=hooks.process_logits if generation_logits_hook_func else None,
         tokens_processor=hooks.process_tokens if generation_tokens_hook_func else None,
         seed=common.seed_of(seed, random=config.temperature > 0 or config.alg == "origin" or bool(config.alg_temp)),
         history=keep_history,
@@ -140,29 +136,45 @@ def sample_tokens(
     margin_confidence: bool = False,
     neg_entropy: bool = False,
     *,
+    quirks: str | Collection[str] = (),
     seed: int | Tensor | torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Confidence in the logits' dtype and proposal int64, ``[...]`` each, for logits ``[..., V]``.
 
     The confidence is the proposal's probability after temperature and filters, or the margin between the two best
-    tokens, or minus the entropy.
+    tokens, or minus the entropy, in half precision rounded after every operation as there.
+
+    Args:
+        quirks: "rounded_nucleus" or none, see :func:`diffusion_generate`.
     """
+    kept = common.check_quirks(quirks, ("rounded_nucleus",))
+    preset = Dream(steps=1, temperature=temperature, top_p=top_p, top_k=top_k)
+    scoring = rounded_as(preset.parts().scoring, rounded_nucleus="rounded_nucleus" in kept)
     name = "entropy" if neg_entropy else "margin" if margin_confidence else "confidence"
+    return propose(replace(scoring, mask_token="propose"), logits, name, seed)
+
+
+def propose(
+    scoring: RoundedScoring, logits: Tensor, name: str, seed: int | Tensor | torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """The score called ``name``, of the entropy its negative, and the proposal of each of ``logits [..., V]``."""
     rows = logits.reshape(1, -1, logits.shape[-1])
     place = torch.arange(rows.shape[1], device=logits.device)[None]
-    scores = _scoring(temperature, top_p, top_k, "propose")(
+    scores = scoring(
         rows,
         tokens=torch.zeros_like(place),
         rows=torch.ones_like(place, dtype=torch.bool),
         positions=place,
         mask_id=0,
         want={"token", "confidence", name},
-        seed=rng.sequence_seeds(common.seed_of(seed, random=temperature > 0), 1, device=logits.device),
+        seed=rng.sequence_seeds(common.seed_of(seed, random=scoring.temperature > 0), 1, device=logits.device),
         step=torch.zeros_like(place[:, 0]),
         call=0,
     )
-    confidence = -scores[name] if neg_entropy else scores[name]
-    return confidence.to(logits.dtype).reshape(logits.shape[:-1]), scores["token"].reshape(logits.shape[:-1])
+    confidence = -scores[name] if name == "entropy" else scores[name]
+    if scoring.confidence_dtype == "logits":
+        confidence = confidence.to(logits.dtype)
+    return confidence.reshape(logits.shape[:-1]), scores["token"].reshape(logits.shape[:-1])
 
 
 class _Model:
@@ -190,31 +202,21 @@ class _Hooks:
     def __init__(self, tokens: Hook | None, logits: Hook | None) -> None:
         self.tokens, self.logits, self.step = tokens, logits, 0
         self.used = tokens is not None or logits is not None
-        self.filter: Callable[[Tensor], Tensor] | None = None
 
     def start(self, tokens: Tensor) -> Tensor:
         return self.tokens(None, tokens, None) if self.tokens else tokens
 
     def process_logits(self, tokens: Tensor, logits: Tensor) -> Tensor:
-        processed = self.logits(self.step, tokens, logits) if self.logits else logits
+        assert self.logits is not None
+        processed = self.logits(self.step, tokens, logits)
         if self.tokens is None:  # else the step ends with process_tokens
             self.step += 1
-        return self.filter(processed) if self.filter else processed
+        return processed
 
     def process_tokens(self, tokens: Tensor, logits: Tensor | None) -> Tensor:
         assert self.tokens is not None
         self.step += 1
         return self.tokens(self.step - 1, tokens, logits)
-
-
-def _rounded_nucleus(logits: Tensor, *, top_p: float, temperature: float) -> Tensor:
-    """The logits with everything outside the nucleus at the dtype's lowest, masses summed in the logits' dtype."""
-    scaled = logits / temperature if temperature > 0 else logits
-    ordered, order = scaled.sort(dim=-1, descending=True)
-    outside = ordered.softmax(-1).cumsum(-1) > top_p
-    outside = F.pad(outside[..., :-1], (1, 0), value=False)  # the token that crosses top_p is kept
-    outside = torch.zeros_like(outside).scatter(-1, order, outside)
-    return logits.masked_fill(outside, torch.finfo(logits.dtype).min)
 
 
 _Config = TypeVar("_Config", bound=DreamGenerationConfig)
@@ -245,11 +247,6 @@ def new_tokens(config: DreamGenerationConfig, prompt_length: int) -> int:
     return config.max_length - prompt_length
 
 
-def _scoring(temperature: float, top_p: float | None, top_k: int | None, mask_token: str) -> Scoring:
-    preset = Dream(steps=1, temperature=temperature, top_p=top_p, top_k=top_k)
-    return replace(preset.parts().scoring, mask_token=mask_token)
-
-
 def _sampler(config: DreamGenerationConfig, ties: str, kept: Collection[str], *, every_forward: bool) -> Sampler:
     preset = Dream(
         steps=config.steps,
@@ -263,7 +260,9 @@ def _sampler(config: DreamGenerationConfig, ties: str, kept: Collection[str], *,
         ties=common.check_ties(ties),
     )
     leaves_masks = not {"batch_mean_counts", "unfilled_masks"}.isdisjoint(kept)
-    sampler = replace(preset.parts(), cache=not every_forward, finish=not leaves_masks)
+    sampler = preset.parts()
+    scoring = rounded_as(sampler.scoring, rounded_nucleus="rounded_nucleus" in kept)
+    sampler = replace(sampler, scoring=scoring, cache=not every_forward, finish=not leaves_masks)
     if "unfilled_masks" not in kept:
         return sampler
     plan: Any = sampler.plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ..model import Output, Request, read_output
-from ..samplers import Dream, Kappa, Pool, Sampler
+from ..samplers import Dream, Kappa, Pool, Sampler, Scoring
 from ..samplers.engine import Stop
 from . import _common as common
 from . import dream
+from ._rounded import RoundedScoring, rounded_as
 
 MODULES = ("veomni.models.transformers.qwen2.generation_utils", "generation_utils")
+QUIRKS = ("rounded_nucleus",)
 
 
 @dataclass
@@ -51,6 +53,7 @@ def diffusion_generate(
     *,
     attention_mask: Tensor | None = None,
     ties: str = "lowest",
+    quirks: str | Collection[str] = (),
     seed: int | Tensor | torch.Generator | None = None,
     **settings: Any,
 ) -> MDMModelOutput | Tensor:
@@ -62,12 +65,15 @@ def diffusion_generate(
         attention_mask: not used, as in the original: padding is what of ``inputs`` is
             ``model.config.pad_token_id``.
         ties: how equal confidences are ordered, "lowest" index first or as "torch" does.
+        quirks: "rounded_nucleus": top_p sums probabilities in the logits' dtype, so that in bfloat16 it keeps other
+            tokens.
         seed: default drawn from torch's global generator if anything is random.
 
     Raises:
         ValueError: no ``mask_token_id``, a prompt as long as ``max_length``, a value out of range.
         TypeError: a setting that does not exist.
     """
+    kept = common.check_quirks(quirks, QUIRKS)
     config = dream.read_config(MDMGenerationConfig, model, generation_config, settings)
     if inputs is None:
         raise ValueError("inputs: expected token ids [B, P], got None")
@@ -76,7 +82,7 @@ def diffusion_generate(
     prompt = inputs.repeat_interleave(config.num_return_sequences, 0)
     tokens = common.append_masks(prompt, dream.new_tokens(config, prompt.shape[1]), config.mask_token_id)
     random = config.temperature > 0 or config.alg == "origin" or bool(config.alg_temp)
-    result = _sampler(config, common.check_ties(ties))(
+    result = _sampler(config, common.check_ties(ties), kept)(
         _Model(model),
         tokens,
         mask_id=config.mask_token_id,
@@ -98,16 +104,27 @@ def sample_tokens(
     top_k: int | None = None,
     alg: str = "origin",
     *,
+    quirks: str | Collection[str] = (),
     seed: int | Tensor | torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Confidence float32 and proposal int64, ``[...]`` each, for logits ``[..., V]``; see Dream's."""
-    flags = {"topk_margin": {"margin_confidence": True}, "entropy": {"neg_entropy": True}}.get(alg, {})
+    """Confidence float32 and proposal int64, ``[...]`` each, for logits ``[..., V]``; see Dream's.
+
+    Temperature and filters are applied in the logits' dtype, the softmax and what follows in float32.
+    """
     if alg not in ("origin", "maskgit_plus", "topk_margin", "entropy", "p2"):
         raise ValueError(f"alg: expected Dream's or 'p2', got {alg!r}")
-    return dream.sample_tokens(logits.float(), temperature, top_p, top_k, **flags, seed=seed)
+    name = {"topk_margin": "margin", "entropy": "entropy"}.get(alg, "confidence")
+    scoring = Dream(steps=1, temperature=temperature, top_p=top_p, top_k=top_k or None).parts().scoring
+    rounded = _rounded(replace(scoring, mask_token="propose", confidence_dtype=None), quirks)
+    return dream.propose(rounded, logits, name, seed)
 
 
-def _sampler(config: MDMGenerationConfig, ties: str) -> Sampler:
+def _rounded(scoring: Scoring, quirks: str | Collection[str]) -> RoundedScoring:
+    nucleus = "rounded_nucleus" in common.check_quirks(quirks, QUIRKS)
+    return rounded_as(scoring, softmax_dtype=torch.float32, rounded_nucleus=nucleus)
+
+
+def _sampler(config: MDMGenerationConfig, ties: str, kept: Collection[str]) -> Sampler:
     preset = Dream(
         steps=config.steps,
         alg="maskgit_plus" if config.alg == "p2" else config.alg,
@@ -119,9 +136,9 @@ def _sampler(config: MDMGenerationConfig, ties: str) -> Sampler:
         ties=ties,
     )
     sampler = preset.parts()
-    # Softmax is float32 here; what is ranked is rounded to the logits' dtype, but for P2 and for the difference of two.
-    if config.alg in ("p2", "topk_margin"):
-        sampler = replace(sampler, scoring=replace(sampler.scoring, confidence_dtype=None))
+    # What is ranked is rounded to the logits' dtype once, but for P2.
+    ranked = None if config.alg == "p2" else "logits"
+    sampler = replace(sampler, scoring=_rounded(replace(sampler.scoring, confidence_dtype=ranked), kept))
     if config.alg == "p2":
         kappa = Kappa(tuple((i + 1) / config.steps for i in range(config.steps)))
         sampler = replace(sampler, plan=Pool(kappa, masked="confidence", committed="confidence"))

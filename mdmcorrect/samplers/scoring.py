@@ -179,7 +179,7 @@ class Scoring:
 
     @staticmethod
     def _round(scores: Scores, result: ops.TokenScores, dtype: torch.dtype) -> None:
-        """Confidence, margin and entropy in a model's dtype: of rounded probabilities, rounded."""
+        """Confidence and entropy rounded to a model's dtype, and the margin of rounded probabilities."""
         if "confidence" in scores:
             scores["confidence"] = scores["confidence"].to(dtype)
         if "margin" in scores:
