@@ -157,6 +157,14 @@ def in_nucleus(logits: Tensor, top_p: float, *, rounded: bool) -> Tensor:
     return logits.masked_fill(outside, -torch.inf)
 
 
+def guided(seen: Tensor, blind: Tensor, scale: float) -> Tensor:
+    """``(1 + scale) seen - scale blind``, as image samplers write it, each operation rounded to the logits' dtype.
+
+    Equal but for rounding to what the operator does; there are as many logits more as each of the two has.
+    """
+    return (1 + scale) * seen - scale * blind
+
+
 def _margin(probability: Tensor) -> Tensor:
     if probability.shape[-1] == 1:
         return probability[:, 0]

@@ -2,9 +2,9 @@
 
     from mdmcorrect.compat.maskgit import ConfidenceSampler, HaltonSampler
 
-The same constructors, calls and return values. Of the first, two things differ: noise is drawn on the device instead of
-by NumPy on the host, and exactly as many tokens are committed as the schedule says; there ``conf >= threshold`` commits
-more where confidences tie.
+The same constructors, calls and return values, and the same law of canvases and images. Of the first, two things
+differ: noise is drawn on the device instead of by NumPy on the host, and exactly as many tokens are committed as the
+schedule says; there ``conf >= threshold`` commits more where confidences tie.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import rng
 from ..model import Output, Request
 from ..samplers import Intent, Noise, Pool, Sampler, Scores, Scoring, State, Update, View
+from ._rounded import HALF, guided
 
 _MODES = ("root", "linear", "square", "cosine", "arccos")
 _CLASSES = (1, 7, 282, 604, 724, 179, 751, 404, 850)  # those the original shows by default
@@ -84,7 +85,9 @@ class ConfidenceSampler:
         *,
         seed: int | Tensor | torch.Generator | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Images, and per step the tokens drawn (those that stand elsewhere) and the masks left.
+        """Images, and per step the tokens drawn and the masks left.
+
+        Every step draws every position from its logits; those that stand take their draw too, given ones among them.
 
         Args:
             trainer: has ``vit`` (``ema``), ``ae``, ``input_size`` and ``args`` as the original's.
@@ -98,6 +101,7 @@ class ConfidenceSampler:
             _classed(network, trainer, [self.w * (1 - each) for each in self._left()]),
             tokens,
             mask_id=trainer.args.mask_value,
+            fixed=torch.zeros_like(tokens, dtype=torch.bool),
             condition=labels,
             seed=torch.default_generator if seed is None else seed,
             history={"token"},
@@ -125,7 +129,7 @@ class ConfidenceSampler:
         return Sampler(
             name="ConfidenceSampler",
             steps=self.step,
-            plan=Pool(_Table(counts), masked=masked, committed="stays", noise=noise),
+            plan=_AllAnew(Pool(_Table(counts), masked=masked, committed="stays", noise=noise)),
             scoring=Scoring(temperature=1 / self.sm_temp),
             finish=False,
         )
@@ -211,8 +215,9 @@ class HaltonSampler:
             float(each) ** self.temp_pow * (0.5 if index < self.temp_warmup else 1.0)
             for index, each in enumerate(self.temperature)
         ]
+        trainer.vit.eval()
         result = sampler(
-            _classed(_network(trainer), trainer, [self.w] * self.step, factors),
+            _classed(trainer.vit, trainer, [self.w] * self.step, factors),  # never the average, whatever use_ema
             tokens,
             mask_id=trainer.args.mask_value,
             fixed=torch.zeros_like(tokens, dtype=torch.bool),
@@ -309,14 +314,39 @@ def _images(trainer: Any, tokens: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Table:
-    """So many tokens of the canvas stand after each step."""
+    """So many tokens of the canvas stand after each step, and never fewer than before."""
 
     counts: tuple[int, ...]
 
     def __call__(self, state: State, view: View) -> Tensor:
         table = torch.tensor(self.counts, device=view.step.device)
-        given = state.fixed.sum(1)
-        return table[view.step.clamp(max=len(self.counts) - 1)] - given
+        stands = (state.tokens != view.mask_id).sum(1)
+        return torch.maximum(table[view.step.clamp(max=len(self.counts) - 1)], stands)
+
+
+@dataclass(frozen=True)
+class _AllAnew:
+    """A pool in which whatever stands takes the step's draw, so that only the last step's tokens are seen."""
+
+    pool: Pool
+
+    revisits: ClassVar[bool] = True
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return self.pool.wants
+
+    def time(self, state: State, view: View) -> Tensor:
+        return self.pool.time(state, view)
+
+    def prepare(self, state: State, view: View) -> Intent:
+        return Intent(need=view.eligible.any(1), wanted=view.eligible)
+
+    def __call__(self, state: State, view: View, intent: Intent, scores: Scores) -> Update:
+        update = self.pool(state, view, intent, scores)
+        stands = (state.tokens != view.mask_id) & (scores["token"] >= 0)
+        tokens = torch.where(stands, scores["token"], update.tokens)
+        return Update(tokens, update.committed, update.remasked, corrected=stands & (tokens != state.tokens))
 
 
 def _classed(network: Any, trainer: Any, weights: list[float], factors: list[float] | None = None) -> Any:
@@ -336,6 +366,8 @@ def _classed(network: Any, trainer: Any, weights: list[float], factors: list[flo
             return Output(logits=read(network(grid, labels, keep)))
         logits = network(torch.cat([grid, grid]), torch.cat([labels, labels]), torch.cat([keep, ~keep]))
         seen, blind = read(logits).chunk(2)
+        if logits.dtype in HALF:
+            return Output(logits=guided(seen, blind, weights[step]), forwards=2)
         return Output(logits=seen, uncond_logits=blind, guidance=weights[step], forwards=2)
 
     return call

@@ -17,6 +17,7 @@ from ..model import Output, Request, read_output
 from ..samplers import Blocks, FastDLLM, Noise, Pool, Sampler, Scoring, State, View
 from ..samplers.engine import Stop
 from . import _common as common
+from ._rounded import HALF, guided
 
 MODULES = ("models.modeling_mmada", "modeling_mmada")
 QUIRKS = ("compounding_temperature",)
@@ -250,6 +251,8 @@ class _Image:
         masks = [canvas["mask"], canvas["blind_mask"]]
         bias = None if masks[0] is None or masks[1] is None else _bias(torch.cat(masks))
         seen, unseen = self._codes(self.model(torch.cat([ids, blind]), attention_bias=bias).logits).chunk(2)
+        if seen.dtype in HALF:
+            return Output(logits=guided(seen, unseen, self.scale), forwards=2)
         return Output(logits=seen, uncond_logits=unseen, guidance=self.scale, forwards=2)
 
     def _codes(self, logits: Tensor) -> Tensor:

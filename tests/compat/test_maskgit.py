@@ -85,12 +85,24 @@ def test_noise_decides_the_order_as_it_is_told():
     assert not torch.equal(order(randomize="no"), order(randomize="warm_up"))
 
 
-def test_what_a_code_holds_stays():
+def test_what_a_code_holds_is_drawn_anew_and_never_masked():
     code = torch.full((2, 16), MASK)
-    code[:, :5] = 9
-    _, (_, codes, masks) = run(ConfidenceSampler(step=4, w=0, sched_mode="linear"), init_code=code)
-    assert all((each.flatten(1)[:, :5] == 9).all() for each in codes)
-    assert masks[-1].sum() == 0
+    code[:, :9] = 9
+    network, (_, codes, masks) = run(ConfidenceSampler(step=4, w=0, sched_mode="linear"), init_code=code)
+    assert torch.equal(network.seen[0][0].flatten(1), code)
+    assert (codes[0].flatten(1)[:, :9] != 9).any()
+    assert [int(16 - mask[0].sum()) for mask in masks] == [9, 9, 10, 16]
+    assert all((mask.flatten(1)[:, :9] == 0).all() for mask in masks)
+    assert (code[:, :9] == 9).all()
+
+
+def test_only_the_confidence_sampler_reads_the_averaged_network():
+    for sampler, averaged in ((ConfidenceSampler(step=2), True), (HaltonSampler(step=2), False)):
+        setting = trainer(Network())
+        setting.ema, setting.args.use_ema = Network(), True
+        sampler(setting, nb_sample=2, labels=torch.tensor([1, 2]))
+        assert bool(setting.ema.seen) == averaged
+        assert bool(setting.vit.seen) != averaged
 
 
 def test_networks_may_have_a_logit_for_the_mask():
