@@ -121,6 +121,7 @@ def diffusion_generate(
         seed=common.seed_of(seed, random=config.temperature > 0 or config.alg == "origin" or bool(config.alg_temp)),
         history=keep_history,
     )
+    common.completed(result)
     if not config.return_dict_in_generate:
         return result.tokens
     history = [event.tokens for event in result.history or ()]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import ops, rng
 from ..adapters import DualCache, PrefixCache
-from ..samplers import Blocks, Factor, FastDLLM
+from ..samplers import Blocks, Factor, FastDLLM, StepEvent
 from ..samplers.presets.llada import commit_order
 from ..samplers.unmask import torch_topk
 from . import _common as common
@@ -31,6 +31,7 @@ def generate(
     mask_id: int = 126336,
     threshold: float | None = None,
     factor: float | None = None,
+    step_callback: Callable[[int], None] | None = None,
     *,
     ties: str = "lowest",
     seed: int | Tensor | torch.Generator | None = None,
@@ -40,6 +41,7 @@ def generate(
     A mask the model predicts is overruled; the original then runs out of its schedule (IndexError) or never ends.
 
     Args:
+        step_callback: called after each step with its number, from 0 (a version between those of 2025 and 2026).
         ties: how equal confidences are ordered, "lowest" index first or as "torch" does.
         seed: default drawn from torch's global generator if anything is random.
 
@@ -47,7 +49,7 @@ def generate(
         ValueError: lengths that do not divide, an unknown ``remasking`` or ``ties``, a threshold and a factor.
     """
     settings = (steps, gen_length, block_length, temperature, remasking, mask_id, threshold, factor, ties, seed)
-    return _generate(common.HuggingFace(model), prompt, *settings)
+    return _generate(common.HuggingFace(model), prompt, *settings, step_callback=step_callback)
 
 
 def generate_with_prefix_cache(
@@ -61,13 +63,14 @@ def generate_with_prefix_cache(
     mask_id: int = 126336,
     threshold: float | None = None,
     factor: float | None = None,
+    step_callback: Callable[[int], None] | None = None,
     *,
     ties: str = "lowest",
     seed: int | Tensor | torch.Generator | None = None,
 ) -> tuple[Tensor, int]:
     """:func:`generate` with keys and values of what precedes the block kept from its first forward."""
     settings = (steps, gen_length, block_length, temperature, remasking, mask_id, threshold, factor, ties, seed)
-    return _generate(PrefixCache(model), prompt, *settings)
+    return _generate(PrefixCache(model), prompt, *settings, step_callback=step_callback)
 
 
 def generate_with_dual_cache(
@@ -81,6 +84,7 @@ def generate_with_dual_cache(
     mask_id: int = 126336,
     threshold: float | None = None,
     factor: float | None = None,
+    step_callback: Callable[[int], None] | None = None,
     *,
     ties: str = "lowest",
     quirks: str | Collection[str] = (),
@@ -94,7 +98,9 @@ def generate_with_dual_cache(
     """
     kept = common.check_quirks(quirks, QUIRKS)
     settings = (steps, gen_length, block_length, temperature, remasking, mask_id, threshold, factor, ties, seed)
-    return _generate(DualCache(model), prompt, *settings, limited="dual_cache_steps" in kept)
+    return _generate(
+        DualCache(model), prompt, *settings, step_callback=step_callback, limited="dual_cache_steps" in kept
+    )
 
 
 def _generate(
@@ -111,6 +117,7 @@ def _generate(
     ties: str,
     seed: int | Tensor | torch.Generator | None,
     *,
+    step_callback: Callable[[int], None] | None,
     limited: bool = False,
 ) -> tuple[Tensor, int]:
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
@@ -128,15 +135,21 @@ def _generate(
     open_ended = sampler.window.until_filled and not limited
     window = Blocks(block_length, open_ended, by="column", together=True, behind="first" if limited else None)
     sampler = replace(sampler, steps=steps, window=window, finish=not limited)
+
+    def tell(event: StepEvent) -> None:
+        assert step_callback is not None
+        step_callback(event.index)
+
     result = sampler(
         model,
         common.append_masks(prompt, gen_length, mask_id),
         mask_id=mask_id,
         origin=prompt.shape[1],
         seed=common.seed_of(seed, random=temperature > 0 or remasking == "random"),
+        callback=None if step_callback is None else tell,
         history=False,
     )
-    return result.tokens, result.calls
+    return common.completed(result).tokens, result.calls
 
 
 def get_transfer_index(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import wraps
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +20,7 @@ from ._noise import drawn_by, engine_seed
 MODULES = ("generate",)
 QUIRKS = ("unfilled_masks", "eos_by_temperature")
 _EOS, _EOT = 126081, 126348
-_EARLIER_ORDER = ("steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking", "mask_id")
+_EARLIER_ORDER = ("steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking", "mask_id", "is_mps")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -28,7 +29,7 @@ def _either_order(generate: _Function) -> _Function:
 
     @wraps(generate)
     def call(model: Any, prompt: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if args and isinstance(args[0], int):
+        if args and isinstance(args[0], Integral):
             if len(args) > len(_EARLIER_ORDER):
                 raise TypeError(
                     f"generate: expected at most {len(_EARLIER_ORDER)} arguments after prompt, got {len(args)}"
@@ -56,6 +57,7 @@ def generate(
     mask_id: int = 126336,
     logits_eos_inf: bool = False,
     confidence_eos_eot_inf: bool = False,
+    is_mps: bool | None = None,
     *,
     ties: str = "lowest",
     quirks: str | Collection[str] = (),
@@ -66,6 +68,8 @@ def generate(
     """LLaDA's ``generate``, on our engine; what its arguments mean is said there.
 
     Args:
+        is_mps: of a version for Apple's GPUs (41760b9), whose confidences are in full precision, float32 if true and
+            float64 if false: here float32 where it is given, true or false. Float32 noise too is ``noise="fp32"``.
         ties: how equal confidences are ordered, "lowest" index first or as "torch" does.
         quirks: defects of the original to keep. "unfilled_masks": where the model predicts the mask, or the prompt
             holds masks, masks are left. "eos_by_temperature": above temperature 0, ``confidence_eos_eot_inf`` spares
@@ -97,7 +101,8 @@ def generate(
         ties=common.check_ties(ties),
     )
     sampler = preset.parts()
-    dtype = None if confidence_dtype == torch.float64 else confidence_dtype
+    full = confidence_dtype == torch.float64 or (is_mps is not None and confidence_dtype == "logits")
+    dtype = None if full else confidence_dtype
     sampler = replace(
         sampler,
         window=Blocks(block_length, by="column"),

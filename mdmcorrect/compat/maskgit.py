@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import rng
 from ..model import Output, Request
 from ..samplers import Intent, Noise, Pool, Sampler, Scores, Scoring, State, Update, View
+from . import _common as common
 from ._rounded import HALF, guided
 
 _MODES = ("root", "linear", "square", "cosine", "arccos")
@@ -106,6 +107,7 @@ class ConfidenceSampler:
             seed=torch.default_generator if seed is None else seed,
             history={"token"},
         )
+        common.completed(result)
         assert result.history is not None
         codes, masks = _codes(result.history, trainer.input_size), []
         for event in result.history:
@@ -225,6 +227,7 @@ class HaltonSampler:
             seed=seeds,
             history={"token"},
         )
+        common.completed(result)
         assert result.history is not None
         codes = _codes(result.history, size)
         masks = [plan.chosen(index).float().reshape(codes[0].shape) for index in range(len(codes))]

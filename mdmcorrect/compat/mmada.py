@@ -107,7 +107,7 @@ def _generate(
     preset = FastDLLM(steps=steps, remasking=remasking, temperature=temperature, ties=common.check_ties(ties))
     called = _Biased(model)
     sampler = replace(preset.parts(), window=Blocks(block_length, by="column", together=True))
-    return sampler(
+    result = sampler(
         Guided(called, cfg_scale) if cfg_scale > 0 else called,
         common.append_masks(idx, max_new_tokens, mask_id),
         mask_id=mask_id,
@@ -116,7 +116,8 @@ def _generate(
         stop=_ended(idx.shape[1], block_length, mask_id, eot_token) if eot_token is not None else None,
         seed=common.seed_of(seed, random=temperature > 0 or remasking == "random"),
         history=False,
-    ).tokens
+    )
+    return common.completed(result).tokens
 
 
 class _Biased:
@@ -213,7 +214,8 @@ def t2i_generate(
         history=False,
     )
     codes = result.tokens - 1
-    input_ids[:, image] = codes + offset
+    input_ids[:, image] = torch.where(codes < 0, mask_token_id, codes + offset)
+    common.completed(result)
     return codes
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..samplers import FixedOrder, Kappa, Pool, Review, Sampler, Scores, Scoring
+from . import _common as common
 
 _SCORES = {"logP": "logprob", "random_score": "random"}
 _REVIEWS = {"logP": "logprob", "diff_top2": "lead"}
@@ -113,7 +114,9 @@ def p2_sampling(
         seed=_engine_seed(generator, random=score == "random" or (drawn and not materialised)),
         history=False,
     )
-    return xt.copy_(result.tokens)
+    xt.copy_(result.tokens)
+    common.completed(result)
+    return xt
 
 
 def p2_plus_sampling(
@@ -147,7 +150,9 @@ def p2_plus_sampling(
         plan=FixedOrder(shared=shared_order),
         scoring=Scoring(temperature=tau, mask_token="forbid"),
     )(model, xt, mask_id=mask_id, seed=_engine_seed(seed, random=tau > 0), history=False)
-    return xt.copy_(result.tokens)
+    xt.copy_(result.tokens)
+    common.completed(result)
+    return xt
 
 
 dfm_sampling = functools.partial(p2_sampling, planner=None, score_fn=random_score)

@@ -98,7 +98,7 @@ def llada_inference(
         ),
         history=False,
     )
-    return result.tokens
+    return common.completed(result).tokens
 
 
 def _remask_by(mode: str, kept: Collection[str]) -> str:
