@@ -272,6 +272,13 @@ def _sampler(config: DreamGenerationConfig, ties: str, kept: Collection[str], *,
     return replace(sampler, plan=plan, scoring=replace(sampler.scoring, mask_token="propose"))
 
 
+# What diffusion_generate takes by **: settings, what it names itself.
+_KEYWORDS = {field.name for field in fields(DreamGenerationConfig)} | {
+    "attention_mask",
+    "generation_tokens_hook_func",
+    "generation_logits_hook_func",
+}
+TAKES = {"DreamGenerationMixin.diffusion_generate": _KEYWORDS}
 REPLACES = {
     "DreamGenerationMixin.diffusion_generate": DreamGenerationMixin.diffusion_generate,
     "sample_tokens": sample_tokens,

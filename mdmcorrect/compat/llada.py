@@ -40,6 +40,7 @@ def _either_order(generate: _Function) -> _Function:
             args, kwargs = (), {**given, **kwargs}
         return generate(model, prompt, *args, **kwargs)
 
+    call.orders = (("model", "prompt", *_EARLIER_ORDER),)  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import mdmcorrect.compat
 
+from ._signatures import refusals
+
 
 class Patch:
     """What :func:`patch` replaced; as a context manager it undoes that at the end.
@@ -56,7 +58,7 @@ def patch(repository: str, module: ModuleType | str | None = None) -> Patch:
         A :class:`Patch`, whose ``replaced`` says what was replaced and whose ``undo`` takes it back; a context manager.
 
     Raises:
-        ValueError: no such drop-in, or the module has none of its functions.
+        ValueError: no such drop-in, or the module has none of its functions, or one that takes arguments ours does not.
         ImportError: the original cannot be imported.
 
     Example:
@@ -67,10 +69,18 @@ def patch(repository: str, module: ModuleType | str | None = None) -> Patch:
     drop_in = _drop_in(repository)
     originals = _originals(repository, drop_in, module)
     swaps: dict[tuple[int, str], tuple[Any, str, Any, Any, str]] = {}  # by owner and attribute: modules share functions
+    reasons: list[str] = []
     for original in originals:
         for path, ours in drop_in.REPLACES.items():
-            for swap in _swaps(original, path, ours):
+            found = _swaps(original, path, ours)
+            for _, _, theirs, _, name in found[:1]:
+                reasons += [name + end for end in refusals(theirs, ours, getattr(drop_in, "TAKES", {}).get(path, ()))]
+            for swap in found:
                 swaps.setdefault((id(swap[0]), swap[1]), swap)
+    if reasons:
+        raise ValueError(
+            f"module: {reasons[0]}; it is another version or another repository's, nothing was replaced ({repository})"
+        )
     if not swaps:
         names = " and ".join(original.__name__ for original in originals)
         raise ValueError(f"module: {names} has none of {sorted(drop_in.REPLACES)}; is it {repository}?")

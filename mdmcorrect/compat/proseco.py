@@ -50,6 +50,7 @@ def _either_version(generate: _Function) -> _Function:
             raise TypeError(f"generate: got {sorted(twice)} twice")
         return generate(model, prompt, **{**_EARLIER, **given, **kwargs})
 
+    call.orders = (("model", "prompt", *_EARLIER),)  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]
 
 

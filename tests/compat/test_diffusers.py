@@ -8,8 +8,8 @@ import fake_diffusers
 import numpy as np
 import pytest
 import torch
-from hash_model import HashModel
-from recorded import cases
+from hash_model import HashModel, integer_hash_logits
+from recorded import cases, recorded
 from scipy import stats
 
 import mdmcorrect.compat.diffusers as module
@@ -211,3 +211,20 @@ def test_without_diffusers_the_module_imports_and_says_what_is_missing(monkeypat
             make()
     monkeypatch.undo()
     importlib.reload(module)
+
+
+@recorded("half_precision", "entropy_bound")
+def test_a_step_within_the_bound_equals_the_recorded_one(case, schedulers):
+    spec = {**case["model"], "dtype": getattr(torch, case["model"]["dtype"])}
+    tokens = torch.tensor(case["tokens"])
+    scheduler = schedulers.EntropyBoundScheduler()
+    scheduler.set_timesteps(32)
+    step = scheduler.step(
+        integer_hash_logits(tokens, **spec),
+        case["timestep"],
+        tokens,
+        entropy_bound=case["entropy_bound"],
+        generator=torch.Generator().manual_seed(5),
+    )
+    assert step.accepted_index.int().tolist() == case["accepted"]
+    assert step.prev_sample.tolist() == case["output"]

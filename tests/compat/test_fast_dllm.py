@@ -30,6 +30,21 @@ def test_a_dual_cache_fills_its_blocks_by_default():
 
 
 @pytest.mark.parametrize("name", ["generate", "generate_with_prefix_cache", "generate_with_dual_cache"])
+def test_a_step_callback_hears_every_step_and_stops_nothing(name):
+    heard = []
+
+    def hear(step):
+        heard.append(step)
+        return True
+
+    settings = {"steps": 6, "gen_length": 24, "block_length": 8, "mask_id": MASK, "threshold": 0.9}
+    function, prompt = getattr(fast_dllm, name), torch.tensor([[5, 6, 7]])
+    tokens, forwards = function(HashLM(SPEC), prompt, **settings, step_callback=hear)
+    assert heard == list(range(forwards))
+    assert torch.equal(tokens, function(HashLM(SPEC), prompt, **settings)[0])
+
+
+@pytest.mark.parametrize("name", ["generate", "generate_with_prefix_cache", "generate_with_dual_cache"])
 @pytest.mark.parametrize("rule", [{}, {"threshold": 0.9}, {"factor": 1.0}])
 def test_a_predicted_mask_ends_neither_the_schedule_nor_the_run(name, rule):
     spec = {**SPEC, "mask_logit": 15.0}  # the most likely token everywhere

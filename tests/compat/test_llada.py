@@ -3,6 +3,7 @@
 import inspect
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hash_model import HashLM
@@ -100,8 +101,24 @@ def test_both_orders_of_arguments():
     assert list(inspect.signature(llada.generate).parameters)[:5] == [
         "model", "prompt", "attention_mask", "steps", "gen_length",
     ]  # fmt: skip
+    counted = llada.generate(HashLM(SPEC), prompt, np.int64(8), 16, 8, mask_id=MASK)  # a number, not a mask
+    assert torch.equal(new, counted)
     with pytest.raises(TypeError, match=r"got \['steps'\] twice"):
         llada.generate(HashLM(SPEC), prompt, 8, 16, steps=8)
+
+
+@recorded("llada", where=lambda case: case["name"].startswith("4fc3cd2"))
+@pytest.mark.parametrize("is_mps", [True, False])
+def test_the_version_for_apple_has_confidences_in_full_precision(case, is_mps):
+    prompt, settings = inputs_of(case)["prompt"], case["kwargs"]
+    order = ("steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking", "mask_id")
+    defaults = {"temperature": 0.0, "cfg_scale": 0.0, "remasking": "low_confidence"}
+    earlier = [{**defaults, **settings}[name] for name in order]
+    named = llada.generate(HashLM(case["model"]), prompt, **settings, is_mps=is_mps)
+    assert named.tolist() == case["output"]
+    assert torch.equal(llada.generate(HashLM(case["model"]), prompt, *earlier, is_mps), named)
+    with pytest.raises(TypeError, match="expected at most 8 arguments after prompt, got 9"):
+        llada.generate(HashLM(case["model"]), prompt, *earlier, is_mps, 1)
 
 
 def test_torch_seeds_the_draws():

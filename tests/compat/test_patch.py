@@ -1,7 +1,9 @@
 """compat.patch: what is replaced, where else, and that it is put back."""
 
 import importlib
+import linecache
 import sys
+import textwrap
 from types import ModuleType
 
 import pytest
@@ -168,3 +170,63 @@ def test_what_stops_an_original_that_is_there_is_said(root):
     said = r"'eval.gen_model_answer' \(No module named 'shortuuid_that_is_missing'\) or 'gen_model_answer'; put"
     with pytest.raises(ImportError, match=said):
         compat.patch("smdm")
+
+
+def module_of(source, name="generation_utils"):
+    """A module whose functions have a source to read, as an imported file's have."""
+    module = ModuleType(name)
+    lines = textwrap.dedent(source).strip().splitlines(keepends=True)
+    linecache.cache[f"<{name}>"] = (len(source), None, lines, f"<{name}>")
+    exec(compile("".join(lines), f"<{name}>", "exec"), module.__dict__)
+    return module
+
+
+LLADA = "def generate(model, prompt, attention_mask=None, steps=128, gen_length=128, block_length=128): ..."
+DREAM = """
+    class DreamGenerationMixin:
+        def diffusion_generate(self, inputs=None, generation_config=None, **kwargs):
+            hook = kwargs.pop("generation_tokens_hook_func", None)
+            mask, length = kwargs.get("attention_mask"), kwargs.get("max_length")
+"""
+FAST_DREAM = DREAM + '            threshold, block = kwargs.get("threshold", 0.9), kwargs["block_length"]\n'
+MASKGIT = (
+    "class HaltonSampler:\n    def __call__(self, trainer, init_code=None, nb_sample=50, labels=None, grid=None): ..."
+)
+
+
+@pytest.mark.parametrize(
+    ("repository", "source"),
+    [
+        ("llada", LLADA),
+        ("llada", "def generate(model, prompt, steps=128, gen_length=128, block_length=128, temperature=0.): ..."),
+        ("dream", DREAM),
+        ("proseco", "def generate(model, prompt, steps=256, gen_length=256, block_length=32): ..."),
+        ("maskgit", MASKGIT.replace(", grid=None", "")),
+    ],
+)
+def test_published_versions_are_replaced(repository, source):
+    module = module_of(source)
+    before = dict(vars(module))
+    with compat.patch(repository, module) as done:
+        assert len(done.replaced) == 1
+    assert dict(vars(module)) == before
+
+
+@pytest.mark.parametrize(
+    ("repository", "source", "reason"),
+    [
+        ("dream", FAST_DREAM, r"DreamGenerationMixin.diffusion_generate takes \['block_length', 'threshold'\]"),
+        ("dream", "def sample_tokens(logits, temperature=0.0, top_p=None, top_k=None, alg=None): ...", r"\['alg'\]"),
+        ("fast_dllm", LLADA, r"generate takes \['attention_mask'\], which our drop-in does not know"),
+        ("llada", "def generate(model, prompt, tokenizer, steps=128): ...", r"generate takes \['tokenizer'\]"),
+        ("llada", "def generate(model, prompt, gen_length=128, steps=128): ...", "arguments in another order"),
+        ("proseco", "def generate(model, prompt, steps=128): ...", "has steps=128 by default, our drop-in 256"),
+        ("maskgit", MASKGIT, r"HaltonSampler.__call__ takes \['grid'\]"),
+    ],
+)
+def test_what_takes_more_than_ours_is_left_as_it_is(repository, source, reason):
+    module = module_of(source)
+    before = dict(vars(module))
+    with pytest.raises(ValueError, match=reason + ".*nothing was replaced"):
+        compat.patch(repository, module)
+    assert dict(vars(module)) == before
