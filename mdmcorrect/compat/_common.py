@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -57,12 +58,54 @@ def completed(result: SampleResult) -> SampleResult:
     return result
 
 
+def whole(name: str, value: Any, least: int) -> int:
+    """``value`` as an int: Python's, NumPy's, a tensor of one.
+
+    Raises:
+        TypeError, ValueError: it is none, or less than ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    if number < least:
+        raise ValueError(f"{name}: expected at least {least}, got {number}")
+    return number
+
+
+def lengths(**values: Any) -> tuple[int, ...]:
+    """The values, named, as ints of at least 1."""
+    return tuple(whole(name, value, 1) for name, value in values.items())
+
+
+def token_ids(name: str, value: Any) -> Tensor:
+    """``value`` as int64 ``[B, P]``: a tensor, a NumPy array, or lists of one length.
+
+    Raises:
+        TypeError, ValueError: it holds no integers, or has another shape.
+    """
+    if not isinstance(value, (Tensor, str, bytes)) and (
+        hasattr(value, "__array__") or isinstance(value, (list, tuple))
+    ):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: expected token ids [B, P], got rows that do not make a tensor") from None
+        value = value.long() if value.numel() == 0 else value
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected token ids [B, P], got {type(value).__name__}")
+    if value.ndim != 2:
+        raise ValueError(f"{name}: expected token ids [B, P], got {list(value.shape)}")
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name}: expected token ids, got {value.dtype}")
+    return value.long()
+
+
 def append_masks(prompt: Tensor, count: int, mask_id: int) -> Tensor:
     """``[B, P + count]``: the prompt and ``count`` masks."""
-    if not isinstance(prompt, Tensor) or prompt.ndim != 2:
-        got = list(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__
-        raise ValueError(f"prompt: expected token ids [B, P], got {got}")
-    return F.pad(prompt.long(), (0, count), value=mask_id)
+    return F.pad(token_ids("prompt", prompt), (0, count), value=mask_id)
 
 
 def extend_mask(attention_mask: Tensor | None, prompt: Tensor, count: int) -> Tensor | None:

@@ -104,8 +104,9 @@ def diffusion_generate(
         raise ValueError("inputs: expected token ids [B, P], got None")
     if config.mask_token_id is None:
         raise ValueError("mask_token_id: expected an id, in generation_config or as an argument, got None")
-    mask_id, times = config.mask_token_id, config.num_return_sequences
-    prompt = inputs.repeat_interleave(times, 0)
+    mask_id = common.whole("mask_token_id", config.mask_token_id, 0)
+    config.steps, times = common.lengths(steps=config.steps, num_return_sequences=config.num_return_sequences)
+    prompt = common.token_ids("inputs", inputs).repeat_interleave(times, 0)
     tokens = common.append_masks(prompt, new_tokens(config, prompt.shape[1]), mask_id)
     if attention_mask is not None:
         attention_mask = attention_mask.repeat_interleave(times, 0)
@@ -240,9 +241,10 @@ def read_config(kind: type[_Config], model: Any, given: Any, settings: Mapping[s
 def new_tokens(config: DreamGenerationConfig, prompt_length: int) -> int:
     """As many as asked for; 20 where nothing is."""
     if config.max_new_tokens is not None:
-        return config.max_new_tokens
+        return common.whole("max_new_tokens", config.max_new_tokens, 0)
     if config.max_length is None:
         return 20
+    config.max_length = common.whole("max_length", config.max_length, 0)
     if config.max_length <= prompt_length:
         raise ValueError(f"max_length: expected more than the prompt's {prompt_length} tokens, got {config.max_length}")
     return config.max_length - prompt_length

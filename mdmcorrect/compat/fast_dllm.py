@@ -120,6 +120,8 @@ def _generate(
     step_callback: Callable[[int], None] | None,
     limited: bool = False,
 ) -> tuple[Tensor, int]:
+    prompt, mask_id = common.token_ids("prompt", prompt), common.whole("mask_id", mask_id, 0)
+    steps, gen_length, block_length = common.lengths(steps=steps, gen_length=gen_length, block_length=block_length)
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)
     preset = FastDLLM(

@@ -88,6 +88,8 @@ def generate(
             unknown ``remasking``, ``ties`` or quirk.
     """
     kept = common.check_quirks(quirks, QUIRKS)
+    prompt, mask_id = common.token_ids("prompt", prompt), common.whole("mask_id", mask_id, 0)
+    steps, gen_length, block_length = common.lengths(steps=steps, gen_length=gen_length, block_length=block_length)
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)
     tokens = common.append_masks(prompt, gen_length, mask_id)

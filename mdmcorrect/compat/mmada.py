@@ -99,6 +99,10 @@ def _generate(
 ) -> Tensor:
     if idx is None:
         raise ValueError("idx: expected token ids [B, P], got None")
+    idx, mask_id = common.token_ids("idx", idx), common.whole("mask_id", mask_id, 0)
+    max_new_tokens, steps, block_length = common.lengths(
+        max_new_tokens=max_new_tokens, steps=steps, block_length=block_length
+    )
     blocks = common.check_divides("max_new_tokens", max_new_tokens, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)
     bias = None

@@ -78,6 +78,7 @@ def p2_sampling(
     """
     if noise not in ("exact", "truncated"):
         raise ValueError(f"noise: expected 'exact' or 'truncated', got {noise!r}")
+    mask_id, (num_steps,) = common.whole("mask_id", mask_id, 0), common.lengths(num_steps=num_steps)
     score = _SCORES.get(getattr(score_fn, "__name__", ""), "custom")
     drawn = tau != 0 and score != "random"
     materialised = drawn and (noise == "truncated" or score == "custom")

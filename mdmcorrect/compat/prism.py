@@ -65,6 +65,8 @@ def llada_inference(
         ValueError: lengths that do not divide, a prompt of another length, an unknown mode.
     """
     kept = common.check_quirks(quirks, QUIRKS)
+    prompt, mask_id = common.token_ids("prompt", prompt), common.whole("mask_id", mask_id, 0)
+    steps, max_length, block_length = common.lengths(steps=steps, max_length=max_length, block_length=block_length)
     blocks = common.check_divides("max_length", max_length, "block_length", block_length)
     if prompt.shape[1] != max_length:
         raise ValueError(f"prompt: expected {max_length} columns as max_length says, got {prompt.shape[1]}")

@@ -25,7 +25,8 @@ def test_equals_the_recorded_run(case):
     sample = p2.p2_plus_sampling if case["name"].endswith("p2plus") else p2.p2_sampling
     result = sample(xt, model, **kwargs)
     assert result is xt
-    assert xt.tolist() == case["output"]
+    # One run hangs on the last bit of torch's float64 log-softmax, and so on the processor, as the original's does.
+    assert xt.tolist() in (case["output"], case.get("output_avx2"))
     assert model.calls == case["nfe"]
 
 
