@@ -296,7 +296,8 @@ class ShadowBlock:
             logits[:, length:], tokens=tokens.gather(1, stands_for), rows=exists, want=["current_logprob"]
         )
         assert judged.current_logprob is not None
-        quality = torch.full((len(tokens), length + 1), torch.nan, device=tokens.device)  # the last takes what is none
+        # The last takes what is none.
+        quality = torch.full((len(tokens), length + 1), torch.nan, dtype=torch.float32, device=tokens.device)
         quality.scatter_(1, torch.where(exists, stands_for, length), judged.current_logprob.exp())
         return Output(logits=logits[:, :length], quality=quality[:, :length])
 

@@ -218,7 +218,7 @@ def selected(past: Any, rows: list[int]) -> Any:
             f"batch_select_indices(rows) to go on with the others"
         )
     part = copy.deepcopy(past)
-    getattr(part, take)(torch.tensor(rows, dtype=torch.int64))
+    getattr(part, take)(torch.tensor(rows, dtype=torch.int64, device="cpu"))
     return part
 
 

@@ -142,16 +142,17 @@ class Canvas:
         _checks.choice("padding", padding, *_PADDING)
         num_return_sequences = _checks.integer("num_return_sequences", num_return_sequences, minimum=1)
         pad_id = None if pad_id is None else _checks.token_id("pad_id", pad_id)
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        like = {"dtype": torch.int64, "device": rows[0].device}
+        lengths = torch.tensor([len(row) for row in rows], **like)
         width = int(lengths.max()) if length is None else length
         if pad_id is None:
             if bool((lengths != width).any()):
                 raise ValueError(f"pad_id: rows of {lengths.tolist()} tokens need padding to {width}; expected its id")
             pad_id = 0
-        column = torch.arange(width)
+        column = torch.arange(width, device=rows[0].device)
         first = (width - lengths if padding == "left" else torch.zeros_like(lengths))[:, None]
         real = (column >= first) & (column < first + lengths[:, None])
-        tokens = torch.full((len(rows), width), pad_id)
+        tokens = torch.full((len(rows), width), pad_id, **like)
         tokens[real] = torch.cat(rows)
         tensors = {
             "tokens": tokens,
@@ -159,7 +160,7 @@ class Canvas:
             "attention_mask": real,
             "positions": (column - first).clamp(min=0),
             "lengths": lengths,
-            "prompt_lengths": torch.tensor(starts),
+            "prompt_lengths": torch.tensor(starts, **like),
         }
         repeated = {
             name: value.repeat_interleave(num_return_sequences, dim=0).to(device) for name, value in tensors.items()

@@ -43,7 +43,7 @@ def seed_of(seed: int | Tensor | torch.Generator | None, *, random: bool) -> int
     """
     if seed is not None:
         return seed
-    return int(torch.randint(2**62, (1,))) if random else 0
+    return int(torch.randint(2**62, (1,), device="cpu")) if random else 0
 
 
 def completed(result: SampleResult) -> SampleResult:

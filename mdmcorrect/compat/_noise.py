@@ -57,7 +57,8 @@ class Float32Noise(Scoring):
         scores = plain(logits, tokens=tokens, rows=rows, mask_id=mask_id, want=want, **options)
         never = [*self.suppress, *self.forbid, *([mask_id] if self.mask_token != "propose" else [])]
         noisy = logits.float() / self.temperature
-        noisy -= torch.rand(logits.shape, generator=self.generator, device=logits.device).log_().neg_().log_()
+        noise = torch.rand(logits.shape, generator=self.generator, dtype=torch.float32, device=logits.device)
+        noisy -= noise.log_().neg_().log_()
         noisy[..., never] = -torch.inf
         token = torch.where(scores["token"] >= 0, noisy.argmax(-1), -1)
         judge = replace(plain, suppress=(*self.suppress, *self.confidence_forbid), confidence_forbid=())

@@ -68,7 +68,9 @@ def generate_sample(
     """
     settings = self.config.sampling
     if test_ds is None:
-        tokens = torch.full((settings.sample_batch_size, self.config.model.length), self.mask_index)
+        tokens = torch.full(
+            (settings.sample_batch_size, self.config.model.length), self.mask_index, dtype=torch.int64, device="cpu"
+        )
     else:
         tokens = test_ds["input_ids"][: settings.sample_batch_size]
     tokens = tokens.to(device)
@@ -190,6 +192,8 @@ def _critic(path: Any) -> Any:
     """The adapter as a critic of full canvases."""
 
     def quality(tokens: Tensor, request: Request) -> Tensor:
-        return path.wrapped_adapter.get_score(tokens, torch.zeros(len(tokens), device=tokens.device))
+        return path.wrapped_adapter.get_score(
+            tokens, torch.zeros(len(tokens), dtype=torch.float32, device=tokens.device)
+        )
 
     return quality

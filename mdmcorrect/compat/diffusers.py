@@ -179,7 +179,10 @@ class AmusedScheduler(_Amused):
             previous = original
         else:
             done = len(self.timesteps) - left
-            share = self._share(torch.tensor(done) / len(self.timesteps)) * starting_mask_ratio
+            share = (
+                self._share(torch.tensor(done, dtype=torch.float32, device="cpu") / len(self.timesteps))
+                * starting_mask_ratio
+            )
             masks = (sample.shape[1] * share).floor().long().to(sample.device)
             masks = torch.minimum(unknown.sum(1) - 1, masks).clamp(min=1)
             scale = self.temperatures[done - 1 : done]  # float32, one element: it lifts half precision, as it should

@@ -208,7 +208,9 @@ class MDLMSampler(BaseSampler):
         mask_id = self.tokenizer.mask_token_id
         rows = [F.pad(row, (0, new), value=mask_id) for row in prompts]
         blocks = math.ceil(new / settings.block_size)
-        return self._fill(rows, torch.tensor(lengths), blocks, settings, behind="always")
+        return self._fill(
+            rows, torch.tensor(lengths, dtype=torch.int64, device="cpu"), blocks, settings, behind="always"
+        )
 
     def infill(self, inputs: Sequence[Any], config: MDLMSamplerConfig | None = None, **kwargs: Any) -> Any:
         """Fill the masks of each input; blocks are cut from column 0 on."""
@@ -217,7 +219,10 @@ class MDLMSampler(BaseSampler):
         width = max(len(row) for row in rows)
         settings = replace(settings, block_size=settings.block_size or width)
         return self._fill(
-            rows, torch.zeros(len(rows), dtype=torch.int64), math.ceil(width / settings.block_size), settings
+            rows,
+            torch.zeros(len(rows), dtype=torch.int64, device="cpu"),
+            math.ceil(width / settings.block_size),
+            settings,
         )
 
     def _fill(
@@ -444,7 +449,7 @@ def _padded(rows: list[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
     """Rows of different lengths as ``[B, L]``, padded on the right, and what of it is real."""
     width = max(len(row) for row in rows)
     tokens = torch.stack([F.pad(row, (0, width - len(row)), value=pad_id) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=tokens.device)
     return tokens, torch.arange(width, device=tokens.device) < lengths[:, None]
 
 

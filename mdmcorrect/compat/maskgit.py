@@ -65,7 +65,7 @@ class ConfidenceSampler:
         step: int, input_size: int, mode: str = "arccos", leave: bool = False, verbose: bool = True
     ) -> Tensor:
         """Tokens that stand after each step, int32 ``[step]``, of ``input_size ** 2``; the rest is unused."""
-        r = torch.linspace(0, 1, step)
+        r = torch.linspace(0, 1, step, dtype=torch.float32, device="cpu")
         share = {
             "root": r**0.5,
             "linear": r,
@@ -167,7 +167,7 @@ class HaltonSampler:
         self.sched_pow, self.step, self.randomize, self.top_k = sched_pow, step, randomize, top_k
         self.temp_warmup = temp_warmup
         self.basic_halton_mask: Tensor | None = None
-        self.temperature = torch.linspace(sm_temp_min, sm_temp_max, step)
+        self.temperature = torch.linspace(sm_temp_min, sm_temp_max, step, dtype=torch.float32, device="cpu")
 
     def __str__(self) -> str:
         return (
@@ -178,10 +178,10 @@ class HaltonSampler:
     @staticmethod
     def build_halton_mask(input_size: int, nb_point: int = 10_000) -> Tensor:
         """Cells in the order in which a Halton sequence of bases 2 and 3 meets them: int64 ``[N, 2]``."""
-        number = torch.arange(1, nb_point + 1)
+        number = torch.arange(1, nb_point + 1, device="cpu")
         # float32, as there: where a point falls on a border its rounding says which cell it is in.
         cells = torch.stack([_mirrored(number, base) for base in (2, 3)], 1).float().mul(input_size).long()
-        met = torch.full((input_size**2,), nb_point)
+        met = torch.full_like(number[: input_size**2], nb_point)
         met.scatter_reduce_(0, cells[:, 0] * input_size + cells[:, 1], number - 1, "amin")
         return cells[met[met < nb_point].sort().values]
 
@@ -235,7 +235,7 @@ class HaltonSampler:
 
     def _counts(self, total: int) -> list[int]:
         """How many positions of the order are drawn in each step."""
-        share = 1 - torch.arccos((torch.arange(self.step) + 1) / self.step) / (math.pi * 0.5)
+        share = 1 - torch.arccos((torch.arange(self.step, device="cpu").float() + 1) / self.step) / (math.pi * 0.5)
         return [max(index + 1, int(each * total)) for index, each in enumerate(share)]
 
     def _place(self, size: int, seeds: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class HaltonSampler:
         if self.randomize:
             shift = rng.uniform(seeds, 1, 0, rng.Purpose.ORDER, dtype=torch.float64) * size**2
             turn = (turn + shift.long()) % len(order)
-        return torch.full((len(seeds), size**2), size**2, device=seeds.device).scatter(1, order.expand_as(turn), turn)
+        return torch.full_like(turn, size**2).scatter(1, order.expand_as(turn), turn)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +267,9 @@ class _Redraw:
         return 1 - view.step.double() / view.steps.clamp(min=1)
 
     def prepare(self, state: State, view: View) -> Intent:
-        counts = torch.tensor(self.counts, device=view.step.device)[view.step.clamp(max=len(self.counts) - 1)]
+        counts = torch.tensor(self.counts, dtype=torch.int64, device=view.step.device)[
+            view.step.clamp(max=len(self.counts) - 1)
+        ]
         due = (self.place < counts[:, None]) & view.eligible
         return Intent(need=due.any(1), wanted=due)
 
@@ -291,7 +293,7 @@ def _start(trainer: Any, init_code: Tensor | None, count: int, labels: Tensor | 
     args, cells = trainer.args, trainer.input_size**2
     if labels is None:
         chosen = [*_CLASSES, *(random.randint(0, 999) for _ in range(count - len(_CLASSES)))]
-        labels = torch.tensor(chosen[:count], device=args.device)
+        labels = torch.tensor(chosen[:count], dtype=torch.int64, device=args.device)
     if init_code is not None:
         return init_code.reshape(count, cells).clone(), labels
     return torch.full((count, cells), args.mask_value, dtype=torch.int64, device=args.device), labels
@@ -322,7 +324,7 @@ class _Table:
     counts: tuple[int, ...]
 
     def __call__(self, state: State, view: View) -> Tensor:
-        table = torch.tensor(self.counts, device=view.step.device)
+        table = torch.tensor(self.counts, dtype=torch.int64, device=view.step.device)
         stands = (state.tokens != view.mask_id).sum(1)
         return torch.maximum(table[view.step.clamp(max=len(self.counts) - 1)], stands)
 

@@ -196,7 +196,7 @@ def t2i_generate(
         raise ValueError("input_ids: expected token ids [B, L], got None")
     kept = common.check_quirks(quirks, QUIRKS)
     offset, image = len(kwargs["uni_prompting"].text_tokenizer), slice(-(seq_len + 1), -1)
-    shares = torch.tensor([1.0 * (step + 1) / timesteps for step in range(timesteps)])
+    shares = torch.tensor([(step + 1) / timesteps for step in range(timesteps)], dtype=torch.float32, device="cpu")
     counts = tuple(int((seq_len * noise_schedule(share)).floor()) for share in shares)
     left = [1 - (step + 1) / timesteps for step in range(timesteps)]
     scales = [temperature * each for each in (accumulate(left, mul) if kept else left)]
@@ -230,7 +230,9 @@ class _Left:
     counts: tuple[int, ...]
 
     def __call__(self, state: State, view: View) -> Tensor:
-        table = torch.tensor(self.counts, device=view.step.device)[view.step.clamp(max=len(self.counts) - 1)]
+        table = torch.tensor(self.counts, dtype=torch.int64, device=view.step.device)[
+            view.step.clamp(max=len(self.counts) - 1)
+        ]
         now = ((state.tokens == view.mask_id) & view.eligible).sum(1)
         left = torch.minimum(torch.minimum(table, now - 1).clamp(min=1), now)
         return view.eligible.sum(1) - torch.where(view.step + 1 >= view.steps, 0, left)

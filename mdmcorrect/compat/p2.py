@@ -35,7 +35,7 @@ def logP(logits: Tensor, x0: Tensor) -> Tensor:
 
 def random_score(logits: Tensor, x0: Tensor) -> Tensor:
     """Log of a uniform number per position, float32 ``[B, L]``."""
-    return torch.rand(x0.shape, device=x0.device).log()
+    return torch.rand(x0.shape, dtype=torch.float32, device=x0.device).log()
 
 
 def diff_top2(logits: Tensor, x0: Tensor) -> Tensor:

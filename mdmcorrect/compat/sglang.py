@@ -103,7 +103,7 @@ class JointThreshold(_Algorithm):
         edit = (confidence > self.edit_threshold) & (proposals != tokens) & ~masked & ~given
         host = torch.stack([masked.any(1), (commit | edit).any(1)]).tolist()
         active = [self._goes_on(state, *flags) for state, *flags in zip(states, *host, strict=True)]
-        writes = (commit | edit) & torch.tensor(active, device=tokens.device)[:, None]
+        writes = (commit | edit) & torch.tensor(active, dtype=torch.bool, device=tokens.device)[:, None]
         tokens.copy_(torch.where(writes, proposals, tokens))
         return finished
 

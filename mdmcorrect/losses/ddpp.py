@@ -123,6 +123,6 @@ def ddpp_loss(
         "ddpp": loss.detach(),
         "log_ratio": (log_q - log_p).detach().mean(),
         "log_z": log_z.detach().mean(),
-        "masked": masked.sum() / max(len(x0), 1),
+        "masked": masked.sum().float() / max(len(x0), 1),
     }
     return LossOutput(loss, parts)

@@ -153,7 +153,7 @@ def mask_tokens(
     check_generator(generator)
     mask_id = token_id("mask_id", mask_id)
     device = x0.device if generator is None else generator.device
-    u = torch.rand(x0.shape, generator=generator, device=device).to(x0.device)
+    u = torch.rand(x0.shape, generator=generator, dtype=torch.float32, device=device).to(x0.device)
     masked = u < get_schedule(schedule).mask_probability(t.to(x0.device)).unsqueeze(-1)
     if free is not None:
         masked = masked & bool_like("free", free, x0)

@@ -17,7 +17,7 @@ from .averaging import check_averaged
 from .masking import Roles, assign_roles, check_batch, check_tokens, check_values, draw_times, mask_tokens
 from .output_layer import check_output_layer, hidden_scores, model_scores
 from .outputs import Forward, LossOutput, call_model
-from .terms import Count, Scores, Weight, logit_scores, normalize, time_weight
+from .terms import Count, Scores, Weight, logit_scores, normalize, share, time_weight
 
 
 def mdlm_loss(
@@ -204,7 +204,7 @@ class MaskedTerm:
         with torch.no_grad():
             parts = {
                 "mdlm": loss.detach(),
-                "masked": ((z == self.mask_id) & roles.free).sum() / roles.free.sum().clamp(min=1),
-                "accuracy": (right & masked).sum() / masked.sum().clamp(min=1),
+                "masked": share((z == self.mask_id) & roles.free, roles.free),
+                "accuracy": share(right & masked, masked),
             }
         return LossOutput(loss, parts)

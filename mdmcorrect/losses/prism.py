@@ -35,7 +35,7 @@ from .outputs import (
     call_model,
     repeat_rows,
 )
-from .terms import Count, Weight, draw_tokens, normalize, upcast, without_mask
+from .terms import Count, Weight, draw_tokens, normalize, share, upcast, without_mask
 
 
 class PrismInputs(NamedTuple):
@@ -317,7 +317,7 @@ def prism_loss_from_logits(
     chosen = selected.sum()
     parts = {
         "quality": loss.detach(),
-        "right": (right & selected).sum() / chosen.clamp(min=1),
+        "right": share(right & selected, selected),
         "chosen": chosen,
     }
     return LossOutput(loss, parts)
@@ -352,7 +352,7 @@ def _position_scores(
     batch, length = masked.shape
     if positions == "random":
         device = masked.device if generator is None else generator.device
-        return torch.rand(batch, n_y, length, generator=generator, device=device).to(masked.device)
+        return torch.rand(batch, n_y, length, generator=generator, dtype=torch.float32, device=device).to(masked.device)
     if positions == "confidence":
         return confidence(masked).unsqueeze(1).expand(batch, n_y, length)
     raise ValueError(f"positions: expected 'random' or 'confidence', got {positions!r}")

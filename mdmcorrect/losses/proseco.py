@@ -31,7 +31,7 @@ from .output_layer import (
     scores_of,
 )
 from .outputs import Forward, LossOutput, call_model
-from .terms import Count, Scores, Weight, check_drawing, draw_tokens, logit_scores, normalize, without_mask
+from .terms import Count, Scores, Weight, check_drawing, draw_tokens, logit_scores, normalize, share, without_mask
 
 
 def proseco_loss(
@@ -323,8 +323,8 @@ class CorrectorTerm:
             parts = {
                 **mdlm.parts,
                 "corrector": corrector.detach(),
-                "input_errors": errors.sum() / scored.sum().clamp(min=1),
-                "corrected": (errors & mended).sum() / errors.sum().clamp(min=1),
-                "broken": (rights & ~mended).sum() / rights.sum().clamp(min=1),
+                "input_errors": share(errors, scored),
+                "corrected": share(errors & mended, errors),
+                "broken": share(rights & ~mended, rights),
             }
         return LossOutput(loss, parts)

@@ -28,7 +28,7 @@ def upcast(x: Tensor) -> Tensor:
 
 def without_mask(logits: Tensor, mask_id: int) -> Tensor:
     """Upcast logits with the mask token at -inf (SUBS, arXiv 2406.07524). The input is left as it is."""
-    index = torch.tensor([mask_id], device=logits.device)
+    index = torch.tensor([mask_id], dtype=torch.int64, device=logits.device)
     return upcast(logits).index_fill(-1, index, float("-inf"))
 
 
@@ -86,6 +86,11 @@ def own_count(scored: Tensor, normalizer: str) -> Tensor:
     if normalizer == "answer":
         return scored.any(-1).sum()
     raise ValueError(f"normalizer: expected one of {NORMALIZERS}, got {normalizer!r}")
+
+
+def share(part: Tensor, whole: Tensor) -> Tensor:
+    """How much of the positions ``whole`` marks ``part`` marks, float32 ``[]``; 0 of none."""
+    return part.sum().float() / whole.sum().clamp(min=1)
 
 
 def normalize(

@@ -134,7 +134,7 @@ class JumpTimes:
         # One number per row: its address has no position of the row's own, so padding does not move it.
         u = rng.uniform(state.seed, 1, state.step, rng.Purpose.COUNT, dtype=torch.float64)[:, 0]
         before = self._time_before(state)
-        return torch.where(view.finishing, before, before * u ** (1 / masks))
+        return torch.where(view.finishing, before, before * u ** (1 / masks.float()))
 
     def prepare(self, state: State, view: View) -> Draws:
         masked = view.masked

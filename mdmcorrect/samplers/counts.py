@@ -112,7 +112,7 @@ def linear_stays(s: float, t: float) -> float:
 
     In float32, as dLLM computes it: the rounding of counts makes the last bit matter.
     """
-    at_s, at_t = torch.tensor([s, t], dtype=torch.float32)
+    at_s, at_t = torch.tensor([s, t], dtype=torch.float32, device="cpu")
     return float((1 - (1 - at_s)) / (1 - (1 - at_t)))
 
 

@@ -92,7 +92,7 @@ class RemaskDoubtful:
         else:
             doubted = state.memory.get("probability", probability) - probability > self.threshold
         doubted &= editable & (state.commits <= self.per_position)
-        room = (view.own.sum(1) * self.ratio).long()
+        room = (view.own.sum(1).float() * self.ratio).long()
         return torch.zeros_like(doubted), ops.select_positions(probability, room, eligible=doubted, largest=False)
 
     def remembered(self, state: State, scores: Scores, written: Tensor) -> dict[str, Tensor]:

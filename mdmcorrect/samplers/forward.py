@@ -210,7 +210,7 @@ class Forward:
 
     def nothing(self, tokens: Tensor) -> Scores:
         """The scores of a step without a forward: every name, with nothing in it."""
-        unscored = torch.full(tokens.shape, torch.nan, device=tokens.device)
+        unscored = torch.full(tokens.shape, torch.nan, dtype=torch.float32, device=tokens.device)
         empty = Scores(dict.fromkeys(self.wants, unscored))
         empty.update(dict.fromkeys(self.wants & {"token", "argmax"}, torch.full_like(tokens, -1)))
         return empty

@@ -127,7 +127,7 @@ class Noise:
         else:
             drawn = drawn * self.scale
         if self.annealed:
-            drawn = drawn * (1 - (view.step + 1) / view.steps.clamp(min=1)).clamp(min=0)[:, None]
+            drawn = drawn * (1 - (view.step + 1).float() / view.steps.clamp(min=1)).clamp(min=0)[:, None]
         return drawn
 
     @property
@@ -222,7 +222,7 @@ class Pool:
         if name == "log_quality":
             return scores["quality"].log()
         if name == "stays":
-            return torch.full(state.tokens.shape, torch.inf, device=state.tokens.device)
+            return torch.full(state.tokens.shape, torch.inf, dtype=torch.float32, device=state.tokens.device)
         return scores[name]
 
 

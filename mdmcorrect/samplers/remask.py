@@ -67,8 +67,8 @@ class Binomial:
     def __call__(self, state: State, view: View) -> Tensor:
         committed = _committed(state, view)
         n = committed.sum(1).double()
-        alpha_t = n / state.attention_mask.sum(1).clamp(min=1)
-        alpha_s = (alpha_t + 1 / view.steps.clamp(min=1)).clamp(max=1)
+        alpha_t = n.float() / state.attention_mask.sum(1).clamp(min=1)
+        alpha_s = (alpha_t + 1 / view.steps.clamp(min=1).float()).clamp(max=1)
         sigma = ((1 - alpha_s) / alpha_t).clamp(max=self.eta).nan_to_num(nan=0.0)
         u = state.uniform(rng.Purpose.COUNT)
         return _feasible(((u < sigma[:, None]) & committed).sum(1), committed.sum(1), view)

@@ -65,7 +65,8 @@ class Review:
     ) -> Scores:
         """The step's scores and "review", ``[B, L]``."""
         if rows.empty:
-            return Scores({**scores, "review": torch.full(state.tokens.shape, torch.nan, device=state.tokens.device)})
+            unread = torch.full(state.tokens.shape, torch.nan, dtype=torch.float32, device=state.tokens.device)
+            return Scores({**scores, "review": unread})
         wanted = self.wanted(state, forward.mask_id) & (scores["token"] >= 0)
         draft = torch.where(wanted, scores["token"], state.tokens)
         where = torch.zeros_like(state.fixed) if self.reads == "quality" else ~state.fixed
@@ -88,5 +89,5 @@ class _Critic:
         if not isinstance(answer, Tensor):
             read = answer.get if isinstance(answer, Mapping) else lambda name: getattr(answer, name, None)
             answer = read("quality")
-        blank = torch.zeros(1, 1, self.mask_id + 1, device=tokens.device).expand(*tokens.shape, -1)
+        blank = torch.zeros(1, 1, self.mask_id + 1, dtype=torch.float32, device=tokens.device).expand(*tokens.shape, -1)
         return Output(logits=blank, quality=answer)

@@ -176,7 +176,7 @@ def initial_state(
         quota=zeros(),
         done=zeros(torch.bool),
         settled=zeros(torch.bool),
-        commit_score=torch.full(tokens.shape, torch.nan, device=device),
+        commit_score=torch.full(tokens.shape, torch.nan, dtype=torch.float32, device=device),
         commits=torch.zeros_like(tokens),
         nfe=zeros(),
         padded=padded,

@@ -75,7 +75,7 @@ class CosineTarget(CeilTarget):
     """As many as leave ``floor(n cos(pi u / 2))`` of the window's n positions masked, ``u = (i + 1) / S`` (MaskGIT)."""
 
     def before(self, state: State, view: View) -> Tensor:
-        share = ((view.step + 1) / view.steps.clamp(min=1)).clamp(max=1).double()
+        share = ((view.step + 1).float() / view.steps.clamp(min=1)).clamp(max=1).double()
         left = torch.where(share >= 1, 0, (view.quota * torch.cos(share * (math.pi / 2))).floor().long())
         masks = view.masked.sum(1)
         return (masks - left).clamp(min=0)
@@ -108,7 +108,7 @@ class HistoryRemask(UnmaskThenRemask):
     def prepare(self, state: State, view: View) -> Counts:
         planned = super().prepare(state, view)
         masked = view.masked
-        share = view.step / view.steps.clamp(min=1)
+        share = view.step.float() / view.steps.clamp(min=1)
         number = torch.zeros_like(view.step)
         for until, count in reversed(self.numbers):
             number = torch.where(share < until, count, number)

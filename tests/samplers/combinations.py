@@ -91,7 +91,7 @@ def planner(tokens, request):
     """A second model, which sees attended tokens only."""
     attended = torch.ones_like(tokens) if request.attention_mask is None else request.attention_mask.long()
     context = (tokens * attended).sum(1, keepdim=True) + 3 * request.position_ids + tokens
-    return torch.sin(context[..., None] * (torch.arange(12, device=tokens.device) + 1.0)) * 3
+    return torch.sin(context[..., None] * (torch.arange(12, device=tokens.device).float() + 1)) * 3
 
 
 LLADA_SCORING = Scoring(temperature=0.7, mask_token="forbid", confidence_dtype="logits")
