@@ -43,8 +43,9 @@ def unwrapped(model: Any) -> Any:
     with all that it gets, peft's models, ``functools.partial``, a module's bound ``__call__`` and ``forward``, and
     decorators made with ``functools.wraps``. A model with more to it, such as one with a quality head, is a model.
     """
-    *_, last = layers(model)
-    return last
+    for layer in layers(model):
+        model = layer
+    return model
 
 
 def layers(model: Any) -> Iterator[Any]:

@@ -38,6 +38,8 @@ def check_output_layer(model: Any, output_layer: Any) -> None:
 
     A function or a module of the caller's own is taken to know that.
     """
+    if output_layer is None:
+        return
     bare = isinstance(output_layer, (Tensor, nn.Linear, nn.Embedding)) or hasattr(output_layer, "base_layer")
     config = getattr(unwrapped(model), "config", None)
     if not bare or config is None:
