@@ -99,7 +99,9 @@ class Preset(Runs):
         for setting in fields(self):
             if setting.name in rules:
                 rule = rules[setting.name]
-                _checks.settle(self, **{setting.name: _checks.optional(rule) if setting.default is None else rule})
+                if "None" in str(setting.type):
+                    rule = _checks.optional(rule)
+                _checks.settle(self, **{setting.name: rule})
         self.parts()  # so that a wrong setting is refused where it is written
 
     def _scoring(self, **settings: Any) -> Scoring:
