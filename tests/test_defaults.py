@@ -125,11 +125,8 @@ LOSSES: dict[str, Callable[[Any], Any]] = {
         generator=generator(),
     ),
 }
-HEAD = (
-    heads.QualityHead(8, dtype=torch.float32)
-    if "dtype" in heads.QualityHead.__init__.__annotations__
-    else heads.QualityHead(8)
-)
+HEAD = heads.QualityHead(8)
+REWARD = torch.tensor([0.1, 0.2, 0.3, 0.4])
 
 
 def loss_of(name: str, network: Network) -> Any:
