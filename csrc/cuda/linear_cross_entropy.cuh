@@ -120,14 +120,20 @@ __device__ __forceinline__ LogitChunk load_logits(const float* row, int64_t ids,
   return chunk;
 }
 
+// How many ids of the block chunk `index` has.
+__device__ __forceinline__ int ids_of_chunk(const LossKernel& kernel, int64_t index) {
+  const int64_t left = kernel.ids - index * kChunkIds;
+  return static_cast<int>(left < kChunkIds ? left : kChunkIds);
+}
+
 // Products into logits: the bias added, the cap applied.
 __device__ __forceinline__ void complete(const LossKernel& kernel, int64_t index, LogitChunk* chunk) {
-  const int64_t begin = index * kChunkIds;
+  const int ids = ids_of_chunk(kernel, index);
   if (kernel.params.bias != nullptr) {
-    const float* bias = kernel.params.bias + kernel.first_id + begin;
+    const float* bias = kernel.params.bias + kernel.first_id + index * kChunkIds;
 #pragma unroll
     for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
-      if (begin + chunk->id(slot) < kernel.ids) chunk->value[slot] += bias[chunk->id(slot)];
+      if (chunk->id(slot) < ids) chunk->value[slot] += bias[chunk->id(slot)];
     }
   }
   const float cap = kernel.params.softcap;
@@ -135,7 +141,7 @@ __device__ __forceinline__ void complete(const LossKernel& kernel, int64_t index
 #pragma unroll
   for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
     // Rounded by itself: what is compared with a log-sum-exp must not be more exact than what that was made of.
-    if (begin + chunk->id(slot) < kernel.ids) chunk->value[slot] = __fmul_rn(cap, tanhf(chunk->value[slot] / cap));
+    if (chunk->id(slot) < ids) chunk->value[slot] = __fmul_rn(cap, tanhf(chunk->value[slot] / cap));
   }
 }
 
@@ -149,18 +155,21 @@ __device__ __forceinline__ float cap_slope(float cap, float y) {
 __device__ __forceinline__ double sum_of_logits(const LossKernel& kernel, int64_t index, float top, LogitChunk* chunk) {
   constexpr float kScale = cuda::kLossLogitScale;
   const float suppressed = __builtin_inff();  // a logit of +inf leaves its row without a loss anyway
-  const int64_t begin = index * kChunkIds;
-  drop_ids(chunk, kernel.first_id + begin, kernel.params.suppress, kernel.params.suppress_count, suppressed);
-  float behind = 0.0f, count = 0.0f;
+  drop_ids(chunk, kernel.first_id + index * kChunkIds, kernel.params.suppress, kernel.params.suppress_count,
+           suppressed);
+  const float reference = kScale * top;
+  const int ids = ids_of_chunk(kernel, index);
+  float behind = 0.0f;
+  int count = 0;
 #pragma unroll
   for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
-    if (begin + chunk->id(slot) >= kernel.ids || chunk->value[slot] == suppressed) continue;
-    behind += kScale * chunk->value[slot] - kScale * top;
-    count += 1.0f;
+    const bool kept = chunk->id(slot) < ids && chunk->value[slot] != suppressed;
+    behind += kept ? kScale * chunk->value[slot] - reference : 0.0f;
+    count += kept ? 1 : 0;
   }
   behind = warp_sum(behind);
   count = warp_sum(count);
-  if (count == 0.0f) return 0.0;
+  if (count == 0) return 0.0;
   if (top == -__builtin_inff()) return static_cast<double>(top);
   return static_cast<double>(behind) / kScale + static_cast<double>(count) * static_cast<double>(top);
 }
