@@ -17,8 +17,8 @@ from ..layers import hooked, is_plain
 from ..model import check_logits
 from ..ops import linear_cross_entropy, score_hidden
 from ..wrappers import unwrapped
-from .outputs import read_field, read_hidden, read_logits
-from .terms import Scores, check_drawing, logit_scores
+from .outputs import Shifted, read_field, read_hidden, read_logits, shifted
+from .terms import Scores, check_drawing, check_targets, logit_scores
 
 # What language models of transformers do to logits behind their output layer: names of their configurations, and the
 # values that do nothing.
@@ -187,6 +187,7 @@ def scores_of(states: Tensor, product: Product | None, x0: Tensor, mask_id: int)
     weight, bias = product.weight, product.bias
 
     def scores(used: Tensor) -> tuple[Tensor, Tensor]:
+        check_targets(x0, used, weight.shape[0])
         loss, right = linear_cross_entropy(
             states,
             weight,
@@ -264,4 +265,6 @@ def model_scores(output: Any, output_layer: Any, x0: Tensor, mask_id: int) -> Sc
 
 def model_hidden(output: Any) -> Tensor:
     """Hidden states of a model that leaves its output layer to the loss: its output itself, or what that holds."""
+    if isinstance(output, Shifted):
+        return shifted(model_hidden(output.answer))
     return output if isinstance(output, Tensor) else read_hidden(output)

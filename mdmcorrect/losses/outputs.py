@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapters import RightShifted
 from ..model import Caller, Output, Request, combine, counted_positions, gives_hidden_states
 from .averaging import check_seen
 
@@ -26,8 +27,23 @@ class LossOutput:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Shifted:
+    """The answer of a model within :class:`mdmcorrect.adapters.RightShifted`: its logits at a position, and the hidden
+    states they are made of, belong to the next one. What else it holds stays where it is."""
+
+    answer: Any
+
+
+def shifted(values: Tensor) -> Tensor:
+    """``[B, L, ...]`` one position to the right; the first keeps its own too."""
+    return torch.cat([values[:, :1], values[:, :-1]], 1)
+
+
 def read_field(output: Any, name: str) -> Any:
     """An attribute, of a mapping an entry; None where there is none."""
+    if isinstance(output, Shifted):
+        output = output.answer
     if isinstance(output, Mapping):
         return output.get(name)
     return getattr(output, name, None)
@@ -35,6 +51,8 @@ def read_field(output: Any, name: str) -> Any:
 
 def read_logits(output: Any) -> Tensor:
     """The output itself if it is a tensor, else its ``logits``, attribute or key."""
+    if isinstance(output, Shifted):
+        return shifted(read_logits(output.answer))
     logits = output if isinstance(output, Tensor) else read_field(output, "logits")
     if not isinstance(logits, Tensor):
         raise TypeError(f"model: expected logits or an object with .logits, got {type(output).__name__}")
@@ -78,6 +96,9 @@ def call_model(
     """
     if forward is not None and not callable(forward):
         raise TypeError(f"forward: expected a callable or None, got {type(forward).__name__}")
+    if isinstance(model, RightShifted):
+        given: dict[str, Any] = {"time": time, "attention_mask": attention_mask, "condition": condition}
+        return Shifted(call_model(model.model.model, tokens, forward=forward, states=states, **given))
     try:
         if forward is not None:
             return forward(model, tokens, time=time, attention_mask=attention_mask, condition=condition)

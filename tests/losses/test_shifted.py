@@ -70,6 +70,46 @@ def test_a_shifted_model_has_the_loss_of_its_moved_logits(name):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("name", ["mdlm", "proseco", "prism"])
+@pytest.mark.parametrize("form", ["tensor", "last_hidden_state"])
+def test_hidden_states_of_a_shifted_model_are_moved_to_the_tokens_they_are_logits_of(name, form):
+    """With an output layer: the states that logits are made of are moved, those that PRISM's head judges are not."""
+    net = Net(1)
+
+    def backbone(tokens: Tensor) -> Any:
+        hidden = torch.tanh(net.mix(net.embed(tokens)) + net.embed(tokens).cumsum(1))
+        return hidden if form == "tensor" else {"last_hidden_state": hidden}
+
+    class WithStates(nn.Module):
+        def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+            states = backbone(tokens)
+            return {"logits": moved(net(tokens)), "hidden": states if form == "tensor" else states["last_hidden_state"]}
+
+    if name == "prism":
+        head = lambda hidden, _: hidden[..., 0]  # noqa: E731
+        given: dict[str, Any] = {"mask_id": MASK, "head": head, "temperature": 0, "k": 2}
+        results = [
+            losses.prism_loss(model, clean(), generator=torch.Generator().manual_seed(3), **given, **options)
+            for model, options in ((RightShifted(backbone), {"output_layer": net.project}), (WithStates(), {}))
+        ]
+    else:
+        results = [run(name, RightShifted(backbone), output_layer=net.project), run(name, Moved(net))]
+    torch.testing.assert_close(results[0].loss, results[1].loss)
+    gradients = [torch.autograd.grad(result.loss, list(net.parameters())) for result in results]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_forward_of_the_callers_gets_the_model_within():
+    net = Net(1)
+
+    def forward(model: Any, tokens: Tensor, *, time: Tensor, attention_mask: Any, condition: Any) -> Tensor:
+        assert model is net
+        return model(tokens)
+
+    assert torch.equal(run("mdlm", RightShifted(net), forward=forward).loss, run("mdlm", Moved(net)).loss)
+
+
 @pytest.mark.parametrize("name", ["mdlm", "proseco", "ddpp"])
 def test_a_steered_model_learns_by_its_steering(name):
     base, steering = Net(1), Net(2)
