@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mdmcorrect._kernels import has_kernel
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops._plain_attention import visible_keys
 from mdmcorrect.ops.bidirectional_attention import WIDTHS, bidirectional_attention
 
 logger = logging.getLogger(__name__)
@@ -117,52 +118,15 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-@torch.compiler.assume_constant_result  # runs while a graph is compiled, in which nothing could be logged
 def _say(reason: str) -> None:
     _say_once(reason)
+
+
+# Runs while a graph is compiled, in which nothing could be logged. This is what torch.compiler.assume_constant_result
+# does, once it has imported Dynamo and SymPy, which takes as long as torch itself.
+_say._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
 def _say_once(reason: str) -> None:
     logger.warning("attention runs as torch's scaled_dot_product_attention: %s", reason)
-
-
-def visible_keys(
-    batch: int,
-    queries: int,
-    keys: int,
-    *,
-    device: torch.device | str = "cpu",
-    starts: int | Tensor | None = None,
-    lengths: int | Tensor | None = None,
-    q_positions: Tensor | None = None,
-    mask: str = "full",
-    hide_self: bool = False,
-    block_size: int | None = None,
-    shadow_of: int | Tensor | None = None,
-) -> Tensor:
-    """Which keys each query of :func:`~mdmcorrect.ops.bidirectional_attention` sees: bool ``[B, Sq, Sk]``.
-
-    For attention that takes a mask; the operator itself never makes this.
-    """
-
-    def per_sequence(value: int | Tensor | None, default: int) -> Tensor:
-        numbers = torch.as_tensor(default if value is None else value, device=device)
-        return numbers.expand(batch)[:, None, None]
-
-    key = torch.arange(keys, device=device)[None, None]
-    row = torch.arange(queries, device=device) if q_positions is None else q_positions
-    row = row.expand(batch, queries)[..., None]
-    begin = per_sequence(starts, 0).clamp(0, keys)
-    end = torch.minimum(
-        begin + per_sequence(lengths, keys).clamp(0, keys), torch.tensor(keys, dtype=torch.int64, device=device)
-    )
-    seen = (row >= begin) & (row < end) & (key >= begin) & (key < end)
-    if mask == "block_causal":
-        seen &= (key - begin) // block_size <= (row - begin) // block_size
-    elif mask == "shadow":
-        assert block_size is not None
-        shadows = torch.maximum(begin, end - block_size)
-        real = begin + per_sequence(shadow_of, 0) + row - shadows
-        seen &= torch.where(row < shadows, key < shadows, (key != real) | (key >= shadows))
-    return seen & (key != row) if hide_self else seen
