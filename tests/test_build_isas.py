@@ -23,6 +23,7 @@ TESTS = [
     "tests/ops/test_bidirectional_attention.py",
     "tests/ops/test_bidirectional_attention_backward.py",
     "tests/ops/test_linear_cross_entropy.py",
+    "tests/ops/test_large_scores.py",
 ]
 
 

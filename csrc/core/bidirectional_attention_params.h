@@ -56,8 +56,12 @@ struct BidirectionalAttentionParams {
 
   MutableHeads out;  // [B, Hq, Sq, D]
   // [B, Hq, Sq] contiguous: log-sum-exp of the scaled scores, -inf where nothing is visible. In truth float64 where type
-  // is, here and in the backward's params.
+  // is, as are the two below, here and in the backward's params.
   float* lse;
+  // The same in two parts, from which the backward makes the weights again: a large log-sum-exp has rounded away what
+  // tells them apart.
+  float* maximum;  // a score, not scaled, that scores are counted from; 0 where nothing is visible
+  float* log_sum;  // log of the sum of e^(scale (score - maximum)); +inf where nothing is visible
 
   const AttentionTile* tiles;
 };
@@ -72,9 +76,10 @@ struct AttentionHead {
 };
 
 struct BidirectionalAttentionBackwardParams {
-  BidirectionalAttentionParams forward;  // without out and lse
+  BidirectionalAttentionParams forward;  // inputs only
   Heads out;
-  const float* lse;
+  const float* maximum;  // the forward's
+  const float* log_sum;
   Heads grad_out;
   const float* grad_lse;  // [B, Hq, Sq] contiguous; null: zeros
   MutableHeads grad_q;
@@ -93,6 +98,19 @@ struct VisibleKeys {
 }  // namespace mdmcorrect
 
 namespace MDM_NAMESPACE {
+
+// A positive factor as a float that is neither 0 nor infinite, so that neither 0 nor -inf times it is NaN.
+MDM_INLINE float finite_factor(double factor) {
+  const float least = 1.1754943508222875e-38f, most = 3.4028234663852886e38f;
+  const float rounded = static_cast<float>(factor);
+  return rounded < least ? least : (rounded > most ? most : rounded);
+}
+
+// What scores are multiplied with to become exponents of 2. Only differences of scores are: of a score and a reference,
+// each multiplied and rounded by itself, nothing need be left.
+MDM_INLINE float exponent_factor(const BidirectionalAttentionParams& params) {
+  return finite_factor(params.scale * 1.44269504088896341);
+}
 
 MDM_INLINE int64_t clamp_index(int64_t value, int64_t low, int64_t high) {
   return value < low ? low : (value > high ? high : value);

@@ -32,16 +32,18 @@ struct LinearCrossEntropyBlocksParams {
 
   // Forward.
   float* losses;     // [N], 0 where a row does not count; so are those below
-  float* logsumexp;  // [N]
+  float* maximum;    // [N]: the largest logit,
+  float* log_sum;    // [N]: and the log of the sum of exponentials relative to it
   uint8_t* correct;  // [N] bool: no logit exceeds the target's
   uint8_t* counted;  // [N] bool
 
   // Backward.
-  const float* grad_losses;      // [N]
-  const float* known_logsumexp;  // [N], the forward's
-  float* hidden_product;         // [R, D]: gradient of a block's logits times their weight
-  float* hidden_sums;            // [R, D]: of those products
-  void* grad_hidden;             // [N, D] contiguous; written where a row counts. Null: not asked for
+  const float* grad_losses;    // [N]
+  const float* known_maximum;  // [N], the forward's
+  const float* known_log_sum;  // [N]
+  float* hidden_product;       // [R, D]: gradient of a block's logits times their weight
+  float* hidden_sums;          // [R, D]: of those products
+  void* grad_hidden;           // [N, D] contiguous; written where a row counts. Null: not asked for
 };
 
 }  // namespace mdmcorrect

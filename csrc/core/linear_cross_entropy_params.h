@@ -44,8 +44,9 @@ struct LinearCrossEntropyParams {
   void* partial;
   void* target_logit;  // [R padded] values
   void* losses;        // [N] values
-  void* logsumexp;     // [N] values; read by the backward
-  uint8_t* correct;    // [N] bool: no logit exceeds the target's
+  void* maximum;     // [N] values: the largest logit, and the log of the sum of exponentials relative to it, NaN where
+  void* log_sum;     // there is no loss; read by the backward
+  uint8_t* correct;  // [N] bool: no logit exceeds the target's
 
   // The backward goes through the vocabulary by ids [first_id, first_id + ids).
   int64_t first_id;

@@ -30,7 +30,7 @@ MDM_INLINE double* float64_row(const MutableHeads& heads, int64_t b, int64_t h, 
   return reinterpret_cast<double*>(row_address(heads, FloatType::float64, b, h, row));
 }
 
-// visit(key, score) for each key that query `row` sees.
+// visit(key, score) for each key that query `row` sees, scores not scaled.
 template <class Visit>
 MDM_INLINE void for_each_score(const BidirectionalAttentionParams& params, int64_t b, int64_t head, int64_t row,
                                const Visit& visit) {
@@ -39,7 +39,7 @@ MDM_INLINE void for_each_score(const BidirectionalAttentionParams& params, int64
   const double* q = float64_row(params.q, b, head, row);
   for (int64_t key = seen.begin; key < seen.end; ++key) {
     if (key == seen.hidden) continue;
-    visit(key, params.scale * dot(q, float64_row(params.k, b, kv_head, key), params.width));
+    visit(key, dot(q, float64_row(params.k, b, kv_head, key), params.width));
   }
 }
 
@@ -57,14 +57,17 @@ static inline void attend_float64(const BidirectionalAttentionParams& params, co
     });
     if (any) {
       for_each_score(params, b, head, row, [&](int64_t key, double score) {
-        const double weight = exp(score - maximum);
+        const double weight = exp(params.scale * (score - maximum));
         sum += weight;
         add_row(out, weight, float64_row(params.v, b, kv_head, key), params.width);
       });
       for (int64_t i = 0; i < params.width; ++i) out[i] /= sum;
     }
-    double* lse = reinterpret_cast<double*>(params.lse) + (b * params.heads + head) * params.queries;
-    lse[row] = any ? maximum + log(sum) : -__builtin_inf();
+    const int64_t place = (b * params.heads + head) * params.queries + row;
+    const double log_sum = log(sum);
+    reinterpret_cast<double*>(params.lse)[place] = any ? params.scale * maximum + log_sum : -__builtin_inf();
+    reinterpret_cast<double*>(params.maximum)[place] = any ? maximum : 0.0;
+    reinterpret_cast<double*>(params.log_sum)[place] = any ? log_sum : __builtin_inf();
   }
 }
 
@@ -75,13 +78,14 @@ static inline void differentiate_row(const BidirectionalAttentionBackwardParams&
   const int64_t place = (b * forward.heads + head) * forward.queries + row;
   double* grad_q = float64_row(params.grad_q, b, head, row);
   clear_row(grad_q, width);
-  const double lse = reinterpret_cast<const double*>(params.lse)[place];
-  if (lse == -__builtin_inf()) return;
+  const double maximum = reinterpret_cast<const double*>(params.maximum)[place];
+  const double log_sum = reinterpret_cast<const double*>(params.log_sum)[place];
+  if (log_sum == __builtin_inf()) return;
   const double* grad = float64_row(params.grad_out, b, head, row);
   const double lse_grad = params.grad_lse == nullptr ? 0.0 : reinterpret_cast<const double*>(params.grad_lse)[place];
   const double mean = dot(grad, float64_row(params.out, b, head, row), width) - lse_grad;
   for_each_score(forward, b, head, row, [&](int64_t key, double score) {
-    const double weight = exp(score - lse);
+    const double weight = exp(forward.scale * (score - maximum) - log_sum);
     const double product = dot(grad, float64_row(forward.v, b, kv_head, key), width);
     const double slope = forward.scale * weight * (product - mean);
     add_row(grad_q, slope, float64_row(forward.k, b, kv_head, key), width);

@@ -11,10 +11,10 @@
 namespace MDM_NAMESPACE {
 
 constexpr int kTileRows = 64;  // queries of a tile: four registers
-constexpr double kLog2E = 1.44269504088896341;
-constexpr float kLn2 = 0.693147180559945309f;
-// Running maxima start here rather than at -inf, so that a row whose every score is -inf gets 2^-inf = 0, not NaN.
-constexpr float kNoMaximum = -0x1p100f;
+constexpr float kLog2E = 1.44269504088896341f;
+// Running maxima start at the lowest finite number rather than at -inf, so that a row whose every score is -inf gets
+// 2^-inf = 0, not NaN.
+constexpr float kNoMaximum = -0x1.fffffep127f;
 
 MDM_INLINE int vectors_for(int64_t rows) { return rows > 32 ? 4 : (rows > 16 ? 2 : 1); }
 
@@ -94,16 +94,17 @@ static inline void hide(const TileMask& mask, int64_t from, int64_t keys, int ve
   }
 }
 
-// The online softmax of a tile's rows. A score s becomes 2^(factor s - shift), factor being scale / ln 2.
+// The online softmax of a tile's rows. A score s becomes 2^(factor (s - maximum)), factor being scale / ln 2: the
+// difference comes first, so that the exponent is at most 0 and the largest score's is 0, however large scores are.
 struct Softmax {
-  alignas(64) float shift[kTileRows];
+  alignas(64) float maximum[kTileRows];
   alignas(64) float sum[kTileRows];
   alignas(64) float decay[kTileRows];  // what earlier sums and products are to be multiplied with
 };
 
 static inline void start(Softmax* state, int vectors) {
   for (int vector = 0; vector < vectors; ++vector) {
-    store(state->shift + vector * kLanes, broadcast(kNoMaximum));
+    store(state->maximum + vector * kLanes, broadcast(kNoMaximum));
     store(state->sum + vector * kLanes, broadcast(0.0f));
   }
 }
@@ -116,21 +117,21 @@ static inline void advance(Softmax* state, float factor, int vectors, int64_t ke
       odd = maximum(odd, load(scores + key * vectors * kLanes));
       if (key + 1 < keys) even = maximum(even, load(scores + (key + 1) * vectors * kLanes));
     }
-    float* shift = state->shift + vector * kLanes;
-    const Floats before = load(shift);
-    const Floats after = maximum(before, mul(maximum(even, odd), broadcast(factor)));
-    store(state->decay + vector * kLanes, exp2_nonpositive(sub(before, after)));
-    store(shift, after);
+    float* largest = state->maximum + vector * kLanes;
+    const Floats before = load(largest);
+    const Floats after = maximum(before, maximum(even, odd));
+    store(state->decay + vector * kLanes, exp2_nonpositive(mul(sub(before, after), broadcast(factor))));
+    store(largest, after);
   }
 }
 
 // Scores [keys][stride] of sixteen rows to weights, in place, as the words that the products take; returns sum plus
 // the weights before they are rounded.
-static inline Floats weigh(Float32, Floats shift, float factor, int64_t keys, int64_t stride, Floats sum,
+static inline Floats weigh(Float32, Floats largest, float factor, int64_t keys, int64_t stride, Floats sum,
                            float* scores) {
-  const Floats scale = broadcast(factor), offset = sub(broadcast(0.0f), shift);
+  const Floats scale = broadcast(factor);
   for (int64_t key = 0; key < keys; ++key, scores += stride) {
-    const Floats weight = exp2_nonpositive(multiply_add(load(scores), scale, offset));
+    const Floats weight = exp2_nonpositive(mul(sub(load(scores), largest), scale));
     sum = add(sum, weight);
     store(scores, weight);
   }
@@ -146,11 +147,11 @@ MDM_INLINE void store_pairs(float* to, Floats first, Floats second) {
   _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, halves));
 }
 
-static inline Floats weigh(Bfloat16Pairs, Floats shift, float factor, int64_t keys, int64_t stride, Floats sum,
+static inline Floats weigh(Bfloat16Pairs, Floats largest, float factor, int64_t keys, int64_t stride, Floats sum,
                            float* scores) {
-  const Floats scale = broadcast(factor), offset = sub(broadcast(0.0f), shift);
+  const Floats scale = broadcast(factor);
   const auto weight_at = [=](int64_t key) {
-    return exp2_nonpositive(multiply_add(load(scores + key * stride), scale, offset));
+    return exp2_nonpositive(mul(sub(load(scores + key * stride), largest), scale));
   };
   int64_t key = 0;
   for (; key + 2 <= keys; key += 2) {
@@ -167,16 +168,24 @@ static inline Floats weigh(Bfloat16Pairs, Floats shift, float factor, int64_t ke
 }
 #endif
 
-// Factors that make products of weights averages, 0 for rows that saw nothing, and the log-sum-exp of `count` rows.
-static inline void finish(const Softmax& state, int64_t count, float* factors, float* lse) {
+// Factors that make products of weights averages, 0 for rows that saw nothing, and what params say of a tile's rows.
+static inline void finish(const Softmax& state, const BidirectionalAttentionParams& params, const AttentionTile& tile,
+                          float* factors) {
   const Floats zero = broadcast(0.0f);
-  for (int64_t row = 0; row < count; row += kLanes) {
+  const int64_t first = (tile.batch * params.heads + tile.head) * params.queries + tile.first;
+  for (int64_t row = 0; row < tile.count; row += kLanes) {
     const Floats sum = load(state.sum + row);
     store(factors + row, select(equal(sum, zero), zero, div(broadcast(1.0f), sum)));
-    const Floats total = multiply_add(load(state.shift + row), broadcast(kLn2), log_any(sum));
-    alignas(64) float lines[kLanes];
-    store(lines, select(equal(sum, zero), broadcast(-__builtin_inff()), total));
-    for (int64_t i = 0; i < kLanes && row + i < count; ++i) lse[row + i] = lines[i];
+    alignas(64) float logs[kLanes];
+    store(logs, log_any(sum));
+    for (int64_t i = 0; i < kLanes && row + i < tile.count; ++i) {
+      const int64_t place = first + row + i;
+      const bool empty = state.sum[row + i] == 0.0f;
+      params.maximum[place] = empty ? 0.0f : state.maximum[row + i];
+      params.log_sum[place] = empty ? __builtin_inff() : logs[i];
+      params.lse[place] =
+          empty ? -__builtin_inff() : static_cast<float>(params.scale * state.maximum[row + i] + logs[i]);
+    }
   }
 }
 

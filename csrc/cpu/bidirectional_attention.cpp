@@ -61,7 +61,7 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
   const int64_t k_bytes = params.k.row_stride * element, v_bytes = params.v.row_stride * element;
   const int vectors = vectors_for(tile.count);
   const int64_t lanes = vectors * kLanes;
-  const float factor = static_cast<float>(params.scale * kLog2E);
+  const float factor = exponent_factor(params);
   TileMask mask;
   tile_mask(params, tile, &mask);
   Softmax state;
@@ -97,7 +97,7 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
     for (int64_t lane = 0; lane < lanes; lane += kLanes) {
       const Floats sum = mul(load(state.sum + lane), load(state.decay + lane));
       store(state.sum + lane,
-            weigh(Arithmetic{}, load(state.shift + lane), factor, keys, lanes, sum, work.scores + lane));
+            weigh(Arithmetic{}, load(state.maximum + lane), factor, keys, lanes, sum, work.scores + lane));
     }
     const int64_t steps = (keys + Arithmetic::kPack - 1) / Arithmetic::kPack;
     const Panels values = as_panels(work.values, steps);
@@ -108,8 +108,7 @@ void attend(const BidirectionalAttentionParams& params, const AttentionTile& til
   }
 
   alignas(64) float inverse[kTileRows];
-  finish(state, tile.count, inverse,
-         params.lse + (tile.batch * params.heads + tile.head) * params.queries + tile.first);
+  finish(state, params, tile, inverse);
   for (int64_t row = 0; row < tile.count; ++row) {
     char* out = row_address(params.out, params.type, tile.batch, tile.head, tile.first + row);
     store_row(params.type, out, width, work.output + row * width, inverse[row]);

@@ -1,5 +1,6 @@
-// Gradients of softmax attention, a head of keys and values at a time: the weights P are computed again from the
-// log-sum-exp (FlashAttention, arXiv 2205.14135, algorithm 4), a tile of queries and a block of keys at a time.
+// Gradients of softmax attention, a head of keys and values at a time: the weights P are computed again from the largest
+// score and the log of the sum (FlashAttention, arXiv 2205.14135, algorithm 4), a tile of queries and a block of keys at a
+// time. The scores have the forward's bits, so the exponents are at most 0 and the largest is what it was.
 //
 //   dV = P^T dO,  dP = dO V^T,  dS = scale P (dP - rowsum(dO O) + dlse),  dQ = dS K,  dK = dS^T Q
 //
@@ -73,17 +74,18 @@ void fill_zeros(float* to, int64_t count) {
 // What turns scores into weights and dP into dS, for each query of a tile; none that sees nothing or does not exist has
 // any weight.
 struct RowTerms {
-  alignas(64) float shift[kTileRows];  // log-sum-exp / ln 2
-  alignas(64) float mean[kTileRows];   // scale (rowsum(dO O) - dlse)
+  alignas(64) float maximum[kTileRows];
+  alignas(64) float log_sum[kTileRows];  // to base 2
+  alignas(64) float mean[kTileRows];     // scale (rowsum(dO O) - dlse)
 };
 
 void row_terms(const BidirectionalAttentionBackwardParams& params, const AttentionTile& tile, RowTerms* terms) {
   const BidirectionalAttentionParams& forward = params.forward;
   const int64_t first = (tile.batch * forward.heads + tile.head) * forward.queries + tile.first;
   for (int64_t row = 0; row < kTileRows; ++row) {
-    terms->shift[row] = __builtin_inff();
-    terms->mean[row] = 0.0f;
-    if (row >= tile.count || params.lse[first + row] == -__builtin_inff()) continue;
+    terms->log_sum[row] = __builtin_inff();
+    terms->maximum[row] = terms->mean[row] = 0.0f;
+    if (row >= tile.count || params.log_sum[first + row] == __builtin_inff()) continue;
     const char* out = row_address(params.out, forward.type, tile.batch, tile.head, tile.first + row);
     const char* grad = row_address(params.grad_out, forward.type, tile.batch, tile.head, tile.first + row);
     Floats sum = broadcast(0.0f);
@@ -91,7 +93,8 @@ void row_terms(const BidirectionalAttentionBackwardParams& params, const Attenti
       sum = multiply_add(load_as(forward.type, out, column), load_as(forward.type, grad, column), sum);
     }
     const float lse_grad = params.grad_lse == nullptr ? 0.0f : params.grad_lse[first + row];
-    terms->shift[row] = static_cast<float>(params.lse[first + row] * kLog2E);
+    terms->maximum[row] = params.maximum[first + row];
+    terms->log_sum[row] = params.log_sum[first + row] * kLog2E;
     terms->mean[row] = static_cast<float>(forward.scale * (reduce_add(sum) - lse_grad));
   }
 }
@@ -109,9 +112,10 @@ void pack_tile(const Heads& heads, const BidirectionalAttentionParams& params, c
 }
 
 // P of a score, and dS of that and a product.
-MDM_INLINE Floats weight_of(Floats score, float factor, Floats shift) {
-  return exp2_nonpositive(multiply_add(score, broadcast(factor), sub(broadcast(0.0f), shift)));
+MDM_INLINE Floats weight_of(Floats score, float factor, Floats largest, Floats minus_log_sum) {
+  return exp2_nonpositive(multiply_add(sub(score, largest), broadcast(factor), minus_log_sum));
 }
+MDM_INLINE Floats negated(const float* values) { return sub(broadcast(0.0f), load(values)); }
 MDM_INLINE Floats slope_of(Floats weight, Floats product, float scale, Floats mean) {
   return mul(weight, sub(mul(product, broadcast(scale)), mean));
 }
@@ -119,11 +123,12 @@ MDM_INLINE Floats slope_of(Floats weight, Floats product, float scale, Floats me
 // Scores and dP [keys][lanes] to P and dS.
 void differentiate(Float32, const RowTerms& terms, const BidirectionalAttentionParams& params, int64_t keys,
                    int64_t lanes, const Workspace& work) {
-  const float scale = static_cast<float>(params.scale), factor = static_cast<float>(params.scale * kLog2E);
+  const float scale = finite_factor(params.scale), factor = exponent_factor(params);
   for (int64_t lane = 0; lane < lanes; lane += kLanes) {
-    const Floats shift = load(terms.shift + lane), mean = load(terms.mean + lane);
+    const Floats largest = load(terms.maximum + lane), rest = negated(terms.log_sum + lane);
+    const Floats mean = load(terms.mean + lane);
     for (int64_t at = lane; at < keys * lanes; at += lanes) {
-      const Floats weight = weight_of(load(work.scores + at), factor, shift);
+      const Floats weight = weight_of(load(work.scores + at), factor, largest, rest);
       store(work.weights + at, weight);
       store(work.slopes + at, slope_of(weight, load(work.products + at), scale, mean));
     }
@@ -142,16 +147,17 @@ MDM_INLINE void store_halves(float* rows, int64_t a, int64_t b, Floats first, Fl
 // An odd last key is paired with zeros.
 void differentiate(Bfloat16Pairs, const RowTerms& terms, const BidirectionalAttentionParams& params, int64_t keys,
                    int64_t lanes, const Workspace& work) {
-  const float scale = static_cast<float>(params.scale), factor = static_cast<float>(params.scale * kLog2E);
+  const float scale = finite_factor(params.scale), factor = exponent_factor(params);
   for (int64_t lane = 0; lane < lanes; lane += kLanes) {
-    const Floats shift = load(terms.shift + lane), mean = load(terms.mean + lane);
+    const Floats largest = load(terms.maximum + lane), rest = negated(terms.log_sum + lane);
+    const Floats mean = load(terms.mean + lane);
     for (int64_t key = 0; key < keys; key += 2) {
       const int64_t a = key * lanes + lane, b = a + lanes;
-      const Floats first = weight_of(load(work.scores + a), factor, shift);
+      const Floats first = weight_of(load(work.scores + a), factor, largest, rest);
       const Floats first_slope = slope_of(first, load(work.products + a), scale, mean);
       Floats second = broadcast(0.0f), second_slope = second;
       if (key + 1 < keys) {
-        second = weight_of(load(work.scores + b), factor, shift);
+        second = weight_of(load(work.scores + b), factor, largest, rest);
         second_slope = slope_of(second, load(work.products + b), scale, mean);
       }
       store_halves(work.weights, a, b, first, second);

@@ -61,14 +61,16 @@ static inline void each_target(const Params& params, int64_t first, int64_t coun
   }
 }
 
-constexpr float kLowest = -3.4028234663852886e38f;  // where a maximum starts: -inf - -inf would be NaN
+// Where a maximum starts: -inf - -inf would be NaN.
+MDM_INLINE float lowest(float) { return -0x1.fffffep127f; }
+MDM_INLINE double lowest(double) { return -0x1.fffffffffffffp1023; }
 
 // Maximum and sum of exponentials of sixteen rows over `count` ids, merged with what stands in *maximum_out, *sum_out.
 // A NaN stays in the sum.
 template <class Lanes, class Value>
 static inline void merge_statistics(const Value* logits, int64_t count, bool first, Value* maximum_out,
                                     Value* sum_out) {
-  const Lanes before = first ? broadcast(Value{kLowest}) : load(maximum_out);
+  const Lanes before = first ? broadcast(lowest(Value{})) : load(maximum_out);
   Lanes top = before, seen = broadcast(Value{0});
   for (int64_t row = 0; row < count; ++row) {
     const Lanes x = load(logits + row * kPanel);
@@ -150,16 +152,17 @@ static void statistics(const Params& params, int64_t begin, int64_t end, uint64_
   }
 }
 
-// Mean of the kept ids' logits of a row; `entry` is its place in the first block's statistics.
+// How far the mean of the kept ids' logits of a row is behind `top`; `entry` is its place in the first block's statistics.
 template <class Value>
-static inline double kept_mean(const Params& params, const Value* entry, int64_t rows, int64_t blocks) {
+static inline double kept_mean_behind(const Params& params, const Value* entry, int64_t rows, int64_t blocks,
+                                      double top) {
   constexpr int64_t kBlock = kVocabSlice * kSlicesPerBlock;
   double sum = 0.0;
   for (int64_t block = 0; block < blocks; ++block, entry += 3 * rows) {
     const int64_t first = block * kBlock, kept = kept_ids(params, first, smaller(kBlock, params.vocab - first));
     if (kept == 0) continue;
-    sum +=
-        static_cast<double>(entry[2 * rows]) / kLogitScale + static_cast<double>(kept) * static_cast<double>(entry[0]);
+    sum += static_cast<double>(entry[2 * rows]) / kLogitScale +
+           static_cast<double>(kept) * (static_cast<double>(entry[0]) - top);
   }
   return sum / static_cast<double>(params.kept);
 }
@@ -172,7 +175,7 @@ static void losses(const Params& params, int64_t begin, int64_t end) {
   const auto* partial = static_cast<const Value*>(params.partial);
   const int64_t stride = statistics_kept(params) * rows;
   for (int64_t r = begin; r < end; ++r) {
-    Value top = Value{kLowest};
+    Value top = lowest(Value{});
     for (int64_t block = 0; block < blocks; ++block) {
       const Value other = partial[block * stride + r];
       top = other > top ? other : top;
@@ -182,20 +185,23 @@ static void losses(const Params& params, int64_t begin, int64_t end) {
       const Value* entry = partial + block * stride + r;
       sum += static_cast<double>(entry[rows]) * exp(static_cast<double>(entry[0]) - static_cast<double>(top));
     }
-    const bool proper = top > Value{kLowest} && top < Value{__builtin_inff()};
-    const double logsumexp = proper ? static_cast<double>(top) + log(sum) : static_cast<double>(__builtin_nanf(""));
+    // A row whose maximum is where maxima start has met that number, whose exponential is 1, or only -inf.
+    const bool proper = (top > lowest(Value{}) || sum > 0.5) && top < Value{__builtin_inff()};
+    const double log_sum = proper ? log(sum) : static_cast<double>(__builtin_nanf(""));
     const int64_t place = params.row_index[r], target = params.targets[place];
     const bool known = target >= 0 && target < params.vocab;
     const Value logit = known ? static_cast<const Value*>(params.target_logit)[r] : Value{__builtin_nanf("")};
-    double loss = logsumexp - static_cast<double>(logit);
+    // Differences first: beside large logits the logarithm is rounded away.
+    double loss = static_cast<double>(top) - static_cast<double>(logit) + log_sum;
     if (params.label_smoothing > 0) {
-      const double mean = kept_mean(params, partial + r, rows, blocks);
+      const double behind = kept_mean_behind(params, partial + r, rows, blocks, static_cast<double>(top));
       const double target_share = 1.0 - params.label_smoothing;  // at 0 an infinite loss is nobody's
       loss = (target_share > 0.0 || loss != loss ? target_share * loss : 0.0) +
-             params.label_smoothing * (logsumexp - mean);
+             params.label_smoothing * (log_sum - behind);
     }
     static_cast<Value*>(params.losses)[place] = static_cast<Value>(loss);
-    static_cast<Value*>(params.logsumexp)[place] = static_cast<Value>(logsumexp);
+    static_cast<Value*>(params.maximum)[place] = top;
+    static_cast<Value*>(params.log_sum)[place] = static_cast<Value>(log_sum);
     params.correct[place] = proper && logit >= top;
   }
 }
@@ -227,21 +233,22 @@ static inline void store_logit_gradient(const Params& params, const typename Ts:
 
 // NaN where the row has no loss: NaN or infinite logits, a target outside the vocabulary.
 template <class Value>
-static inline void row_scales(const Params& params, int64_t panel, Value* logsumexp, Value* scale) {
+static inline void row_scales(const Params& params, int64_t panel, Value* top, Value* log_sum, Value* scale) {
   for (int64_t lane = 0; lane < kPanel; ++lane) {
     const int64_t r = panel * kPanel + lane;
-    logsumexp[lane] = scale[lane] = Value{0};
+    top[lane] = log_sum[lane] = scale[lane] = Value{0};
     if (r >= params.rows) continue;
     const int64_t place = params.row_index[r], target = params.targets[place];
-    logsumexp[lane] = static_cast<const Value*>(params.logsumexp)[place];
-    const bool proper = logsumexp[lane] == logsumexp[lane] && target >= 0 && target < params.vocab;
+    top[lane] = static_cast<const Value*>(params.maximum)[place];
+    log_sum[lane] = static_cast<const Value*>(params.log_sum)[place];
+    const bool proper = log_sum[lane] == log_sum[lane] && target >= 0 && target < params.vocab;
     scale[lane] = proper ? static_cast<const Value*>(params.grad_losses)[place] : Value{__builtin_nanf("")};
   }
 }
 
 // A panel's logits into their gradient, less what the targets take: scale (softmax - share) and the cap's derivative.
 template <class Ts>
-static inline void differentiate(const Params& params, const typename Ts::Value* logsumexp,
+static inline void differentiate(const Params& params, const typename Ts::Value* top, const typename Ts::Value* log_sum,
                                  const typename Ts::Value* scale, int64_t count, typename Ts::Value* logits) {
   using Value = typename Ts::Value;
   using Lanes = typename Ts::Lanes;
@@ -249,10 +256,10 @@ static inline void differentiate(const Params& params, const typename Ts::Value*
   const Lanes share = broadcast(static_cast<Value>(smoothed ? params.label_smoothing / params.kept : 0.0));
   const Lanes cap = broadcast(static_cast<Value>(params.softcap));
   for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
-    const Lanes normaliser = load(logsumexp + lane), factor = load(scale + lane);
+    const Lanes largest = load(top + lane), rest = load(log_sum + lane), factor = load(scale + lane);
     for (Value* row = logits + lane; row < logits + count * kPanel; row += kPanel) {
       const Lanes y = load(row);
-      Lanes x = exp_nonpositive(sub(y, normaliser));
+      Lanes x = exp_nonpositive(sub(sub(y, largest), rest));  // at most 0: these logits have the forward's bits
       if (smoothed) x = sub(x, share);
       if (capped) x = mul(x, cap_slope(y, cap));
       store(row, mul(x, factor));
@@ -273,15 +280,15 @@ static void grad_logits(const Params& params, int64_t begin, int64_t end, uint64
     const int64_t from = unit % groups * kRowsPerUnit, to = smaller(from + kRowsPerUnit, params.rows);
     const auto weight = weight_slice<typename Ts::Words, typename Ts::Element>(params, first, count, room);
     for (int64_t panel = from / kPanel; panel * kPanel < to; ++panel) {
-      Value logsumexp[kPanel], scale[kPanel];
-      row_scales(params, panel, logsumexp, scale);
+      Value top[kPanel], log_sum[kPanel], scale[kPanel];
+      row_scales(params, panel, top, log_sum, scale);
       slice_logits<Ts>(params, weight, first, count, panel, logits);
       Value target_share[kPanel];  // of scale, for the rows whose target is here
       each_target(params, first, count, panel, [&](int64_t lane, int64_t place) {
         const double slope = params.softcap > 0 ? 1.0 - square(logits[place] / params.softcap) : 1.0;
         target_share[lane] = static_cast<Value>((1.0 - params.label_smoothing) * slope);
       });
-      differentiate<Ts>(params, logsumexp, scale, count, logits);
+      differentiate<Ts>(params, top, log_sum, scale, count, logits);
       each_target(params, first, count, panel,
                   [&](int64_t lane, int64_t place) { logits[place] -= target_share[lane] * scale[lane]; });
       each_suppressed(params, first, count, [&](int64_t id) { fill_row(logits + (id - first) * kPanel, Value{0}); });

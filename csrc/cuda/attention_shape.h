@@ -46,9 +46,11 @@ struct ForwardShape {
 };
 
 // What the backward kernels need of a query row besides q and grad_out.
-struct RowStatistics {
-  float lse_log2;  // log2 of the sum of exponentials; +inf where nothing is visible, so that probabilities are 0
+struct alignas(16) RowStatistics {
+  float maximum;   // what scores are counted from
+  float log2_sum;  // of their exponentials; +inf where nothing is visible, so that probabilities are 0
   float delta;     // grad_out . out - grad_lse
+  float padding;   // to what one copy takes
 };
 
 // A tile of queries as the key kernel meets it.

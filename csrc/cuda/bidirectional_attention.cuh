@@ -62,13 +62,14 @@ struct OnlineSoftmax {
             out[i][n][2 * half + 1] *= correction;
           }
         }
-        const float base = maximum[i][half] == minus_infinity() ? 0.0f : maximum[i][half] * scale_log2;
+        // Differences of scores come before the product: each rounded by itself, large ones would have nothing left.
+        const float base = maximum[i][half] == minus_infinity() ? 0.0f : maximum[i][half];
         float total = 0.0f;
 #pragma unroll
         for (int n = 0; n < kSlices; ++n) {
 #pragma unroll
           for (int c = 2 * half; c < 2 * half + 2; ++c) {
-            scores[i][n][c] = ptx::exp2_approx(fmaf(scores[i][n][c], scale_log2, -base));
+            scores[i][n][c] = ptx::exp2_approx((scores[i][n][c] - base) * scale_log2);
             total += scores[i][n][c];
           }
         }
@@ -82,8 +83,6 @@ template <class Type, int kWidth>
 __device__ __forceinline__ void bidirectional_attention(const BidirectionalAttentionParams& params) {
   using Shape = cuda::ForwardShape<kWidth>;
   constexpr int kRowTiles = Shape::kRowTiles, kKeys = Shape::kKeys, kThreads = cuda::kAttentionThreads;
-  constexpr float kLog2E = 1.4426950408889634f;
-
   // Counts that fit 32 bits, to hold them in half the registers.
   const int queries = static_cast<int>(params.queries), heads = static_cast<int>(params.heads);
   const int width = static_cast<int>(params.width);
@@ -115,7 +114,7 @@ __device__ __forceinline__ void bidirectional_attention(const BidirectionalAtten
     softmax.maximum[i][0] = softmax.maximum[i][1] = minus_infinity();
     softmax.sum[i][0] = softmax.sum[i][1] = 0.0f;
   }
-  const float scale_log2 = static_cast<float>(params.scale) * kLog2E;
+  const float scale_log2 = exponent_factor(params);
   const int warp_row = 16 * kRowTiles * warp;
 
   if (keys.end > 0) {
@@ -151,9 +150,11 @@ __device__ __forceinline__ void bidirectional_attention(const BidirectionalAtten
         for (int c = 2 * half; c < 2 * half + 2; ++c) out[i][n][c] = sum == 0.0f ? 0.0f : out[i][n][c] * inverse;
       }
       if (lane % 4 == 0 && first_row + row < queries) {
-        const float scaled = softmax.maximum[i][half] * static_cast<float>(params.scale);
-        params.lse[static_cast<int64_t>(head_of_all) * queries + first_row + row] =
-            sum == 0.0f ? minus_infinity() : scaled + logf(sum);
+        const int64_t place = static_cast<int64_t>(head_of_all) * queries + first_row + row;
+        const float largest = softmax.maximum[i][half], log_sum = logf(sum);
+        params.lse[place] = sum == 0.0f ? minus_infinity() : fmaf(largest, static_cast<float>(params.scale), log_sum);
+        params.maximum[place] = sum == 0.0f ? 0.0f : largest;
+        params.log_sum[place] = sum == 0.0f ? -minus_infinity() : log_sum;
       }
     }
   }

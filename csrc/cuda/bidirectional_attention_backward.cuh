@@ -1,5 +1,6 @@
 // Gradients of bidirectional_attention on CUDA, after FlashAttention-2 (arXiv 2307.08691, section 3.1.2): probabilities are
-// computed again from the log-sum-exp, P = 2^(scores - lse), and with delta = grad_out . out - grad_lse
+// computed again from the largest score and the log of the sum, P = 2^(scores - maximum - log2_sum), and with
+// delta = grad_out . out - grad_lse
 //
 //   grad_v = P^T grad_out      grad_s = P * (grad_out V^T - delta)      grad_q = grad_s K      grad_k = grad_s^T Q
 //
@@ -39,7 +40,7 @@ __device__ __forceinline__ void backward_rows(const AttentionBackward& work) {
       block_keys<kTile>(forward, b, first_row, rows, shared_at<TileKeys>(kTile * static_cast<int>(sizeof(QueryKeys))));
 
   for (int row = warp; row < kTile; row += cuda::kAttentionWarps) {
-    RowStatistics statistics{-minus_infinity(), 0.0f};
+    RowStatistics statistics{0.0f, -minus_infinity(), 0.0f, 0.0f};
     if (rows[row].end > 0) {  // the same for the whole warp
       const uint16_t* out = rows_of(work.params.out, b, head, first_row + row);
       const uint16_t* grad_out = rows_of(work.params.grad_out, b, head, first_row + row);
@@ -52,8 +53,8 @@ __device__ __forceinline__ void backward_rows(const AttentionBackward& work) {
       }
       for (int offset = kLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
       const int64_t place = static_cast<int64_t>(head_of_all) * queries + first_row + row;
-      const float lse = work.params.lse[place];
-      if (lse != minus_infinity()) statistics.lse_log2 = lse * kLog2E;
+      statistics.maximum = work.params.maximum[place];
+      statistics.log2_sum = work.params.log_sum[place] * kLog2E;
       statistics.delta = work.params.grad_lse == nullptr ? sum : sum - work.params.grad_lse[place];
     }
     if (lane == 0) work.statistics[head_of_all * work.padded_queries + first_row + row] = statistics;
@@ -100,10 +101,10 @@ __device__ __forceinline__ void backward_queries(const AttentionBackward& work) 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = first_row + warp_row + 8 * half + lane / 4;
-    statistics[half] = {-minus_infinity(), 0.0f};
+    statistics[half] = {0.0f, -minus_infinity(), 0.0f, 0.0f};
     if (row < queries) statistics[half] = work.statistics[head_of_all * work.padded_queries + row];
   }
-  const float scale_log2 = static_cast<float>(forward.scale) * kLog2E;
+  const float scale_log2 = exponent_factor(forward);
   float grad_q[1][kWidth / 8][4] = {};
 
   if (keys.end > 0) {
@@ -127,7 +128,7 @@ __device__ __forceinline__ void backward_queries(const AttentionBackward& work) 
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         const RowStatistics& row = statistics[c / 2];
-        const float p = ptx::exp2_approx(fmaf(scores[0][n][c], scale_log2, -row.lse_log2));
+        const float p = ptx::exp2_approx(fmaf(scores[0][n][c] - row.maximum, scale_log2, -row.log2_sum));
         scores[0][n][c] = p * (grad_p[0][n][c] - row.delta);
       }
     }
@@ -170,7 +171,7 @@ __device__ __forceinline__ void gradients_of_scores(float (&scores)[1][kSlices][
         const int key = first + lane / 4 + 8 * half;
         float& score = scores[0][n][2 * half + side];
         if (masked && (key < 0 || key >= seen.end || key == seen.hidden)) score = minus_infinity();
-        score = ptx::exp2_approx(fmaf(score, scale_log2, -own.lse_log2));
+        score = ptx::exp2_approx(fmaf(score - own.maximum, scale_log2, -own.log2_sum));
         float& gradient = grad_p[0][n][2 * half + side];
         gradient = score * (gradient - own.delta);
       }
@@ -215,7 +216,7 @@ __device__ __forceinline__ void backward_keys(const AttentionBackward& work) {
     const int thread = threadIdx.x;
     if (thread < kTile) {
       const int64_t place = (b * forward.heads + head) * work.padded_queries + row + thread;
-      ptx::cp_async_8(to + Shape::kStageStatistics + 8 * thread, work.statistics + place);
+      ptx::cp_async_16(to + Shape::kStageStatistics + 16 * thread, work.statistics + place, 16);
     } else if (thread < 2 * kTile) {
       const int64_t place = b * work.padded_queries + row + thread - kTile;
       ptx::cp_async_8(to + Shape::kStageKeys + 8 * (thread - kTile), work.query_keys + place);
@@ -223,7 +224,7 @@ __device__ __forceinline__ void backward_keys(const AttentionBackward& work) {
     ptx::cp_async_commit();
   };
 
-  const float scale_log2 = static_cast<float>(forward.scale) * kLog2E;
+  const float scale_log2 = exponent_factor(forward);
   float grad_k[1][kWidth / 8][4] = {}, grad_v[1][kWidth / 8][4] = {};
   int step = next_step(0), stage = Shape::kStages, next_stage = stage + Shape::kStageBytes;
   if (step < steps) {

@@ -18,7 +18,7 @@ __device__ inline void clear_row(const LossKernel& kernel) {
   if (n >= params.all_rows) return;
   if (params.row_index != nullptr) kernel.first_named[n] = 0xffffffffu;
   if (params.grad_losses != nullptr) return;
-  params.losses[n] = params.logsumexp[n] = 0.0f;
+  params.losses[n] = params.maximum[n] = params.log_sum[n] = 0.0f;
   params.correct[n] = params.counted[n] = 0;
 }
 
@@ -230,16 +230,19 @@ __device__ inline void write_loss(const LossKernel& kernel) {
   const int64_t place = kernel.places[r];
   const float max = kernel.maxima[r], target = kernel.target_logits[r];
   const bool proper = max > -__builtin_inff() && max < __builtin_inff();
-  const double logsumexp = proper ? static_cast<double>(max) + log(kernel.sums[r]) : __builtin_nan("");
-  double loss = logsumexp - static_cast<double>(target);
+  const double log_sum = proper ? log(kernel.sums[r]) : __builtin_nan("");
+  // Differences first: beside large logits the logarithm is rounded away.
+  double loss = static_cast<double>(max) - static_cast<double>(target) + log_sum;
   if (kernel.logit_sums != nullptr) {
     const double smoothing = static_cast<double>(params.label_smoothing), target_share = 1.0 - smoothing;
     const double mean = kernel.logit_sums[r] / static_cast<double>(*kernel.kept);
     // At a share of 0 an infinite loss is nobody's.
-    loss = (target_share > 0.0 || loss != loss ? target_share * loss : 0.0) + smoothing * (logsumexp - mean);
+    loss = (target_share > 0.0 || loss != loss ? target_share * loss : 0.0) +
+           smoothing * (static_cast<double>(max) - mean + log_sum);
   }
   params.losses[place] = static_cast<float>(loss);
-  params.logsumexp[place] = static_cast<float>(logsumexp);
+  params.maximum[place] = max;
+  params.log_sum[place] = static_cast<float>(log_sum);
   params.correct[place] = proper && target >= max;
   params.counted[place] = 1;
 }
@@ -285,8 +288,9 @@ __device__ inline void logits_to_gradient(const LossKernel& kernel) {
   const int64_t r = row_of_warp();
   if (r >= params.rows) return;
   const int64_t place = kernel.places[r], target = place < 0 ? -1 : params.targets[place];
-  const float logsumexp = place < 0 ? 0.0f : params.known_logsumexp[place];
-  const bool proper = logsumexp == logsumexp && target >= 0 && target < params.vocab;
+  const float top = place < 0 ? 0.0f : params.known_maximum[place];
+  const float log_sum = place < 0 ? 0.0f : params.known_log_sum[place];
+  const bool proper = log_sum == log_sum && target >= 0 && target < params.vocab;
   const float upstream = proper ? params.grad_losses[place] : static_cast<float>(__builtin_nan(""));
   float* row = logits_of(kernel, r);
   const float cap = params.softcap, target_share = 1.0f - params.label_smoothing;
@@ -303,7 +307,9 @@ __device__ inline void logits_to_gradient(const LossKernel& kernel) {
               [&](int slot) { at_it = upstream * (target_share * cap_slope(cap, chunk.value[slot])); });
 #pragma unroll
     for (int slot = 0; slot < LogitChunk::kSlots; ++slot) {
-      const float probability = ptx::exp2_approx((chunk.value[slot] - logsumexp) * kLog2E);
+      // A product made twice may differ in its last bit, which of a large logit is much: no probability exceeds 1.
+      const float behind = fminf(chunk.value[slot] - top, 0.0f);
+      const float probability = ptx::exp2_approx((behind - log_sum) * kLog2E);
       const float slope = cap_slope(cap, chunk.value[slot]);
       chunk.value[slot] = place < 0 ? 0.0f : upstream * ((probability - share) * slope);
     }

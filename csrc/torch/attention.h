@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/bidirectional_attention_params.h"
@@ -25,6 +26,15 @@ inline void check_heads(const char* op, const char* name, const Tensor& tensor, 
 // Of log-sum-exps.
 inline ScalarType lse_type(const Tensor& q) {
   return q.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The largest scores and the logs of sums, [B, Hq, Sq] each, of a tensor [2, B, Hq, Sq]. float* in truth double* where
+// params.type is float64.
+template <class Pointer, class Data>
+std::pair<Pointer, Pointer> normaliser_parts(Data* data, const BidirectionalAttentionParams& params) {
+  const int64_t words = params.batch * params.heads * params.queries * (params.type == FloatType::float64 ? 2 : 1);
+  const Pointer first = static_cast<Pointer>(data);
+  return {first, first + words};
 }
 
 inline Heads heads_of(const Tensor& tensor) {

@@ -30,12 +30,12 @@ std::vector<AttentionTile> tiles_of_all(const BidirectionalAttentionParams& para
   return tiles;
 }
 
-std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                                                   const std::optional<Tensor>& starts,
-                                                   const std::optional<Tensor>& lengths,
-                                                   const std::optional<Tensor>& q_positions, int64_t mask,
-                                                   bool hide_self, int64_t block_size,
-                                                   const std::optional<Tensor>& shadow_of, double scale) {
+std::tuple<Tensor, Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                           const std::optional<Tensor>& starts,
+                                                           const std::optional<Tensor>& lengths,
+                                                           const std::optional<Tensor>& q_positions, int64_t mask,
+                                                           bool hide_self, int64_t block_size,
+                                                           const std::optional<Tensor>& shadow_of, double scale) {
   BidirectionalAttentionParams params =
       attention_params(kOp, q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale);
   Tensor out = empty_heads(params.batch, params.heads, params.queries, q);
@@ -43,6 +43,9 @@ std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor
       torch::stable::empty({params.batch, params.heads, params.queries}, lse_type(q), std::nullopt, q.device());
   params.out = mutable_heads_of(out);
   params.lse = static_cast<float*>(lse.mutable_data_ptr());
+  Tensor normaliser =
+      torch::stable::empty({2, params.batch, params.heads, params.queries}, lse_type(q), std::nullopt, q.device());
+  std::tie(params.maximum, params.log_sum) = normaliser_parts<float*>(normaliser.mutable_data_ptr(), params);
   if (q.is_cuda()) {
     check_cuda_attention(kOp, params);
     const Tensor aligned[] = {aligned_heads(q), aligned_heads(k), aligned_heads(v)};
@@ -51,7 +54,7 @@ std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor
     params.v = heads_of(aligned[2]);
     CudaLauncher launcher(kOp, q);
     cuda::bidirectional_attention(params, nullptr, launcher);
-    return {out, lse};
+    return {out, lse, normaliser};
   }
   int64_t cost = 0;
   const std::vector<AttentionTile> tiles = tiles_of_all(params, &cost);
@@ -62,7 +65,7 @@ std::tuple<Tensor, Tensor> bidirectional_attention(const Tensor& q, const Tensor
                  [&](int64_t begin, int64_t end, uint64_t* scratch) {
                    kernels.bidirectional_attention(params, begin, end, scratch);
                  });
-  return {out, lse};
+  return {out, lse, normaliser};
 }
 
 }  // namespace

@@ -14,35 +14,43 @@ namespace {
 
 constexpr const char* kOp = "bidirectional_attention_backward";
 
-void check_rows(const char* name, const Tensor& tensor, const BidirectionalAttentionParams& params, const Tensor& q) {
-  check(tensor.dim() == 3 && tensor.size(0) == params.batch && tensor.size(1) == params.heads &&
-            tensor.size(2) == params.queries,
-        kOp, name, ": expected shape [", params.batch, ", ", params.heads, ", ", params.queries, "], got ",
-        shape_of(tensor));
+void check_values(const char* name, const Tensor& tensor, const Tensor& q) {
   check(tensor.scalar_type() == lse_type(q), kOp, name, ": expected dtype float32, or float64 where q is");
   check(tensor.is_contiguous(), kOp, name, ": expected a contiguous tensor");
   check(tensor.device() == q.device(), kOp, name, ": expected the device of q");
 }
 
+void check_rows(const char* name, const Tensor& tensor, const BidirectionalAttentionParams& params, const Tensor& q) {
+  check(tensor.dim() == 3 && tensor.size(0) == params.batch && tensor.size(1) == params.heads &&
+            tensor.size(2) == params.queries,
+        kOp, name, ": expected shape [", params.batch, ", ", params.heads, ", ", params.queries, "], got ",
+        shape_of(tensor));
+  check_values(name, tensor, q);
+}
+
 std::tuple<Tensor, Tensor, Tensor> bidirectional_attention_backward(
     const Tensor& grad_out, const std::optional<Tensor>& grad_lse, const Tensor& q, const Tensor& k, const Tensor& v,
-    const Tensor& out, const Tensor& lse, const std::optional<Tensor>& starts, const std::optional<Tensor>& lengths,
-    const std::optional<Tensor>& q_positions, int64_t mask, bool hide_self, int64_t block_size,
-    const std::optional<Tensor>& shadow_of, double scale) {
+    const Tensor& out, const Tensor& normaliser, const std::optional<Tensor>& starts,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& q_positions, int64_t mask, bool hide_self,
+    int64_t block_size, const std::optional<Tensor>& shadow_of, double scale) {
   BidirectionalAttentionBackwardParams params{};
   params.forward =
       attention_params(kOp, q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale);
   BidirectionalAttentionParams& forward = params.forward;
   check_heads(kOp, "out", out, forward.batch, forward.heads, forward.queries, q);
   check_heads(kOp, "grad_out", grad_out, forward.batch, forward.heads, forward.queries, q);
-  check_rows("lse", lse, forward, q);
+  check(normaliser.dim() == 4 && normaliser.size(0) == 2 && normaliser.size(1) == forward.batch &&
+            normaliser.size(2) == forward.heads && normaliser.size(3) == forward.queries,
+        kOp, "normaliser: expected shape [2, ", forward.batch, ", ", forward.heads, ", ", forward.queries, "], got ",
+        shape_of(normaliser));
+  check_values("normaliser", normaliser, q);
   if (grad_lse) check_rows("grad_lse", *grad_lse, forward, q);
   Tensor grad_q = empty_heads(forward.batch, forward.heads, forward.queries, q);
   Tensor grad_k = empty_heads(forward.batch, forward.kv_heads, forward.keys, q);
   Tensor grad_v = empty_heads(forward.batch, forward.kv_heads, forward.keys, q);
   params.out = heads_of(out);
   params.grad_out = heads_of(grad_out);
-  params.lse = static_cast<const float*>(lse.const_data_ptr());
+  std::tie(params.maximum, params.log_sum) = normaliser_parts<const float*>(normaliser.const_data_ptr(), forward);
   params.grad_lse = grad_lse ? static_cast<const float*>(grad_lse->const_data_ptr()) : nullptr;
   params.grad_q = mutable_heads_of(grad_q);
   params.grad_k = mutable_heads_of(grad_k);

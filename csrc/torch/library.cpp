@@ -41,27 +41,30 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "Tensor? remask_count, int mask_id, Tensor? fixed, Tensor? eligible, bool refill_if_short, Tensor? keep_count, "
       "Tensor? commit, Tensor? remask) -> (Tensor tokens, Tensor committed, Tensor remasked)");
 
-  // q [B, Hq, Sq, D], k and v [B, Hkv, Sk, D]; mask: 0 full, 1 block_causal, 2 shadow; lse [B, Hq, Sq] float32.
+  // q [B, Hq, Sq, D], k and v [B, Hkv, Sk, D]; mask: 0 full, 1 block_causal, 2 shadow; lse [B, Hq, Sq] float32;
+  // normaliser [2, B, Hq, Sq]: its two parts as the backward needs them (core/bidirectional_attention_params.h).
   m.def(
       "bidirectional_attention(Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? lengths, Tensor? q_positions, "
-      "int mask, bool hide_self, int block_size, Tensor? shadow_of, float scale) -> (Tensor out, Tensor lse)");
+      "int mask, bool hide_self, int block_size, Tensor? shadow_of, float scale) -> (Tensor out, Tensor lse, "
+      "Tensor normaliser)");
 
-  // Per row of hidden: loss and logsumexp (0 where the row does not count), whether no logit exceeds the target's,
-  // whether the row counts.
+  // Per row of hidden: loss (0 where the row does not count), whether no logit exceeds the target's, whether the row
+  // counts; normaliser [2, N]: the largest logit, and the log of the sum of exponentials relative to it.
   m.def(
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? suppress, "
       "Tensor? row_index, int ignore_index, float label_smoothing=0.0, float softcap=0.0) -> "
-      "(Tensor losses, Tensor logsumexp, Tensor correct, Tensor counted)");
+      "(Tensor losses, Tensor normaliser, Tensor correct, Tensor counted)");
   // Gradients that are not needed come back as [0].
   m.def(
       "linear_cross_entropy_backward(Tensor grad_losses, Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, "
-      "Tensor? suppress, Tensor? row_index, int ignore_index, Tensor logsumexp, bool needs_hidden, bool needs_weight, "
+      "Tensor? suppress, Tensor? row_index, int ignore_index, Tensor normaliser, bool needs_hidden, bool needs_weight, "
       "bool needs_bias, float label_smoothing=0.0, float softcap=0.0) -> (Tensor grad_hidden, Tensor grad_weight, "
       "Tensor grad_bias)");
 
   m.def(
       "bidirectional_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor k, Tensor v, Tensor out, "
-      "Tensor lse, Tensor? starts, Tensor? lengths, Tensor? q_positions, int mask, bool hide_self, int block_size, "
+      "Tensor normaliser, Tensor? starts, Tensor? lengths, Tensor? q_positions, int mask, bool hide_self, int "
+      "block_size, "
       "Tensor? shadow_of, float scale) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)");
 
   m.def("build_info() -> str");

@@ -55,6 +55,12 @@ class Call {
 
   int64_t words_of(int64_t count) const { return divide_up(count, values_per_word); }
 
+  // Where the largest logits and the logs of sums are, `count` of each.
+  void set_normaliser(void* data, int64_t count) {
+    params.maximum = data;
+    params.log_sum = static_cast<char*>(data) + count * value_size;
+  }
+
   // A piece of memory that lives as long as the call; `count` elements of `size` bytes.
   void* take(int64_t count, int64_t size) {
     pieces_.push_back(torch::stable::empty({count * size + 64}, ScalarType::Byte));
@@ -174,27 +180,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
   LinearCrossEntropyParams& params = call.params;
   const int64_t all_rows = hidden.size(0);
   Tensor losses = torch::stable::empty({all_rows}, call.value_type);
-  Tensor logsumexp = torch::stable::empty({all_rows}, call.value_type);
+  Tensor normaliser = torch::stable::empty({2, all_rows}, call.value_type);
   Tensor correct = torch::stable::empty({all_rows}, ScalarType::Bool);
   Tensor counted = torch::stable::empty({all_rows}, ScalarType::Bool);
   torch::stable::zero_(losses);
-  torch::stable::zero_(logsumexp);
+  torch::stable::zero_(normaliser);
   torch::stable::zero_(correct);
   torch::stable::zero_(counted);
-  if (params.rows == 0) return {losses, logsumexp, correct, counted};
+  if (params.rows == 0) return {losses, normaliser, correct, counted};
   bool* flags = static_cast<bool*>(counted.mutable_data_ptr());
   for (int64_t r = 0; r < params.rows; ++r) flags[params.row_index[r]] = true;
 
   const int64_t blocks = divide_up(params.vocab, kVocabSlice * kSlicesPerBlock);
   params.losses = losses.mutable_data_ptr();
-  params.logsumexp = logsumexp.mutable_data_ptr();
+  call.set_normaliser(normaliser.mutable_data_ptr(), all_rows);
   params.correct = static_cast<uint8_t*>(correct.mutable_data_ptr());
   params.partial = call.take(blocks * statistics_kept(params) * call.padded_rows, call.value_size);
   params.target_logit = call.take(call.padded_rows, call.value_size);
   call.run(Phase::pack_hidden, call.padded_rows / kPanelPadding);
   call.run(Phase::statistics, blocks);
   call.run(Phase::losses, params.rows);
-  return {losses, logsumexp, correct, counted};
+  return {losses, normaliser, correct, counted};
 }
 
 Tensor gradient_of(const Tensor& input, bool needed) {
@@ -206,13 +212,13 @@ Tensor gradient_of(const Tensor& input, bool needed) {
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const Tensor& grad_losses, const Tensor& hidden, const Tensor& weight, const Tensor& targets,
     const OptionalTensor& bias, const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index,
-    const Tensor& logsumexp, bool needs_hidden, bool needs_weight, bool needs_bias, double label_smoothing,
+    const Tensor& normaliser, bool needs_hidden, bool needs_weight, bool needs_bias, double label_smoothing,
     double softcap) {
   Call call(hidden, weight, targets, bias, suppress, row_index, ignore_index, label_smoothing, softcap);
   LinearCrossEntropyParams& params = call.params;
-  check_loss_gradient(kOp, grad_losses, logsumexp, hidden, call.value_type);
+  check_loss_gradient(kOp, grad_losses, normaliser, hidden, call.value_type);
   check(!needs_bias || bias.has_value(), kOp, "backward: there is no bias to differentiate");
-  const Tensor upstream = torch::stable::contiguous(grad_losses), normaliser = torch::stable::contiguous(logsumexp);
+  const Tensor upstream = torch::stable::contiguous(grad_losses), known = torch::stable::contiguous(normaliser);
   Tensor grad_hidden = gradient_of(hidden, needs_hidden), grad_weight = gradient_of(weight, needs_weight);
   Tensor grad_bias = gradient_of(bias ? *bias : hidden, needs_bias);
   if (needs_hidden) torch::stable::zero_(grad_hidden);
@@ -221,7 +227,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     torch::stable::zero_(grad_bias);
     return {grad_hidden, grad_weight, grad_bias};
   }
-  params.logsumexp = normaliser.mutable_data_ptr();
+  call.set_normaliser(known.mutable_data_ptr(), hidden.size(0));
   params.grad_losses = upstream.const_data_ptr();
 
   const int64_t ids = kSlicesPerStretch * kVocabSlice, stretches = divide_up(params.vocab, ids);

@@ -47,13 +47,16 @@ inline void check_loss_options(const char* op, double label_smoothing, double so
         "softcap: expected 0 or a number in [1e-30, 1e30], got ", softcap);
 }
 
-// grad_losses and logsumexp of a backward.
-inline void check_loss_gradient(const char* op, const Tensor& grad_losses, const Tensor& logsumexp,
+// grad_losses [N] and normaliser [2, N] of a backward.
+inline void check_loss_gradient(const char* op, const Tensor& grad_losses, const Tensor& normaliser,
                                 const Tensor& hidden, ScalarType value_type) {
-  for (const Tensor* tensor : {&grad_losses, &logsumexp}) {
-    check(tensor->dim() == 1 && tensor->size(0) == hidden.size(0) && tensor->scalar_type() == value_type &&
-              tensor->device() == hidden.device(),
-          op, "backward: expected grad_losses and logsumexp as the forward's losses are");
+  check(grad_losses.dim() == 1 && grad_losses.size(0) == hidden.size(0) && normaliser.dim() == 2 &&
+            normaliser.size(0) == 2 && normaliser.size(1) == hidden.size(0),
+        op, "backward: expected grad_losses [", hidden.size(0), "] and the forward's normaliser [2, ", hidden.size(0),
+        "], got ", shape_of(grad_losses), " and ", shape_of(normaliser));
+  for (const Tensor* tensor : {&grad_losses, &normaliser}) {
+    check(tensor->scalar_type() == value_type && tensor->device() == hidden.device(), op,
+          "backward: expected grad_losses and normaliser of the dtype and device of the forward's losses");
   }
 }
 

@@ -129,25 +129,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
   const auto empty = [&](ScalarType type) {
     return torch::stable::empty({hidden.size(0)}, type, std::nullopt, hidden.device());
   };
-  const Tensor losses = empty(ScalarType::Float), logsumexp = empty(ScalarType::Float);
+  const Tensor losses = empty(ScalarType::Float);
+  const Tensor normaliser = torch::stable::empty({2, hidden.size(0)}, ScalarType::Float, std::nullopt, hidden.device());
   const Tensor correct = empty(ScalarType::Bool), counted = empty(ScalarType::Bool);
   call.params.losses = static_cast<float*>(losses.mutable_data_ptr());
-  call.params.logsumexp = static_cast<float*>(logsumexp.mutable_data_ptr());
+  call.params.maximum = static_cast<float*>(normaliser.mutable_data_ptr());
+  call.params.log_sum = call.params.maximum + hidden.size(0);
   call.params.correct = static_cast<uint8_t*>(correct.mutable_data_ptr());
   call.params.counted = static_cast<uint8_t*>(counted.mutable_data_ptr());
   call.run();
-  return {losses, logsumexp, correct, counted};
+  return {losses, normaliser, correct, counted};
 }
 
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const Tensor& grad_losses, const Tensor& hidden, const Tensor& weight, const Tensor& targets,
     const OptionalTensor& bias, const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index,
-    const Tensor& logsumexp, bool needs_hidden, bool needs_weight, bool needs_bias, double label_smoothing,
+    const Tensor& normaliser, bool needs_hidden, bool needs_weight, bool needs_bias, double label_smoothing,
     double softcap) {
   CudaCall call(hidden, weight, targets, bias, suppress, row_index, ignore_index, label_smoothing, softcap);
-  check_loss_gradient(kOp, grad_losses, logsumexp, hidden, ScalarType::Float);
+  check_loss_gradient(kOp, grad_losses, normaliser, hidden, ScalarType::Float);
   check(!needs_bias || bias.has_value(), kOp, "backward: there is no bias to differentiate");
-  const Tensor upstream = torch::stable::contiguous(grad_losses), normaliser = torch::stable::contiguous(logsumexp);
+  const Tensor upstream = torch::stable::contiguous(grad_losses), known = torch::stable::contiguous(normaliser);
   Tensor grad_hidden = empty_gradient(hidden, needs_hidden), grad_weight = empty_gradient(weight, needs_weight);
   Tensor grad_bias = empty_gradient(bias ? *bias : hidden, needs_bias);
   torch::stable::zero_(grad_hidden);
@@ -157,7 +159,8 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     return {grad_hidden, grad_weight, grad_bias};
   }
   call.params.grad_losses = static_cast<const float*>(upstream.const_data_ptr());
-  call.params.known_logsumexp = static_cast<const float*>(normaliser.const_data_ptr());
+  call.params.known_maximum = static_cast<const float*>(known.const_data_ptr());
+  call.params.known_log_sum = call.params.known_maximum + hidden.size(0);
   call.set_gradients(needs_hidden ? &grad_hidden : nullptr, needs_weight ? &grad_weight : nullptr,
                      needs_bias ? &grad_bias : nullptr);
   call.run();

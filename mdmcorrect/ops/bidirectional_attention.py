@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, overload
+from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops._differentiation import Formula, differentiable
+from mdmcorrect.ops._plain_attention import MASKS, plain_attention, visible_keys
 
-MASKS = ("full", "block_causal", "shadow")  # in the order of core/bidirectional_attention_params.h
 WIDTHS = tuple(range(32, 257, 32))
 DTYPES = (*arguments.SCORE_DTYPES, torch.float64)
 
@@ -95,11 +97,15 @@ def bidirectional_attention(
         scale: a positive number. Default: ``D ** -0.5``.
         return_lse: also return the log-sum-exp of each row's scaled scores. Gradients flow through it.
 
+    Every derivative that torch can take is right, of any order, backward and forward; ``vmap`` works. First derivatives
+    come from a kernel that holds nothing of size Sq x Sk; the others from torch's operations, which do.
+
     Returns:
         ``[B, Hq, Sq, D]`` in the dtype of q, laid out in memory as ``[B, Sq, Hq, D]``, so that merging the heads is a
         view; with ``return_lse`` also float32 (or float64) ``[B, Hq, Sq]``. A row that sees nothing gets 0, and -inf as
-        log-sum-exp. NaN and +inf scores give NaN. Sums are float32. Processors with AVX512_BF16 multiply bfloat16 pairs
-        with subnormal numbers taken as zero.
+        log-sum-exp. NaN and +inf scores give NaN; scores of any finite size are right, and a product of q and k beyond
+        the largest float is infinite. Sums are float32. Processors with AVX512_BF16 multiply bfloat16 pairs with
+        subnormal numbers taken as zero.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -130,7 +136,7 @@ def bidirectional_attention(
     def integers(name: str, value: int | Tensor | None) -> Tensor | None:
         return None if value is None else arguments.row_integers(name, value, batch, q)
 
-    out, lse = torch.ops.mdmcorrect.bidirectional_attention(
+    out, lse, _ = _attend(
         q,
         k,
         v,
@@ -214,16 +220,17 @@ def _fake(
     block_size: int,
     shadow_of: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, queries, width = q.shape
     out = q.new_empty((batch, queries, heads, width)).transpose(1, 2)
     lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return out, q.new_empty((batch, heads, queries), dtype=lse_dtype)
+    lse, normaliser = (q.new_empty((*parts, batch, heads, queries), dtype=lse_dtype) for parts in ((), (2,)))
+    return out, lse, normaliser
 
 
 @torch.library.register_fake("mdmcorrect::bidirectional_attention_backward")
 def _fake_backward(
-    grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *_: object
+    grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *_: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     def like(tensor: Tensor) -> Tensor:
         batch, heads, length, width = tensor.shape
@@ -232,37 +239,59 @@ def _fake_backward(
     return like(q), like(k), like(v)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale = inputs
-    ctx.save_for_backward(q, k, v, *output, starts, lengths, q_positions, shadow_of)
-    ctx.masking = mask, hide_self, block_size
-    ctx.scale = scale
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx, grad_out: Tensor | None, grad_lse: Tensor | None):
-    q, k, v, out, lse, starts, lengths, q_positions, shadow_of = ctx.saved_tensors
-    if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    elif grad_out.stride(-1) != 1:
-        grad_out = grad_out.contiguous()
-    arguments.require_kernel("bidirectional_attention_backward", q)
-    grads = torch.ops.mdmcorrect.bidirectional_attention_backward(
-        grad_out,
-        None if grad_lse is None else grad_lse.contiguous(),
-        q,
-        k,
-        v,
-        out,
-        lse,
-        starts,
-        lengths,
-        q_positions,
-        *ctx.masking,
-        shadow_of,
-        ctx.scale,
+def _plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    starts: Tensor | None,
+    lengths: Tensor | None,
+    q_positions: Tensor | None,
+    mask: int,
+    hide_self: bool,
+    block_size: int,
+    shadow_of: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, None]:
+    seen = visible_keys(
+        q.shape[0],
+        q.shape[2],
+        k.shape[2],
+        device=q.device,
+        starts=starts,
+        lengths=lengths,
+        q_positions=q_positions,
+        mask=MASKS[mask],
+        hide_self=hide_self,
+        block_size=block_size,
+        shadow_of=shadow_of,
     )
-    return *grads, *[None] * 8
+    return *plain_attention(q, k, v, seen, scale), None
 
 
-torch.library.register_autograd("mdmcorrect::bidirectional_attention", _backward, setup_context=_setup_context)
+def _native(q: Tensor, k: Tensor, v: Tensor, *masking: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.mdmcorrect.bidirectional_attention(*_rows(q, k, v), *masking)
+
+
+def _backward(
+    gradients: Sequence[Tensor | None], inputs: tuple[Any, ...], results: tuple[Tensor, ...], _: Sequence[bool]
+) -> Sequence[Tensor]:
+    q, k, v, *masking = inputs
+    out, _, normaliser = results
+    grad_out, grad_lse = gradients
+    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+    arguments.require_kernel("bidirectional_attention_backward", q)
+    return torch.ops.mdmcorrect.bidirectional_attention_backward(
+        *_rows(grad_out),
+        None if grad_lse is None else grad_lse.contiguous(),
+        *_rows(q, k, v, out),
+        normaliser.contiguous(),
+        *masking,
+    )
+
+
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """With contiguous last dimensions, as the kernels read them."""
+    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+
+
+_attend = differentiable(Formula("bidirectional_attention", _native, _plain, _backward, inputs=(0, 1, 2), outputs=2))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops._differentiation import detached
 
 # The order of core/count_positions_params.h.
 RULES = ("threshold", "strict_threshold", "factor", "entropy_bound", "cumulative", "cut_off")
@@ -73,7 +74,7 @@ def count_positions(
     if eligible is not None:
         arguments.require_mask("eligible", eligible, shape, scores, "scores")
     limit = _bound(bound, shape[0], scores)
-    return torch.ops.mdmcorrect.count_positions(scores, RULES.index(rule), limit, eligible, at_least)
+    return detached(torch.ops.mdmcorrect.count_positions, scores, RULES.index(rule), limit, eligible, at_least)
 
 
 def _bound(bound: object, batch: int, scores: Tensor) -> Tensor:

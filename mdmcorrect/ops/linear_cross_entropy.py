@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops._differentiation import Formula, differentiable
 from mdmcorrect.ops._scoring import Ids, choice, id_list
 
 _DTYPES = (*arguments.SCORE_DTYPES, torch.float64)
@@ -71,8 +73,9 @@ def linear_cross_entropy(
     GPU the host does not know which they are: there all rows are multiplied that ``row_index`` names.) The backward
     gives exactly the gradients that are asked for, of ``hidden``, ``weight``, ``bias`` and ``token_weight``; beside
     them it holds a few times the memory of the rows that count and about 1500 logits of each (on a GPU 2048 to 16384),
-    whatever the vocabulary. For given inputs results are the same for any number of threads. There is no second
-    derivative.
+    whatever the vocabulary. For given inputs results are the same for any number of threads, and right for logits of
+    any finite size. Derivatives beyond the first, backward or forward, are right too; they come from torch's
+    operations, which hold logits ``[N, V]``.
 
     Args:
         hidden: ``[..., D]`` float32, bfloat16 or float16 (float64 for gradient checks, on the CPU).
@@ -120,7 +123,7 @@ def linear_cross_entropy(
     cap = 0.0 if softcap is None else arguments.number("softcap", softcap, 1e-30, 1e30)
     vocab, width = weight.shape
     value_dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    losses, _, correct, counted = torch.ops.mdmcorrect.linear_cross_entropy(
+    losses, _, correct, counted = _losses(
         _last_contiguous(hidden.reshape(-1, width)),
         _last_contiguous(weight),
         targets.reshape(-1),
@@ -203,9 +206,10 @@ def _fake(
     softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    losses, logsumexp = (hidden.new_empty(hidden.shape[:1], dtype=dtype) for _ in range(2))
-    correct, counted = (hidden.new_empty(hidden.shape[:1], dtype=torch.bool) for _ in range(2))
-    return losses, logsumexp, correct, counted
+    rows = hidden.shape[0]
+    losses, normaliser = (hidden.new_empty(shape, dtype=dtype) for shape in ((rows,), (2, rows)))
+    correct, counted = (hidden.new_empty((rows,), dtype=torch.bool) for _ in range(2))
+    return losses, normaliser, correct, counted
 
 
 @torch.library.register_fake("mdmcorrect::linear_cross_entropy_backward")
@@ -218,7 +222,7 @@ def _fake_backward(
     suppress: Tensor | None,
     row_index: Tensor | None,
     ignore_index: int,
-    logsumexp: Tensor,
+    normaliser: Tensor,
     needs_hidden: bool,
     needs_weight: bool,
     needs_bias: bool,
@@ -233,38 +237,78 @@ def _fake_backward(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, targets, bias, suppress, row_index, ctx.ignore_index, *ctx.options = inputs
-    _, logsumexp, correct, counted = output
-    ctx.mark_non_differentiable(logsumexp, correct, counted)
-    ctx.save_for_backward(hidden, weight, targets, bias, suppress, row_index, logsumexp)
+def _plain(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    suppress: Tensor | None,
+    row_index: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float = 0.0,
+    softcap: float = 0.0,
+) -> tuple[Tensor, None, Tensor, Tensor]:
+    """The results by torch's own operations, which make the logits [N, V]."""
+    (rows, _), vocab = hidden.shape, weight.shape[0]
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    counted = targets != ignore_index
+    if row_index is not None:
+        counted = counted & _named(row_index, rows)
+    logits = hidden.to(wide).where(counted[:, None], 0.0) @ weight.to(wide).T
+    if bias is not None:
+        logits = logits + bias
+    if softcap:
+        logits = softcap * (logits / softcap).tanh()
+    kept = torch.ones(vocab, dtype=torch.bool, device=hidden.device)
+    if suppress is not None:
+        kept = ~_named(suppress, vocab)
+        logits = logits.masked_fill(~kept, -torch.inf)
+    known = (targets >= 0) & (targets < vocab)
+    target = logits.gather(1, targets.where(known, 0)[:, None])[:, 0]
+    normaliser = logits.logsumexp(-1)
+    losses = normaliser - target
+    if label_smoothing:
+        mean = logits.where(kept, 0.0).sum(-1) / kept.sum()
+        smoothed = label_smoothing * (normaliser - mean)
+        losses = (1.0 - label_smoothing) * losses + smoothed if label_smoothing < 1.0 else smoothed
+    valid = torch.where(known | ~counted, 1.0, torch.nan).to(wide)  # as a factor, for it makes gradients NaN too
+    top = logits.detach().amax(-1)
+    correct = counted & known & (target.detach() >= top) & top.isfinite()
+    return (losses * valid).where(counted, 0.0), None, correct, counted
 
 
-def _backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    hidden, weight, targets, bias, suppress, row_index, logsumexp = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
-    gradients = torch.ops.mdmcorrect.linear_cross_entropy_backward(
-        grad_losses,
-        hidden,
-        weight,
+def _named(numbers: Tensor, count: int) -> Tensor:
+    """bool ``[count]``: which of 0 to count - 1 are among the numbers."""
+    named = torch.zeros(count + 1, dtype=torch.bool, device=numbers.device)
+    return named.index_fill(0, numbers.where((numbers >= 0) & (numbers < count), count), True)[:-1]
+
+
+def _native(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, *options: Any) -> tuple[Tensor, ...]:
+    bias = None if bias is None else bias.contiguous()
+    return torch.ops.mdmcorrect.linear_cross_entropy(
+        _last_contiguous(hidden), _last_contiguous(weight), targets, bias, *options
+    )
+
+
+def _backward(
+    gradients: Sequence[Tensor | None], inputs: tuple[Any, ...], results: tuple[Tensor, ...], needs: Sequence[bool]
+) -> Sequence[Tensor]:
+    hidden, weight, targets, bias, *which, label_smoothing, softcap = inputs
+    losses, normaliser, _, _ = results
+    upstream = torch.zeros_like(losses) if gradients[0] is None else gradients[0]
+    bias = None if bias is None else bias.contiguous()
+    return torch.ops.mdmcorrect.linear_cross_entropy_backward(
+        upstream,
+        _last_contiguous(hidden),
+        _last_contiguous(weight),
         targets,
         bias,
-        suppress,
-        row_index,
-        ctx.ignore_index,
-        logsumexp,
+        *which,
+        normaliser,
         *needs,
-        *ctx.options,
+        label_smoothing,
+        softcap,
     )
-    for_hidden, for_weight, for_bias = (
-        gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
-    )
-    return for_hidden, for_weight, None, for_bias, None, None, None, None, None
 
 
-def _no_second_derivative(ctx: Any, *_: Any) -> Any:
-    raise RuntimeError("linear_cross_entropy: its gradients cannot be differentiated again")
-
-
-torch.library.register_autograd("mdmcorrect::linear_cross_entropy", _backward, setup_context=_setup_context)
-torch.library.register_autograd("mdmcorrect::linear_cross_entropy_backward", _no_second_derivative)
+_losses = differentiable(Formula("linear_cross_entropy", _native, _plain, _backward, inputs=(0, 1, 3), outputs=1))

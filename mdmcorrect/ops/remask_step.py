@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops._differentiation import detached
 
 REFILL = ("if_short", "never")
 
@@ -109,7 +110,8 @@ def remask_step(
         name: None if count is None else arguments.row_integers(name, count, batch, tokens, minimum=0)
         for name, count in counts.items()
     }
-    return torch.ops.mdmcorrect.remask_step(
+    return detached(
+        torch.ops.mdmcorrect.remask_step,
         tokens,
         proposals,
         unmask_score,

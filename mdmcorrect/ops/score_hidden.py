@@ -11,6 +11,7 @@ from torch import Tensor
 from mdmcorrect import _native, rng
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops import _scoring as scoring
+from mdmcorrect.ops._differentiation import detached
 from mdmcorrect.ops._scoring import Ids, TokenScores
 
 _native.load()
@@ -65,7 +66,7 @@ def score_hidden(
     block at a time.
 
     Returns:
-        :class:`TokenScores`, each ``[..., L]``. Gradients do not flow through it.
+        :class:`TokenScores`, each ``[..., L]``. They are constants: none carries a gradient.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -98,7 +99,8 @@ def score_hidden(
         raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
 
     mask = scoring.want_mask(want, tokens is not None)
-    ids, stats = torch.ops.mdmcorrect.score_hidden(
+    ids, stats = detached(
+        torch.ops.mdmcorrect.score_hidden,
         grid.to(dtype),
         weight.detach(),
         None if bias is None else bias.detach().to(dtype),

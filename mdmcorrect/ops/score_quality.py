@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mdmcorrect import _native
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops._differentiation import detached, wants_gradient
 
 _native.load()
 
@@ -31,7 +32,7 @@ def score_quality(
 
     ``sigmoid(weight . ((1 + scale) * norm(hidden) + shift) + bias)``
 
-    in float32 whatever the dtype of the hidden states, under autocast too. There is no backward:
+    in float32 whatever the dtype of the hidden states, under autocast too. There is no derivative:
     :class:`mdmcorrect.heads.QualityHead` is what is trained.
 
     Args:
@@ -53,8 +54,8 @@ def score_quality(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: a shape, device, layout or name that does not fit.
-        RuntimeError: an argument wants a gradient while gradients are recorded; or a CUDA tensor, but a library without
-            this kernel for CUDA.
+        RuntimeError: an argument wants a gradient, backward or forward, while they are recorded; or a CUDA tensor, but
+            a library without this kernel for CUDA.
 
     Example:
         >>> score_quality(torch.tensor([[1.0, -1.0], [3.0, 5.0]]), torch.tensor([2.0, 0.0]))
@@ -88,7 +89,8 @@ def score_quality(
         return None if tensor is None else tensor.to(torch.float32).reshape(shape)
 
     grid = _as_grid("hidden", hidden)
-    quality = torch.ops.mdmcorrect.score_quality(
+    quality = detached(
+        torch.ops.mdmcorrect.score_quality,
         grid,
         parameter(weight, size),
         parameter(bias),
@@ -111,7 +113,7 @@ def _check(name: str, value: object, allowed: tuple[tuple[int, ...], ...], hidde
     if tuple(tensor.shape) not in allowed:
         expected = " or ".join(str(list(shape)) for shape in dict.fromkeys(allowed))
         raise ValueError(f"{name}: expected shape {expected}, got {list(tensor.shape)}")
-    if tensor.requires_grad and torch.is_grad_enabled():
+    if wants_gradient(tensor):
         raise RuntimeError(
             f"{name}: wants a gradient, but score_quality has no backward; train with mdmcorrect.heads.QualityHead, or "
             "call this under torch.no_grad()"

@@ -11,6 +11,7 @@ from torch import Tensor
 from mdmcorrect import _native, rng
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops import _scoring as scoring
+from mdmcorrect.ops._differentiation import detached
 from mdmcorrect.ops._scoring import Ids, TokenScores
 
 _native.load()
@@ -46,7 +47,8 @@ def score_tokens(
     The logits are read once (top_k and top_p read a row again, from cache) and nothing of their size is allocated. A
     draw is exact: softmax at the given temperature over what the filters keep. It costs one random number per 512 ids
     and one per id of the winning 512, has the law of full Gumbel-max with its whole tail, and for given logits is the
-    same for any batch, padding, thread count and set of ``rows``. Gradients do not flow through it.
+    same for any batch, padding, thread count and set of ``rows``. Scores are constants: they carry no gradient,
+    backward or forward, whatever the logits want.
 
     Args:
         logits: ``[..., L, V]`` float32, bfloat16 or float16, the last dimension contiguous, other strides free. L is
@@ -132,7 +134,8 @@ def score_tokens(
 
     dense = scoring.choice("noise", noise, "lazy", "dense") == "dense"
     mask = scoring.want_mask(want, tokens is not None, dense)
-    ids, stats = torch.ops.mdmcorrect.score_tokens(
+    ids, stats = detached(
+        torch.ops.mdmcorrect.score_tokens,
         grid,
         uncond,
         weight,

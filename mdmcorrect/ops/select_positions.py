@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mdmcorrect import rng
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops._differentiation import detached
 
 
 def select_positions(
@@ -80,8 +81,17 @@ def select_positions(
     seeds = arguments.row_seeds(seed, batch, scores, temperature=temperature)
     steps = arguments.row_integers("step", step, batch, scores)
     call = arguments.row_integers("call", call, batch, scores)
-    return torch.ops.mdmcorrect.select_positions(
-        scores, counts, eligible, temperature, positions, largest, seeds, steps, call
+    return detached(
+        torch.ops.mdmcorrect.select_positions,
+        scores,
+        counts,
+        eligible,
+        temperature,
+        positions,
+        largest,
+        seeds,
+        steps,
+        call,
     )
 
 

@@ -43,7 +43,8 @@ def linear_cross_entropy(
     ids = np.asarray(suppress, np.int64)
     kept = np.setdiff1d(np.arange(len(w)), ids)
     logits[:, ids] = -np.inf
-    logprob = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    behind = logits - logits.max(1, keepdims=True, initial=-np.inf)  # first: beside large logits the rest is nothing
+    logprob = behind - np.logaddexp.reduce(behind, axis=1, keepdims=True)
     losses, rows = np.zeros(len(h)), np.arange(len(target))
     losses[counted] = -(1.0 - label_smoothing) * logprob[rows, target] if label_smoothing < 1.0 else 0.0
     gradient = np.exp(logprob)

@@ -157,8 +157,9 @@ def test_empty_batch_and_no_keys():
 def native_arguments(dtype=torch.float32):
     q, k, v = heads(2, 12, 32, dtype)
     grad_out, grad_lse = upstream(q)
-    out, lse = bidirectional_attention(q, k, v, lengths=torch.tensor([12, 5]), return_lse=True)
-    return grad_out, grad_lse, q, k, v, out, lse, None, torch.tensor([12, 5]), None, 0, False, 0, None, 32**-0.5
+    masking = None, torch.tensor([12, 5]), None, 0, False, 0, None, 32**-0.5
+    out, _, normaliser = torch.ops.mdmcorrect.bidirectional_attention(q, k, v, *masking)
+    return grad_out, grad_lse, q, k, v, out, normaliser, *masking
 
 
 def test_opcheck():
@@ -190,8 +191,11 @@ def test_compiled_training_step():
         (0, torch.zeros(2, 4, 12, 32).half(), "grad_out: expected the dtype of q"),
         (1, torch.zeros(2, 4, 11), r"grad_lse: expected shape \[2, 4, 12\]"),
         (5, torch.zeros(2, 4, 32, 12).mT, "out: expected a contiguous last dimension"),
-        (6, torch.zeros(2, 4, 12).double(), "lse: expected dtype float32, or float64 where q is"),
-        (6, torch.zeros(2, 12, 4).mT, "lse: expected a contiguous tensor"),
+        (1, torch.zeros(2, 4, 12).double(), "grad_lse: expected dtype float32, or float64 where q is"),
+        (1, torch.zeros(2, 12, 4).mT, "grad_lse: expected a contiguous tensor"),
+        (6, torch.zeros(2, 4, 12), r"normaliser: expected shape \[2, 2, 4, 12\]"),
+        (6, torch.zeros(2, 2, 4, 12).double(), "normaliser: expected dtype float32, or float64 where q is"),
+        (6, torch.zeros(2, 2, 12, 4).mT, "normaliser: expected a contiguous tensor"),
     ],
 )
 def test_native_checks(index, value, text):

@@ -320,22 +320,19 @@ def test_only_the_gradients_that_are_needed():
         tensor.requires_grad_()
         assert torch.equal(gradients(linear_cross_entropy(hidden, weight, targets), tensor)[0], expected[position])
         tensor.requires_grad_(False)
-    _, logsumexp, _, _ = NATIVE(hidden, weight, targets, bias, None, None, -100)
+    _, normaliser, _, _ = NATIVE(hidden, weight, targets, bias, None, None, -100)
     for needs in ((True, False, False), (False, True, False), (False, False, True)):
-        found = NATIVE_BACKWARD(torch.ones(10), hidden, weight, targets, bias, None, None, -100, logsumexp, *needs)
+        found = NATIVE_BACKWARD(torch.ones(10), hidden, weight, targets, bias, None, None, -100, normaliser, *needs)
         assert [len(gradient) > 0 for gradient in found] == list(needs)
     assert not linear_cross_entropy(hidden, weight, targets).requires_grad
 
 
-def test_backward_twice_and_no_second_derivative():
+def test_backward_twice():
     hidden, weight, targets = problem(10, 4, 20, torch.float32)
     hidden.requires_grad_()
     loss = linear_cross_entropy(hidden, weight, targets)
     first = torch.autograd.grad(loss, hidden, retain_graph=True)[0]
     assert torch.equal(torch.autograd.grad(loss, hidden, retain_graph=True)[0], first)
-    (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
-    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
-        gradient.sum().backward()
 
 
 def test_autocast():
@@ -352,9 +349,9 @@ def test_memory_does_not_grow_with_the_vocabulary():
     def allocated(vocab: int) -> int:
         hidden, weight, targets = problem(64, 8, vocab, torch.float32, counted=1.0)
         with torch.profiler.profile(profile_memory=True) as profiler:
-            logsumexp = NATIVE(hidden, weight, targets, None, None, None, -100)[1]
+            normaliser = NATIVE(hidden, weight, targets, None, None, None, -100)[1]
             grad = NATIVE_BACKWARD(
-                torch.ones(64), hidden, weight, targets, None, None, None, -100, logsumexp, True, True, False
+                torch.ones(64), hidden, weight, targets, None, None, None, -100, normaliser, True, True, False
             )
         events = profiler.profiler.kineto_results.events()
         sizes = [event.nbytes() for event in events if event.name() == "[memory]" and event.nbytes() > 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from device_ops import integers
 from harness import BFloat16, Simt, Traffic, float_type
@@ -53,24 +55,33 @@ def _attention_fields(
     }
 
 
-def bidirectional_attention(simt: Simt, q, k, v, **masking) -> tuple[np.ndarray, np.ndarray, dict[str, Traffic]]:
-    """q, k, v: float16 or BFloat16 [B, H, S, D] with a contiguous last dimension. Returns out, lse and the traffic."""
+class Forward(NamedTuple):
+    out: np.ndarray
+    lse: np.ndarray
+    maximum: np.ndarray
+    log_sum: np.ndarray
+    traffic: dict[str, Traffic]
+
+
+def bidirectional_attention(simt: Simt, q, k, v, **masking) -> Forward:
+    """q, k, v: float16 or BFloat16 [B, H, S, D] with a contiguous last dimension."""
     out = empty_heads(q, q.shape[1], q.shape[2])
-    lse = np.empty(q.shape[:3], np.float32)
-    traffic = simt.launch("bidirectional_attention", **_attention_fields(q, k, v, **masking), out=out, lse=lse)
-    return out, lse, traffic
+    rows = {name: np.empty(q.shape[:3], np.float32) for name in ("lse", "maximum", "log_sum")}
+    traffic = simt.launch("bidirectional_attention", **_attention_fields(q, k, v, **masking), out=out, **rows)
+    return Forward(out, **rows, traffic=traffic)
 
 
 def bidirectional_attention_backward(
-    simt: Simt, grad_out, grad_lse, q, k, v, out, lse, **masking
+    simt: Simt, grad_out, grad_lse, q, k, v, forward: Forward, **masking
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], dict[str, Traffic]]:
     """Gradients to q, k and v from what bidirectional_attention returned."""
     grads = tuple(empty_heads(x, x.shape[1], x.shape[2]) for x in (q, k, v))
     traffic = simt.launch(
         "bidirectional_attention_backward",
         forward=_attention_fields(q, k, v, **masking),
-        out=out,
-        lse=lse,
+        out=forward.out,
+        maximum=forward.maximum,
+        log_sum=forward.log_sum,
         grad_out=grad_out,
         grad_lse=grad_lse,
         **dict(zip(("grad_q", "grad_k", "grad_v"), grads, strict=True)),

@@ -131,12 +131,12 @@ def linear_cross_entropy(
     label_smoothing=0.0,
     softcap=0.0,
     block_ids=None,
-    logsumexp=None,
+    normaliser=None,
     grad_losses=None,
     needs_hidden=True,
 ) -> tuple[tuple[np.ndarray, ...], dict[str, Traffic]]:
-    """Forward, losses, logsumexp, correct and counted; or with ``grad_losses`` and the forward's ``logsumexp``, the
-    gradients of hidden, weight and bias. NumPy multiplies, in float32."""
+    """Forward, losses, normaliser (maximum and log_sum), correct and counted; or with ``grad_losses`` and the forward's
+    ``normaliser``, the gradients of hidden, weight and bias. NumPy multiplies, in float32."""
     (n, width), (vocab, _) = hidden.shape, weight.shape
     rows = n if row_index is None else len(row_index)
     block_ids = block_ids or (vocab + 7) // 8 * 8
@@ -145,7 +145,8 @@ def linear_cross_entropy(
     product, sums = np.empty((rows, width), np.float32), np.empty((rows, width), np.float32)
     outputs = {
         "losses": np.empty(n, np.float32),
-        "logsumexp": np.empty(n, np.float32),
+        "maximum": np.empty(n, np.float32),
+        "log_sum": np.empty(n, np.float32),
         "correct": np.empty(n, np.uint8),
         "counted": np.empty(n, np.uint8),
     }
@@ -193,13 +194,15 @@ def linear_cross_entropy(
         logits=logits,
         **(outputs if grad_losses is None else dict.fromkeys(outputs)),
         grad_losses=grad_losses,
-        known_logsumexp=logsumexp,
+        known_maximum=None if normaliser is None else normaliser[0],
+        known_log_sum=None if normaliser is None else normaliser[1],
         hidden_product=product,
         hidden_sums=sums,
         grad_hidden=None if grad_losses is None else grad_hidden,
     )
     if grad_losses is None:
-        return (*list(outputs.values())[:2], *(outputs[name].astype(bool) for name in ("correct", "counted"))), traffic
+        flags = (outputs[name].astype(bool) for name in ("correct", "counted"))
+        return (outputs["losses"], (outputs["maximum"], outputs["log_sum"]), *flags), traffic
     return (grad_hidden, grad_weight, grad_bias), traffic
 
 

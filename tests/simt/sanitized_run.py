@@ -87,12 +87,12 @@ def run_attention(simt: Simt) -> None:
     for width, dtype, masking in zip(attention_cases.WIDTHS, dtypes, maskings, strict=False):
         q, k, v = attention_cases.heads(3, 67, width, dtype, q_heads=1)
         masking = masking | attention_cases.ragged(67)
-        out, lse, _ = device_attention.bidirectional_attention(simt, q, k, v, **masking)
-        assert np.abs(widen(out) - attention_cases.expected(q, k, v, **masking)[0]).max() < 0.03
+        forward = device_attention.bidirectional_attention(simt, q, k, v, **masking)
+        assert np.abs(widen(forward.out) - attention_cases.expected(q, k, v, **masking)[0]).max() < 0.03
         if width > 128:
             continue
-        grad_lse = np.ones_like(lse)
-        grads, _ = device_attention.bidirectional_attention_backward(simt, q, grad_lse, q, k, v, out, lse, **masking)
+        grad_lse = np.ones_like(forward.lse)
+        grads, _ = device_attention.bidirectional_attention_backward(simt, q, grad_lse, q, k, v, forward, **masking)
         exact = reference.bidirectional_attention_backward(widen(q), grad_lse, widen(q), widen(k), widen(v), **masking)
         for got, want in zip(grads, exact, strict=True):
             assert np.abs(widen(got) - want).max() < 0.1

@@ -25,7 +25,7 @@ def keys_read(q, k, masking) -> int:
 
 
 def check(simt, q, k, v, **masking):
-    out, lse, traffic = device_attention.bidirectional_attention(simt, q, k, v, **masking)
+    out, lse, *_, traffic = device_attention.bidirectional_attention(simt, q, k, v, **masking)
     exact, exact_lse = cases.expected(q, k, v, **masking)
     error = np.abs(widen(out) - exact).max()
     plain_error = np.abs(cases.plain(q, k, v, **masking).double().numpy() - exact).max()
@@ -98,7 +98,7 @@ def test_only_some_rows(simt, masking):
 
 def test_padding_changes_no_bit(simt):
     q, k, v = cases.heads(1, 140, 128, q_heads=1, seed=2)
-    out, lse, _ = device_attention.bidirectional_attention(simt, q, k, v)
+    out, lse, *_ = device_attention.bidirectional_attention(simt, q, k, v)
 
     def padded(x):
         wide = np.full((1, 1, 200, 128), 0x7FC0, np.uint16)  # NaN, which nobody may read
@@ -125,7 +125,7 @@ def test_large_and_special_scores(simt):
     with np.errstate(invalid="ignore"):
         check(simt, q, k, v)
     q[0, 0, 9] = np.nan
-    out, lse, _ = device_attention.bidirectional_attention(simt, q, k, v)
+    out, lse, *_ = device_attention.bidirectional_attention(simt, q, k, v)
     assert np.isnan(widen(out)[0, 0, 9]).all()
     assert np.isnan(lse[0, 0, 9])
     assert np.isnan(lse).sum() == 1
@@ -133,7 +133,7 @@ def test_large_and_special_scores(simt):
 
 def test_no_keys_and_no_rows(simt):
     q, k, v = cases.heads(2, 5, 32)
-    out, lse, traffic = device_attention.bidirectional_attention(simt, q, k, v, lengths=np.array([0, 0]))
+    out, lse, *_, traffic = device_attention.bidirectional_attention(simt, q, k, v, lengths=np.array([0, 0]))
     assert not widen(out).any()
     assert np.isneginf(lse).all()
     assert traffic["q"].bytes_read == traffic["k"].bytes_read == 0

@@ -31,9 +31,9 @@ def check(simt, q, k, v, *, with_lse=False, **masking):
     dtype = "float16" if q.dtype == np.float16 else "bfloat16"
     grad_out = cases.TYPES[dtype](random.standard_normal(q.shape))
     grad_lse = random.standard_normal(q.shape[:3]).astype(np.float32) if with_lse else None
-    out, lse, _ = device_attention.bidirectional_attention(simt, q, k, v, **masking)
+    forward = device_attention.bidirectional_attention(simt, q, k, v, **masking)
     grads, traffic = device_attention.bidirectional_attention_backward(
-        simt, grad_out, grad_lse, q, k, v, out, lse, **masking
+        simt, grad_out, grad_lse, q, k, v, forward, **masking
     )
     assert simt.bank_conflicts == 0
     exact = reference.bidirectional_attention_backward(
@@ -97,9 +97,9 @@ def test_padding_is_never_read(simt):
 
     masking = {"starts": np.array([67]), "lengths": np.array([70])}
     grad_out = cases.heads(1, 70, 64, q_heads=2, seed=9)[0]
-    out, lse, _ = device_attention.bidirectional_attention(simt, padded(q), padded(k), padded(v), **masking)
+    forward = device_attention.bidirectional_attention(simt, padded(q), padded(k), padded(v), **masking)
     grads, _ = device_attention.bidirectional_attention_backward(
-        simt, padded(grad_out), None, padded(q), padded(k), padded(v), out, lse, **masking
+        simt, padded(grad_out), None, padded(q), padded(k), padded(v), forward, **masking
     )
     exact = reference.bidirectional_attention_backward(widen(grad_out), None, widen(q), widen(k), widen(v))
     for got, want in zip(grads, exact, strict=True):

@@ -34,7 +34,7 @@ def check(simt, hidden, weight, targets, dtype="float32", block_ids=None, tolera
     expected = reference.linear_cross_entropy(
         widen(hidden), widen(weight), targets, grad_losses=np.nan_to_num(upstream), **options
     )
-    (losses, logsumexp, correct, marked), moved = device_ops.linear_cross_entropy(
+    (losses, normaliser, correct, marked), moved = device_ops.linear_cross_entropy(
         simt, hidden, weight, targets, block_ids=block_ids, **options
     )
     np.testing.assert_allclose(losses, expected[0], rtol=tolerance, atol=tolerance)
@@ -46,14 +46,14 @@ def check(simt, hidden, weight, targets, dtype="float32", block_ids=None, tolera
         weight,
         targets,
         block_ids=block_ids,
-        logsumexp=logsumexp,
+        normaliser=normaliser,
         grad_losses=upstream,
         **options,
     )
     for mine, truth in zip(gradients, expected[1:], strict=True):
         scale = max(np.abs(truth).max(initial=0.0), 1e-30)
         np.testing.assert_allclose(widen(mine) / scale, truth / scale, rtol=0, atol=TOLERANCE[dtype])
-    return (losses, logsumexp, correct), gradients, (moved, moved_back)
+    return (losses, normaliser, correct), gradients, (moved, moved_back)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -161,13 +161,13 @@ def test_rows_without_a_loss(simt, dtype):
     hidden[1, 2], hidden[2, 0] = TYPES[dtype](np.float32([np.nan, np.inf]))
     hidden[6] = TYPES[dtype](np.float32([np.nan]))[0]
     targets[3], targets[4], targets[6] = 9, -7, -100
-    (losses, logsumexp, _, counted), _ = device_ops.linear_cross_entropy(simt, hidden, weight, targets)
+    (losses, normaliser, _, counted), _ = device_ops.linear_cross_entropy(simt, hidden, weight, targets)
     bad = np.isin(np.arange(8), [1, 2, 3, 4])
     np.testing.assert_array_equal(np.isnan(losses), bad)
     assert not losses[6]
     assert not counted[6]
     upstream = np.ones(8, np.float32)
-    back = {"logsumexp": logsumexp, "grad_losses": upstream}
+    back = {"normaliser": normaliser, "grad_losses": upstream}
     (grad_hidden, _, _), _ = device_ops.linear_cross_entropy(simt, hidden, weight, targets, **back)
     np.testing.assert_array_equal(np.isnan(widen(grad_hidden)).any(1), bad)
     check(simt, hidden, weight, targets, dtype, row_index=np.array([0, 5, 6, 7]))  # row 6 is NaN, and ignored
@@ -217,11 +217,11 @@ def test_nothing_counts(simt):
         (hidden, targets, np.zeros(0, np.int64)),
         (hidden, targets, np.array([-1, 3])),
     ):
-        (losses, logsumexp, correct, counted), _ = device_ops.linear_cross_entropy(simt, h, weight, t, row_index=rows)
+        (losses, normaliser, correct, counted), _ = device_ops.linear_cross_entropy(simt, h, weight, t, row_index=rows)
         assert not any(output.any() for output in (losses, correct, counted))
         if len(h) == 0 or (rows is not None and len(rows) == 0):  # the backward has nothing to launch
             continue
-        back = {"logsumexp": logsumexp, "grad_losses": np.ones(len(h), np.float32), "row_index": rows}
+        back = {"normaliser": normaliser, "grad_losses": np.ones(len(h), np.float32), "row_index": rows}
         gradients, _ = device_ops.linear_cross_entropy(simt, h, weight, t, **back)
         assert not any(gradient.any() for gradient in gradients)
 

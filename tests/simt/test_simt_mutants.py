@@ -62,8 +62,8 @@ def run_attention(simt: Simt) -> None:
 
 def run_attention_backward(simt: Simt) -> None:
     q, k, v = attention_cases.heads(1, 150, 64, q_heads=1)
-    out, lse, _ = device_attention.bidirectional_attention(simt, q, k, v)
-    device_attention.bidirectional_attention_backward(simt, q, None, q, k, v, out, lse)
+    forward = device_attention.bidirectional_attention(simt, q, k, v)
+    device_attention.bidirectional_attention_backward(simt, q, None, q, k, v, forward)
 
 
 def run_score(simt: Simt) -> None:
