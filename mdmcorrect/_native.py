@@ -68,8 +68,10 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         A dict with ``version``, ``compiler``, ``torch_target`` (oldest torch it serves), ``isas_built``,
-        ``isas_supported`` (of those, what this machine runs), ``isa`` (the one in use), ``ops``, ``cuda_version`` (""
-        for a CPU-only build), ``cuda_archs`` and ``cuda_ops`` (ops that have a CUDA kernel in it).
+        ``isas_supported`` (of those, what this machine runs), ``isa_choices`` (for each op: ``isa``, whether a
+        measurement decided, ``why``), ``isa`` (that of the ops without products of matrices), ``processor`` (vendor,
+        family, model), ``ops``, ``cuda_version`` ("" for a CPU-only build), ``cuda_archs`` and ``cuda_ops`` (ops that
+        have a CUDA kernel in it).
     """
     load()
     import torch

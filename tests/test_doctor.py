@@ -15,6 +15,11 @@ from mdmcorrect.cli import doctor
 BUILD = {
     "compiler": "gcc 12", "torch_target": "2.10", "isas_built": ["avx512", "avx2", "generic"],
     "isas_supported": ["avx2", "generic"], "isa": "avx2", "ops": ["select_positions", "remask_step"],
+    "processor": {"vendor": "GenuineIntel", "family": 6, "model": 143},
+    "isa_choices": {
+        "select_positions": {"isa": "avx2", "measured": False, "why": "the widest this machine runs"},
+        "remask_step": {"isa": "generic", "measured": True, "why": "a processor: a table"},
+    },
     "cuda_version": "13.0.88", "cuda_archs": ["80", "90"], "cuda_ops": ["select_positions"],
 }  # fmt: skip
 
@@ -41,7 +46,19 @@ def test_this_machine(capsys):
     text = capsys.readouterr().out
     info = _native.build_info()
     assert f"{info['isa']} in use" in text
-    assert all(re.search(rf"{op} .*CPU: {info['isa']}", text) for op in info["ops"])
+    assert all(re.search(rf"{op} .*CPU: {info['isa_choices'][op]['isa']}", text) for op in info["ops"])
+
+
+def test_what_was_chosen_and_why(machine, monkeypatch):
+    facts = machine().facts
+    assert facts["processor"] == "GenuineIntel family 6 model 0x8f"
+    assert facts["instruction sets"] == (
+        "avx2 in use for select_positions (not measured: the widest this machine runs); generic in use for remask_step "
+        "(measured: a processor: a table); here: avx2, generic; built, but not for this processor: avx512"
+    )
+    forced = {op: {"isa": "generic", "measured": False, "why": "MDMCORRECT_ISA"} for op in BUILD["ops"]}
+    text = machine({**BUILD, "isa_choices": forced}).facts["instruction sets"]
+    assert text.startswith("generic in use for every operator (MDMCORRECT_ISA); here")
 
 
 def test_json(capsys):

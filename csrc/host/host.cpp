@@ -7,11 +7,14 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/select_key.h"
 #include "core/tensor_view.h"
+#include "cpu/isa_choice.h"
 #include "cpu/kernels.h"
+#include "cpu/measured_processors.h"
 #include "cuda/driver.h"
 
 namespace {
@@ -46,6 +49,13 @@ std::vector<bool> select_row(const std::string& isa, const std::vector<float>& s
   params.selected = selected.data();
   kernels->select_positions(params, 0, 1, scratch.data());
   return {selected.begin(), selected.end()};
+}
+
+// What an operator would run on a processor that can run these instruction sets, the widest first.
+std::tuple<std::string, bool, std::string> choose_isa_for(const std::string& op, const std::string& vendor, int family,
+                                                          int model, const std::string& isas) {
+  const IsaChoice choice = choose_isa({vendor, family, model}, isas, group_of(op));
+  return {choice.isa, choice.measured, choice.why};
 }
 
 struct WorstError {
@@ -112,6 +122,12 @@ PYBIND11_MODULE(_host, m) {
   m.doc() = "Hooks for tests of the C++ side of mdmcorrect.";
   m.def("isas_built", [] { return words(isas_built()); });
   m.def("isas_supported", [] { return words(isas_supported()); });
+  m.def("choose_isa", &choose_isa_for);
+  m.def("measured_processors", [] {
+    std::vector<std::string> names;
+    for (const ProcessorEntry& entry : kProcessors) names.push_back(entry.name);
+    return names;
+  });
   m.def("score_key", [](float score, bool largest) { return portable::score_key(score, largest); });
   m.def("float16_to_float", [](uint16_t bits) { return portable::float16_to_float(bits); });
   m.def("bfloat16_to_float", [](uint16_t bits) { return portable::bfloat16_to_float(bits); });

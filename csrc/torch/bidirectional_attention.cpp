@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention(const Tensor& q, cons
   int64_t cost = 0;
   const std::vector<AttentionTile> tiles = tiles_of_all(params, &cost);
   params.tiles = tiles.data();
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::attention);
   // Sixteen queries meet a key in 2 * width products, a nanosecond for 8 to 16 of the width.
   parallel_items(static_cast<int64_t>(tiles.size()), cost * params.width / 8, 192 * params.width + 4112,
                  [&](int64_t begin, int64_t end, uint64_t* scratch) {

@@ -86,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention_backward(
   }
   forward.tiles = tiles.data();
   params.heads = heads.data();
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::attention);
   const int64_t words = forward.keys * forward.width + 256 * forward.width + 7184;
   parallel_items(static_cast<int64_t>(heads.size()), 3 * cost * forward.width / 8, words,
                  [&](int64_t begin, int64_t end, uint64_t* scratch) {

@@ -33,11 +33,28 @@ constexpr const char* kCompiler = "gcc " __VERSION__;
 constexpr const char* kCompiler = "unknown";
 #endif
 
+// For each op: the instruction set of its CPU kernels, whether a measurement decided, and why.
+std::string choices() {
+  std::istringstream in(MDM_OPS);
+  std::string op, out;
+  while (in >> op) {
+    const IsaChoice& choice = isa_choice(group_of(op));
+    out += (out.empty() ? "" : ", ") + json_string(op) + ": {\"isa\": " + json_string(choice.isa) +
+           ", \"measured\": " + (choice.measured ? "true" : "false") + ", \"why\": " + json_string(choice.why) + "}";
+  }
+  return '{' + out + '}';
+}
+
 std::string build_info() {
+  const Processor processor = this_processor();
+  chosen_kernels(KernelGroup::rows);  // throws where MDMCORRECT_ISA names nothing that runs here
   std::ostringstream out;
   out << "{\"version\": " << json_string(MDM_VERSION) << ", \"compiler\": " << json_string(kCompiler)
       << ", \"torch_target\": " << json_string("2.10") << ", \"isas_built\": " << list(isas_built())
-      << ", \"isas_supported\": " << list(isas_supported()) << ", \"isa\": " << json_string(chosen_kernels().isa)
+      << ", \"isas_supported\": " << list(isas_supported())
+      << ", \"isa\": " << json_string(isa_choice(KernelGroup::rows).isa) << ", \"isa_choices\": " << choices()
+      << ", \"processor\": {\"vendor\": " << json_string(processor.vendor) << ", \"family\": " << processor.family
+      << ", \"model\": " << processor.model << "}"
       << ", \"ops\": " << list(MDM_OPS) << ", \"cuda_version\": " << json_string(MDM_CUDA_VERSION)
       << ", \"cuda_archs\": " << list(MDM_CUDA_ARCHS) << ", \"cuda_ops\": " << list(MDM_CUDA_OPS) << "}";
   return out.str();

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "core/tensor_view.h"
-#include "cpu/kernels.h"
+#include "cpu/isa_choice.h"
 
 namespace mdmcorrect {
 
@@ -148,9 +148,9 @@ inline std::vector<int64_t> sorted_ids(const char* op, const char* name, const s
   return ids;
 }
 
-// The kernels of this process, or the sentence about MDMCORRECT_ISA.
-inline const CpuKernels& chosen_kernels() {
-  const CpuKernels* kernels = cpu_kernels();
+// The kernels of this process for a group of them, or the sentence about MDMCORRECT_ISA.
+inline const CpuKernels& chosen_kernels(KernelGroup group) {
+  const CpuKernels* kernels = cpu_kernels_of(group);
   if (kernels == nullptr) throw std::runtime_error(isa_error());
   return *kernels;
 }

@@ -44,7 +44,7 @@ Tensor count_positions(const Tensor& scores, int64_t rule, const Tensor& bound, 
   }
   const bool sorts = params.rule != CountRule::threshold && params.rule != CountRule::strict_threshold;
   parallel_rows(batch, (sorts ? kSortCost : 1) * length, 6 * length + 64,
-                [&, kernels = &chosen_kernels()](int64_t begin, int64_t end, uint64_t* scratch) {
+                [&, kernels = &chosen_kernels(KernelGroup::rows)](int64_t begin, int64_t end, uint64_t* scratch) {
                   kernels->count_positions(params, begin, end, scratch);
                 });
   return counts;

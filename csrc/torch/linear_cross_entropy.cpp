@@ -138,7 +138,7 @@ std::vector<int64_t> counted_rows(const Tensor& targets, const OptionalTensor& r
 Call::Call(const Tensor& hidden, const Tensor& weight, const Tensor& targets, const OptionalTensor& bias,
            const OptionalTensor& suppress, const OptionalTensor& row_index, int64_t ignore_index,
            double label_smoothing, double softcap)
-    : kernels(chosen_kernels()), targets_(torch::stable::contiguous(targets)) {
+    : kernels(chosen_kernels(KernelGroup::loss)), targets_(torch::stable::contiguous(targets)) {
   params.type = element_type(hidden.scalar_type());
   const bool wide = params.type == FloatType::float64;
   value_type = wide ? ScalarType::Double : ScalarType::Float;

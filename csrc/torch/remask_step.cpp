@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor, Tensor> remask_step(const Tensor& tokens, const Tenso
     cuda::remask_step(params, workspace.mutable_data_ptr(), launcher);
     return {out, committed, remasked};
   }
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
   parallel_rows(batch, 4 * length, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.remask_step(params, begin, end, scratch);
   });

@@ -64,7 +64,7 @@ class Product {
     const bool pairs = hidden.scalar_type() == ScalarType::BFloat16 && weight.scalar_type() == ScalarType::BFloat16 &&
                        hidden.size(2) > 0 && hidden.size(2) % 2 == 0 && weight.stride(0) % 2 == 0 &&
                        weight.stride(1) == 1;
-    if (pairs && chosen_kernels().bfloat16_pairs) {
+    if (pairs && chosen_kernels(KernelGroup::hidden).bfloat16_pairs) {
       pack(hidden, rows);
     } else {
       hidden_ = rows_of(hidden, rows, count);
@@ -117,7 +117,7 @@ class Product {
     const int64_t words = 1152 + 3 * params.size;
     parallel_items(units, units * params.rows * params.size / 8, words,
                    [&](int64_t first, int64_t last, uint64_t* scratch) {
-                     chosen_kernels().hidden_product(params, first, last, scratch);
+                     chosen_kernels(KernelGroup::hidden).hidden_product(params, first, last, scratch);
                    });
   }
 
@@ -132,7 +132,7 @@ class Product {
 void score_in_blocks(const Product& product, ScoreTokensParams scores, const int64_t* rows, const Tensor& block) {
   const int64_t count = product.rows(), width = block.size(1), vocab = scores.vocab;
   const int64_t size = element_size(block);
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::hidden);
   std::vector<uint64_t> states(static_cast<size_t>(count * kernels.score_hidden_state_words()));
   const std::unique_ptr<uint8_t[]> winners(new uint8_t[static_cast<size_t>(count * kVocabularyChunk * size)]);
   scores.row_index = rows;
@@ -158,7 +158,7 @@ void score_whole(const Product& product, const ScoreCall& call, const int64_t* r
   params.row_index = rows;
   params.logits = block.const_data_ptr();
   params.row_stride = vocab;
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::hidden);
   parallel_rows(count, vocab, call.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.score_tokens(params, begin, end, scratch);
   });

@@ -82,7 +82,7 @@ void score_on_cpu(ScoreQualityParams params, const Head& head, const std::option
   params.rows = static_cast<int64_t>(rows.size());
   params.row_index = rows.data();
   if (params.rows == 0) return;
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
   parallel_rows(
       params.rows, params.size / 4, 2 * (params.size + kLanesOfKernels),
       [&](int64_t begin, int64_t end, uint64_t* scratch) { kernels.score_quality(params, begin, end, scratch); });

@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
     row_count = static_cast<int64_t>(list.size());
   }
   if (row_count == 0) return {scores.ids, scores.stats};
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
   parallel_rows(row_count, vocab, scores.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.score_tokens(params, begin, end, scratch);
   });

@@ -42,7 +42,7 @@ Tensor select_positions(const Tensor& scores, const Tensor& k, const std::option
     cuda::select_positions(params, workspace.mutable_data_ptr(), launcher);
     return selected;
   }
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
   const int64_t row_cost = temperature > 0.0 ? kGumbelCost * length : length;
   parallel_rows(batch, row_cost, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.select_positions(params, begin, end, scratch);

@@ -39,7 +39,7 @@ Tensor uniform(const Tensor& seed, const Tensor& positions, const Tensor& step, 
     cuda::uniform(params, nullptr, launcher);
     return values;
   }
-  const CpuKernels& kernels = chosen_kernels();
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
   parallel_rows(batch, kCost * length, length,
                 [&](int64_t begin, int64_t end, uint64_t* scratch) { kernels.uniform(params, begin, end, scratch); });
   return values;

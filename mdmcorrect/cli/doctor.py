@@ -70,12 +70,14 @@ def diagnose() -> Diagnosis:
         found.usable = False
         return found
     found.facts["library"] = f"{info['compiler']}, LibTorch stable ABI {info['torch_target']} ({_native.LIBRARY})"
+    processor = info["processor"]
+    found.facts["processor"] = f"{processor['vendor']} family {processor['family']} model {processor['model']:#x}"
     found.facts["instruction sets"] = _instruction_sets(info)
     _cuda(info, torch, found)
     on_device = "a CUDA kernel" if torch.cuda.is_available() else "a CUDA kernel, no device to run it"
     for op in info["ops"]:
         cuda = on_device if op in info["cuda_ops"] else "compiled at first use" if jit.available(op) else "none"
-        found.kernels[op] = {"cpu": info["isa"], "cuda": cuda}
+        found.kernels[op] = {"cpu": info["isa_choices"][op]["isa"], "cuda": cuda}
     return found
 
 
@@ -88,11 +90,22 @@ def _compiler(advice: list[str]) -> str:
 
 
 def _instruction_sets(info: dict[str, Any]) -> str:
-    forced = os.environ.get("MDMCORRECT_ISA")
-    why = f"MDMCORRECT_ISA={forced}" if forced else "the best this machine runs"
+    """What each operator uses and why, operators of one choice together."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for op, choice in info["isa_choices"].items():
+        why = choice["why"] if choice["why"] == "MDMCORRECT_ISA" else _evidence(choice)
+        together.setdefault((choice["isa"], why), []).append(op)
+    used = [
+        f"{isa} in use for {'every operator' if len(together) == 1 else ', '.join(ops)} ({why})"
+        for (isa, why), ops in together.items()
+    ]
     missing = [isa for isa in info["isas_built"] if isa not in info["isas_supported"]]
-    beyond = f"; built, but not for this processor: {', '.join(missing)}" if missing else ""
-    return f"{info['isa']} in use ({why}); here: {', '.join(info['isas_supported'])}{beyond}"
+    beyond = [f"built, but not for this processor: {', '.join(missing)}"] if missing else []
+    return "; ".join([*used, f"here: {', '.join(info['isas_supported'])}", *beyond])
+
+
+def _evidence(choice: dict[str, Any]) -> str:
+    return f"{'measured' if choice['measured'] else 'not measured'}: {choice['why']}"
 
 
 def _cuda(info: dict[str, Any], torch: Any, found: Diagnosis) -> None:
