@@ -47,8 +47,9 @@ def test_attention_and_its_gradients(simt, size):
 def test_equal_scores_of_any_size(simt, size, sign):
     """The same key many times over: the average of the values, the gradient of an average."""
     q, k, v = cases.heads(1, 70, 32)
-    k = scaled(np.broadcast_to(k[:, :, :1], k.shape), size)
-    q = scaled(np.broadcast_to(widen(k)[:, :, :1] / np.abs(widen(k)[:, :, :1]).max(), q.shape), sign * size)
+    key = widen(k)[:, :, :1] / np.abs(widen(k)[:, :, :1]).max()
+    k = cases.TYPES["bfloat16"](np.broadcast_to(size * key, k.shape))
+    q = cases.TYPES["bfloat16"](np.broadcast_to(sign * size * key, q.shape))
     forward = device_attention.bidirectional_attention(simt, q, k, v)
     mean = np.broadcast_to(widen(v).mean(2, keepdims=True), q.shape)
     assert np.abs(widen(forward.out) - mean).max() <= 0.01
