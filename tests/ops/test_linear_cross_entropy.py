@@ -388,7 +388,7 @@ def test_opcheck():
         needs = (True, True, bias is not None)
         torch.library.opcheck(
             NATIVE_BACKWARD,
-            (torch.ones(8), hidden, weight, targets, bias, suppress, rows, -100, torch.ones(8), *needs, *options),
+            (torch.ones(8), hidden, weight, targets, bias, suppress, rows, -100, torch.ones(2, 8), *needs, *options),
         )
 
 
