@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 import mdmcorrect.compat
 
 from ._signatures import refusals
+
+logger = logging.getLogger(__name__)
 
 
 class Patch:
@@ -71,20 +74,28 @@ def patch(repository: str, module: ModuleType | str | None = None) -> Patch:
     swaps: dict[tuple[int, str], tuple[Any, str, Any, Any, str]] = {}  # by owner and attribute: modules share functions
     reasons: list[str] = []
     for original in originals:
-        for path, ours in drop_in.REPLACES.items():
-            found = _swaps(original, path, ours)
-            for _, _, theirs, _, name in found[:1]:
-                reasons += [name + end for end in refusals(theirs, ours, getattr(drop_in, "TAKES", {}).get(path, ()))]
-            for swap in found:
-                swaps.setdefault((id(swap[0]), swap[1]), swap)
-    if reasons:
+        found = [(path, _swaps(original, path, ours)) for path, ours in drop_in.REPLACES.items()]
+        unfit = list(_unfit(drop_in, [(path, each[0]) for path, each in found if each]))
+        reasons += unfit
+        for swap in (swap for _, each in found if not unfit for swap in each):
+            swaps.setdefault((id(swap[0]), swap[1]), swap)
+    if reasons and not swaps:
         raise ValueError(
             f"module: {reasons[0]}; it is another version or another repository's, nothing was replaced ({repository})"
         )
+    if reasons:  # of several modules that have the names of the original's, this one is another's
+        logger.warning("%s: left a module as it is: %s", repository, reasons[0])
     if not swaps:
         names = " and ".join(original.__name__ for original in originals)
         raise ValueError(f"module: {names} has none of {sorted(drop_in.REPLACES)}; is it {repository}?")
     return Patch(repository, list(swaps.values()))
+
+
+def _unfit(drop_in: Any, found: list[tuple[str, tuple[Any, str, Any, Any, str]]]) -> Iterator[str]:
+    """Why ours cannot replace what was found of an original."""
+    for path, (_, _, theirs, ours, name) in found:
+        for end in refusals(theirs, ours, getattr(drop_in, "TAKES", {}).get(path, ())):
+            yield name + end
 
 
 def _swaps(original: ModuleType, path: str, ours: Any) -> list[tuple[Any, str, Any, Any, str]]:

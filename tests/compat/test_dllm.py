@@ -76,7 +76,9 @@ def test_without_quirks_no_mask_is_left_before_an_end(name, settings, boost):
 
 def test_quirks_are_those_of_the_sampler():
     sampler = dllm.LLaDA21Sampler(HashLM(SPEC), TOKENIZER)
-    with pytest.raises(ValueError, match=r"quirks: expected some of \[\] or 'upstream', got \['unfilled_masks'\]"):
+    with pytest.raises(
+        ValueError, match=r"quirks: expected some of \['rounded_nucleus'\] or 'upstream', got \['unfilled_masks'\]"
+    ):
         sampler.sample([[1, 2]], quirks="unfilled_masks")
     sampler.sample([[1, 2]], max_new_tokens=2, block_size=2, quirks="upstream")
 

@@ -230,3 +230,16 @@ def test_what_takes_more_than_ours_is_left_as_it_is(repository, source, reason):
     with pytest.raises(ValueError, match=reason + ".*nothing was replaced"):
         compat.patch(repository, module)
     assert dict(vars(module)) == before
+
+
+def test_another_repositorys_module_of_the_same_name_is_left_and_said(monkeypatch, caplog):
+    ours, others = (
+        module_of("def generate(model, prompt, steps=128): ...", "v1.llada.generate"),
+        module_of(LLADA, "generate"),
+    )
+    for name, module in {"v1": ModuleType("v1"), "v1.llada": ModuleType("v1.llada"), ours.__name__: ours}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "generate", others)
+    with compat.patch("fast_dllm") as done:
+        assert done.replaced == ("v1.llada.generate.generate",)
+    assert "fast_dllm: left a module as it is: generate.generate takes ['attention_mask']" in caplog.text
