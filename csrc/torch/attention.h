@@ -46,10 +46,9 @@ inline MutableHeads mutable_heads_of(const Tensor& tensor) {
 }
 
 // [B, H, S, D] in the memory order of [B, S, H, D], which is how projections write and read it.
-inline Tensor empty_heads(int64_t batch, int64_t heads, int64_t length, const Tensor& like) {
-  return torch::stable::transpose(
-      torch::stable::empty({batch, length, heads, like.size(3)}, like.scalar_type(), std::nullopt, like.device()), 1,
-      2);
+inline Tensor empty_heads(const char* op, int64_t batch, int64_t heads, int64_t length, const Tensor& like) {
+  return torch::stable::transpose(allocate(op, {batch, length, heads, like.size(3)}, like.scalar_type(), like.device()),
+                                  1, 2);
 }
 
 // Everything but out, lse and tiles.

@@ -38,17 +38,15 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention(const Tensor& q, cons
                                                            const std::optional<Tensor>& shadow_of, double scale) {
   BidirectionalAttentionParams params =
       attention_params(kOp, q, k, v, starts, lengths, q_positions, mask, hide_self, block_size, shadow_of, scale);
-  Tensor out = empty_heads(params.batch, params.heads, params.queries, q);
-  Tensor lse =
-      torch::stable::empty({params.batch, params.heads, params.queries}, lse_type(q), std::nullopt, q.device());
+  Tensor out = empty_heads(kOp, params.batch, params.heads, params.queries, q);
+  Tensor lse = allocate(kOp, {params.batch, params.heads, params.queries}, lse_type(q), q.device());
   params.out = mutable_heads_of(out);
   params.lse = static_cast<float*>(lse.mutable_data_ptr());
-  Tensor normaliser =
-      torch::stable::empty({2, params.batch, params.heads, params.queries}, lse_type(q), std::nullopt, q.device());
+  Tensor normaliser = allocate(kOp, {2, params.batch, params.heads, params.queries}, lse_type(q), q.device());
   std::tie(params.maximum, params.log_sum) = normaliser_parts<float*>(normaliser.mutable_data_ptr(), params);
   if (q.is_cuda()) {
     check_cuda_attention(kOp, params);
-    const Tensor aligned[] = {aligned_heads(q), aligned_heads(k), aligned_heads(v)};
+    const Tensor aligned[] = {aligned_heads(kOp, q), aligned_heads(kOp, k), aligned_heads(kOp, v)};
     params.q = heads_of(aligned[0]);
     params.k = heads_of(aligned[1]);
     params.v = heads_of(aligned[2]);
@@ -61,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention(const Tensor& q, cons
   params.tiles = tiles.data();
   const CpuKernels& kernels = chosen_kernels(KernelGroup::attention);
   // Sixteen queries meet a key in 2 * width products, a nanosecond for 8 to 16 of the width.
-  parallel_items(static_cast<int64_t>(tiles.size()), cost * params.width / 8, 192 * params.width + 4112,
+  parallel_items(kOp, static_cast<int64_t>(tiles.size()), cost * params.width / 8, 192 * params.width + 4112,
                  [&](int64_t begin, int64_t end, uint64_t* scratch) {
                    kernels.bidirectional_attention(params, begin, end, scratch);
                  });

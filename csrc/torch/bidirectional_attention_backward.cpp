@@ -45,9 +45,9 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention_backward(
         shape_of(normaliser));
   check_values("normaliser", normaliser, q);
   if (grad_lse) check_rows("grad_lse", *grad_lse, forward, q);
-  Tensor grad_q = empty_heads(forward.batch, forward.heads, forward.queries, q);
-  Tensor grad_k = empty_heads(forward.batch, forward.kv_heads, forward.keys, q);
-  Tensor grad_v = empty_heads(forward.batch, forward.kv_heads, forward.keys, q);
+  Tensor grad_q = empty_heads(kOp, forward.batch, forward.heads, forward.queries, q);
+  Tensor grad_k = empty_heads(kOp, forward.batch, forward.kv_heads, forward.keys, q);
+  Tensor grad_v = empty_heads(kOp, forward.batch, forward.kv_heads, forward.keys, q);
   params.out = heads_of(out);
   params.grad_out = heads_of(grad_out);
   std::tie(params.maximum, params.log_sum) = normaliser_parts<const float*>(normaliser.const_data_ptr(), forward);
@@ -62,15 +62,15 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention_backward(
           " for a gradient on CUDA, got ", forward.width);
     check(forward.batch * forward.kv_heads * forward.keys <= std::numeric_limits<int32_t>::max(), kOp,
           "k: expected fewer than 2^31 rows on CUDA");
-    const Tensor aligned[] = {aligned_heads(q), aligned_heads(k), aligned_heads(v), aligned_heads(out),
-                              aligned_heads(grad_out)};
+    const Tensor aligned[] = {aligned_heads(kOp, q), aligned_heads(kOp, k), aligned_heads(kOp, v),
+                              aligned_heads(kOp, out), aligned_heads(kOp, grad_out)};
     forward.q = heads_of(aligned[0]);
     forward.k = heads_of(aligned[1]);
     forward.v = heads_of(aligned[2]);
     params.out = heads_of(aligned[3]);
     params.grad_out = heads_of(aligned[4]);
     CudaLauncher launcher(kOp, q);
-    const Tensor workspace = byte_tensor(cuda::bidirectional_attention_backward_workspace(params), q);
+    const Tensor workspace = byte_tensor(kOp, cuda::bidirectional_attention_backward_workspace(params), q);
     cuda::bidirectional_attention_backward(params, workspace.mutable_data_ptr(), launcher);
     return {grad_q, grad_k, grad_v};
   }
@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> bidirectional_attention_backward(
   params.heads = heads.data();
   const CpuKernels& kernels = chosen_kernels(KernelGroup::attention);
   const int64_t words = forward.keys * forward.width + 256 * forward.width + 7184;
-  parallel_items(static_cast<int64_t>(heads.size()), 3 * cost * forward.width / 8, words,
+  parallel_items(kOp, static_cast<int64_t>(heads.size()), 3 * cost * forward.width / 8, words,
                  [&](int64_t begin, int64_t end, uint64_t* scratch) {
                    kernels.bidirectional_attention_backward(params, begin, end, scratch);
                  });

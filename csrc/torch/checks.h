@@ -16,6 +16,7 @@
 
 #include "core/tensor_view.h"
 #include "cpu/isa_choice.h"
+#include "torch/memory.h"
 
 namespace mdmcorrect {
 
@@ -119,11 +120,6 @@ inline RowInts row_seeds(const char* op, const Tensor& tensor, int64_t batch, co
 inline const int64_t* call_number(const char* op, const Tensor& tensor, const Tensor& like) {
   check(tensor.dim() == 0, op, "call: expected shape [], got ", shape_of(tensor));
   return row_ints(op, "call", tensor, 1, like).data;
-}
-
-// A kernel's workspace on the device of `like`.
-inline Tensor byte_tensor(int64_t bytes, const Tensor& like) {
-  return torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, like.device());
 }
 
 // ids: int64 [n].

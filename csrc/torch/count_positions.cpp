@@ -22,7 +22,7 @@ Tensor count_positions(const Tensor& scores, int64_t rule, const Tensor& bound, 
   check(bound.dim() == 0 || (bound.dim() == 1 && bound.size(0) == batch), kOp, "bound: expected shape [] or [", batch,
         "], got ", shape_of(bound));
   check(bound.device() == scores.device(), kOp, "bound: expected it on the device of scores");
-  Tensor counts = torch::stable::empty({batch}, ScalarType::Long, std::nullopt, scores.device());
+  Tensor counts = allocate(kOp, {batch}, ScalarType::Long, scores.device());
 
   CountPositionsParams params{};
   params.batch = batch;
@@ -38,12 +38,12 @@ Tensor count_positions(const Tensor& scores, int64_t rule, const Tensor& bound, 
   if (scores.is_cuda()) {
     if (length == 0) torch::stable::zero_(counts);
     CudaLauncher launcher(kOp, scores);
-    const Tensor workspace = byte_tensor(cuda::count_positions_workspace(params), scores);
+    const Tensor workspace = byte_tensor(kOp, cuda::count_positions_workspace(params), scores);
     cuda::count_positions(params, workspace.mutable_data_ptr(), launcher);
     return counts;
   }
   const bool sorts = params.rule != CountRule::threshold && params.rule != CountRule::strict_threshold;
-  parallel_rows(batch, (sorts ? kSortCost : 1) * length, 6 * length + 64,
+  parallel_rows(kOp, batch, (sorts ? kSortCost : 1) * length, 6 * length + 64,
                 [&, kernels = &chosen_kernels(KernelGroup::rows)](int64_t begin, int64_t end, uint64_t* scratch) {
                   kernels->count_positions(params, begin, end, scratch);
                 });

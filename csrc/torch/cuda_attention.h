@@ -8,14 +8,14 @@
 namespace mdmcorrect {
 
 // The kernels move 16 bytes at a time. Slices of a projection are aligned as they are; others are copied.
-inline Tensor aligned_heads(const Tensor& tensor) {
+inline Tensor aligned_heads(const char* op, const Tensor& tensor) {
   constexpr uint64_t kBytes = 16;
   uint64_t places = reinterpret_cast<uint64_t>(tensor.const_data_ptr());
   for (int64_t dim = 0; dim < 3; ++dim) {
     if (tensor.size(dim) > 1) places |= static_cast<uint64_t>(tensor.stride(dim)) * tensor.element_size();
   }
   if (places % kBytes == 0) return tensor;
-  Tensor copy = empty_heads(tensor.size(0), tensor.size(1), tensor.size(2), tensor);
+  Tensor copy = empty_heads(op, tensor.size(0), tensor.size(1), tensor.size(2), tensor);
   return torch::stable::copy_(copy, tensor);
 }
 

@@ -63,7 +63,7 @@ class Call {
 
   // A piece of memory that lives as long as the call; `count` elements of `size` bytes.
   void* take(int64_t count, int64_t size) {
-    pieces_.push_back(torch::stable::empty({count * size + 64}, ScalarType::Byte));
+    pieces_.push_back(allocate(kOp, {count * size + 64}, ScalarType::Byte, targets_.device()));
     const auto address = reinterpret_cast<uintptr_t>(pieces_.back().mutable_data_ptr());
     advise_large_pages(pieces_.back().mutable_data_ptr(), count * size);
     return reinterpret_cast<void*>((address + 63) / 64 * 64);
@@ -179,10 +179,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
   Call call(hidden, weight, targets, bias, suppress, row_index, ignore_index, label_smoothing, softcap);
   LinearCrossEntropyParams& params = call.params;
   const int64_t all_rows = hidden.size(0);
-  Tensor losses = torch::stable::empty({all_rows}, call.value_type);
-  Tensor normaliser = torch::stable::empty({2, all_rows}, call.value_type);
-  Tensor correct = torch::stable::empty({all_rows}, ScalarType::Bool);
-  Tensor counted = torch::stable::empty({all_rows}, ScalarType::Bool);
+  Tensor losses = allocate(kOp, {all_rows}, call.value_type, hidden.device());
+  Tensor normaliser = allocate(kOp, {2, all_rows}, call.value_type, hidden.device());
+  Tensor correct = allocate(kOp, {all_rows}, ScalarType::Bool, hidden.device());
+  Tensor counted = allocate(kOp, {all_rows}, ScalarType::Bool, hidden.device());
   torch::stable::zero_(losses);
   torch::stable::zero_(normaliser);
   torch::stable::zero_(correct);
@@ -204,7 +204,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
 }
 
 Tensor gradient_of(const Tensor& input, bool needed) {
-  Tensor gradient = empty_gradient(input, needed);
+  Tensor gradient = empty_gradient(kOp, input, needed);
   advise_large_pages(gradient.mutable_data_ptr(), gradient.numel() * static_cast<int64_t>(gradient.element_size()));
   return gradient;
 }

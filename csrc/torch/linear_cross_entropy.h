@@ -61,11 +61,11 @@ inline void check_loss_gradient(const char* op, const Tensor& grad_losses, const
 }
 
 // Memory for the gradient of an input, [0] where nobody needs it.
-inline Tensor empty_gradient(const Tensor& input, bool needed) {
+inline Tensor empty_gradient(const char* op, const Tensor& input, bool needed) {
   std::vector<int64_t> shape;
   for (int64_t i = 0; needed && i < input.dim(); ++i) shape.push_back(input.size(i));
   if (!needed) shape.push_back(0);
-  return torch::stable::empty(shape, input.scalar_type(), std::nullopt, input.device());
+  return allocate(op, shape, input.scalar_type(), input.device());
 }
 
 }  // namespace mdmcorrect

@@ -28,7 +28,7 @@ FloatType cuda_element_type(ScalarType type) {
 }
 
 Tensor matrix(int64_t rows, int64_t columns, ScalarType type, const Tensor& like) {
-  return torch::stable::empty({rows, columns}, type, std::nullopt, like.device());
+  return allocate(kOp, {rows, columns}, type, like.device());
 }
 
 // Parameters of a call and the memory they point into.
@@ -90,7 +90,7 @@ class CudaCall final : public cuda::LossProducts {
 
   void run() {
     CudaLauncher launcher(kOp, weight_);
-    const Tensor workspace = byte_tensor(cuda::linear_cross_entropy_blocks_workspace(params), weight_);
+    const Tensor workspace = byte_tensor(kOp, cuda::linear_cross_entropy_blocks_workspace(params), weight_);
     cuda::linear_cross_entropy_blocks(params, workspace.mutable_data_ptr(), *this, launcher);
   }
 
@@ -126,11 +126,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hi
                                                                 const OptionalTensor& row_index, int64_t ignore_index,
                                                                 double label_smoothing, double softcap) {
   CudaCall call(hidden, weight, targets, bias, suppress, row_index, ignore_index, label_smoothing, softcap);
-  const auto empty = [&](ScalarType type) {
-    return torch::stable::empty({hidden.size(0)}, type, std::nullopt, hidden.device());
-  };
+  const auto empty = [&](ScalarType type) { return allocate(kOp, {hidden.size(0)}, type, hidden.device()); };
   const Tensor losses = empty(ScalarType::Float);
-  const Tensor normaliser = torch::stable::empty({2, hidden.size(0)}, ScalarType::Float, std::nullopt, hidden.device());
+  const Tensor normaliser = allocate(kOp, {2, hidden.size(0)}, ScalarType::Float, hidden.device());
   const Tensor correct = empty(ScalarType::Bool), counted = empty(ScalarType::Bool);
   call.params.losses = static_cast<float*>(losses.mutable_data_ptr());
   call.params.maximum = static_cast<float*>(normaliser.mutable_data_ptr());
@@ -150,8 +148,9 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   check_loss_gradient(kOp, grad_losses, normaliser, hidden, ScalarType::Float);
   check(!needs_bias || bias.has_value(), kOp, "backward: there is no bias to differentiate");
   const Tensor upstream = torch::stable::contiguous(grad_losses), known = torch::stable::contiguous(normaliser);
-  Tensor grad_hidden = empty_gradient(hidden, needs_hidden), grad_weight = empty_gradient(weight, needs_weight);
-  Tensor grad_bias = empty_gradient(bias ? *bias : hidden, needs_bias);
+  Tensor grad_hidden = empty_gradient(kOp, hidden, needs_hidden),
+         grad_weight = empty_gradient(kOp, weight, needs_weight);
+  Tensor grad_bias = empty_gradient(kOp, bias ? *bias : hidden, needs_bias);
   torch::stable::zero_(grad_hidden);
   if (call.params.rows == 0) {
     torch::stable::zero_(grad_weight);

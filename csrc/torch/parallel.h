@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "torch/memory.h"
+
 namespace mdmcorrect {
 
 // Work that repays waking a thread, in elements of about a nanosecond each.
@@ -22,13 +24,13 @@ constexpr int64_t kElementsPerTask = 16384;
 // to wake than a small call takes, and then finds its share done. The scratch is allocated here, in the caller's thread,
 // because a worker must not throw: its message would be lost across the ABI.
 template <class Kernel>
-void parallel_rows(int64_t rows, int64_t row_cost, int64_t words_per_task, const Kernel& kernel) {
+void parallel_rows(const char* op, int64_t rows, int64_t row_cost, int64_t words_per_task, const Kernel& kernel) {
   if (rows <= 0) return;
   constexpr int64_t kRangesPerTask = 8;
   const int64_t worthwhile = std::max<int64_t>(1, rows * std::max<int64_t>(1, row_cost) / kElementsPerTask);
   const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t tasks = std::min({rows, worthwhile, threads});
-  const std::unique_ptr<uint64_t[]> scratch(new uint64_t[static_cast<size_t>(tasks * words_per_task)]);
+  const std::unique_ptr<uint64_t[]> scratch = scratch_words(op, tasks * words_per_task);
   if (tasks == 1) return kernel(0, rows, scratch.get());
   const int64_t ranges = std::min(rows, kRangesPerTask * tasks);
   std::atomic<int64_t> next{0};
@@ -44,12 +46,12 @@ void parallel_rows(int64_t rows, int64_t row_cost, int64_t words_per_task, const
 // The same for items of uneven cost, cost in all: each thread takes the next item when it is done with its last, so the
 // most costly should come first.
 template <class Kernel>
-void parallel_items(int64_t items, int64_t cost, int64_t words_per_task, const Kernel& kernel) {
+void parallel_items(const char* op, int64_t items, int64_t cost, int64_t words_per_task, const Kernel& kernel) {
   if (items <= 0) return;
   const int64_t worthwhile = std::max<int64_t>(1, cost / kElementsPerTask);
   const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t tasks = std::min({items, worthwhile, threads});
-  const std::unique_ptr<uint64_t[]> scratch(new uint64_t[static_cast<size_t>(tasks * words_per_task)]);
+  const std::unique_ptr<uint64_t[]> scratch = scratch_words(op, tasks * words_per_task);
   if (tasks == 1) return kernel(0, items, scratch.get());
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
@@ -68,7 +70,6 @@ void parallel_items(int64_t items, int64_t cost, int64_t words_per_task, const K
 // also ends if one thread has to do it all.
 template <class Kernel>
 void parallel_groups(const std::vector<int64_t>& units, const Kernel& kernel) {
-  const int64_t groups = static_cast<int64_t>(units.size());
   std::vector<int64_t> ends;
   for (const int64_t count : units) ends.push_back((ends.empty() ? 0 : ends.back()) + count);
   const int64_t total = ends.empty() ? 0 : ends.back();

@@ -35,9 +35,9 @@ std::tuple<Tensor, Tensor, Tensor> remask_step(const Tensor& tokens, const Tenso
   }
   const int64_t batch = tokens.size(0), length = tokens.size(1);
   const auto device = tokens.device();
-  Tensor out = torch::stable::empty({batch, length}, ScalarType::Long, std::nullopt, device);
-  Tensor committed = torch::stable::empty({batch, length}, ScalarType::Bool, std::nullopt, device);
-  Tensor remasked = torch::stable::empty({batch, length}, ScalarType::Bool, std::nullopt, device);
+  Tensor out = allocate(kOp, {batch, length}, ScalarType::Long, device);
+  Tensor committed = allocate(kOp, {batch, length}, ScalarType::Bool, device);
+  Tensor remasked = allocate(kOp, {batch, length}, ScalarType::Bool, device);
 
   RemaskStepParams params{};
   params.batch = batch;
@@ -63,12 +63,12 @@ std::tuple<Tensor, Tensor, Tensor> remask_step(const Tensor& tokens, const Tenso
   if (batch == 0 || length == 0) return {out, committed, remasked};
   if (tokens.is_cuda()) {
     CudaLauncher launcher(kOp, tokens);
-    const Tensor workspace = byte_tensor(cuda::remask_step_workspace(params), tokens);
+    const Tensor workspace = byte_tensor(kOp, cuda::remask_step_workspace(params), tokens);
     cuda::remask_step(params, workspace.mutable_data_ptr(), launcher);
     return {out, committed, remasked};
   }
   const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
-  parallel_rows(batch, 4 * length, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
+  parallel_rows(kOp, batch, 4 * length, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.remask_step(params, begin, end, scratch);
   });
   return {out, committed, remasked};

@@ -30,7 +30,7 @@ constexpr int64_t kFilteredBytes = 16 << 20;
 int64_t element_size(const Tensor& tensor) { return tensor.scalar_type() == ScalarType::Float ? 4 : 2; }
 
 Tensor matrix(int64_t rows, int64_t cols, const Tensor& like) {
-  return torch::stable::empty({rows, cols}, like.scalar_type(), std::nullopt, like.device());
+  return allocate(kOp, {rows, cols}, like.scalar_type(), like.device());
 }
 
 // Rows of hidden [B, L, D] as [count, D]: a view where they lie side by side, else a copy.
@@ -45,7 +45,7 @@ Tensor rows_of(const Tensor& hidden, const int64_t* rows, int64_t count) {
   Tensor out = matrix(count, hidden.size(2), hidden);
   const char* source = static_cast<const char*>(hidden.const_data_ptr());
   char* target = static_cast<char*>(out.mutable_data_ptr());
-  parallel_rows(count, hidden.size(2), 0, [&](int64_t begin, int64_t end, uint64_t*) {
+  parallel_rows(kOp, count, hidden.size(2), 0, [&](int64_t begin, int64_t end, uint64_t*) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t offset = rows[i] / length * hidden.stride(0) + rows[i] % length * hidden.stride(1);
       std::memcpy(target + i * row_bytes, source + offset * size, static_cast<size_t>(row_bytes));
@@ -87,7 +87,7 @@ class Product {
     const int64_t steps = hidden.size(2) / 2, length = hidden.size(1);
     const int64_t panels = (rows_ + kHiddenPanel - 1) / kHiddenPanel;
     panels_.resize(static_cast<size_t>(panels * steps * kHiddenPanel));
-    parallel_rows(panels, steps * kHiddenPanel, 0, [&](int64_t begin, int64_t end, uint64_t*) {
+    parallel_rows(kOp, panels, steps * kHiddenPanel, 0, [&](int64_t begin, int64_t end, uint64_t*) {
       for (int64_t row = begin * kHiddenPanel; row < std::min(end * kHiddenPanel, rows_); ++row) {
         const int64_t offset = rows[row] / length * hidden.stride(0) + rows[row] % length * hidden.stride(1);
         const uint16_t* values = static_cast<const uint16_t*>(hidden.const_data_ptr()) + offset;
@@ -115,7 +115,7 @@ class Product {
     params.logits_stride = out.stride(0);
     const int64_t units = (end - begin + kHiddenProductIds - 1) / kHiddenProductIds;
     const int64_t words = 1152 + 3 * params.size;
-    parallel_items(units, units * params.rows * params.size / 8, words,
+    parallel_items(kOp, units, units * params.rows * params.size / 8, words,
                    [&](int64_t first, int64_t last, uint64_t* scratch) {
                      chosen_kernels(KernelGroup::hidden).hidden_product(params, first, last, scratch);
                    });
@@ -142,7 +142,7 @@ void score_in_blocks(const Product& product, ScoreTokensParams scores, const int
     const int64_t last = std::min(vocab, first + width);
     product.logits(first, last, columns_between(rows_between(block, 0, count), 0, last - first));
     const ScoreHiddenParams params{scores, first, last, states.data(), winners.get()};
-    parallel_rows(count, last - first, 0,
+    parallel_rows(kOp, count, last - first, 0,
                   [&](int64_t begin, int64_t end, uint64_t*) { kernels.score_hidden(params, begin, end); });
   }
 }
@@ -159,7 +159,7 @@ void score_whole(const Product& product, const ScoreCall& call, const int64_t* r
   params.logits = block.const_data_ptr();
   params.row_stride = vocab;
   const CpuKernels& kernels = chosen_kernels(KernelGroup::hidden);
-  parallel_rows(count, vocab, call.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
+  parallel_rows(kOp, count, vocab, call.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.score_tokens(params, begin, end, scratch);
   });
 }

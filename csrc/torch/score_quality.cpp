@@ -84,7 +84,7 @@ void score_on_cpu(ScoreQualityParams params, const Head& head, const std::option
   if (params.rows == 0) return;
   const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
   parallel_rows(
-      params.rows, params.size / 4, 2 * (params.size + kLanesOfKernels),
+      kOp, params.rows, params.size / 4, 2 * (params.size + kLanesOfKernels),
       [&](int64_t begin, int64_t end, uint64_t* scratch) { kernels.score_quality(params, begin, end, scratch); });
 }
 
@@ -116,7 +116,7 @@ Tensor score_quality(const Tensor& hidden, const Tensor& weight, const std::opti
   params.eps = eps;
   params.logit = logit;
 
-  Tensor quality = torch::stable::empty({batch, length}, ScalarType::Float, std::nullopt, hidden.device());
+  Tensor quality = allocate(kOp, {batch, length}, ScalarType::Float, hidden.device());
   params.quality = static_cast<float*>(quality.mutable_data_ptr());
   if (row_index) torch::stable::fill_(quality, std::numeric_limits<double>::quiet_NaN());
   (hidden.is_cuda() ? score_on_cuda : score_on_cpu)(params, {weight, norm_weight, norm_bias}, row_index, hidden);

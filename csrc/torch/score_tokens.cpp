@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
   if (logits.is_cuda()) {
     if (rows) params.rows = bool_grid(kOp, "rows", rows, batch, length, logits);
     CudaLauncher launcher(kOp, logits);
-    const Tensor workspace = byte_tensor(cuda::score_tokens_workspace(params), logits);
+    const Tensor workspace = byte_tensor(kOp, cuda::score_tokens_workspace(params), logits);
     cuda::score_tokens(params, workspace.mutable_data_ptr(), launcher);
     return {scores.ids, scores.stats};
   }
@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
   }
   if (row_count == 0) return {scores.ids, scores.stats};
   const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
-  parallel_rows(row_count, vocab, scores.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
+  parallel_rows(kOp, row_count, vocab, scores.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.score_tokens(params, begin, end, scratch);
   });
   return {scores.ids, scores.stats};

@@ -122,8 +122,8 @@ inline void prepare_scores(const char* op, const ScoreOptions& options, int64_t 
 
   int64_t id_count = 0, value_count = 0;
   for (int score = 0; score < kTokenScores; ++score) (score < kTokenIdScores ? id_count : value_count) += wanted(score);
-  call->ids = torch::stable::empty({id_count, batch, length}, ScalarType::Long, std::nullopt, like.device());
-  call->stats = torch::stable::empty({value_count, batch, length}, ScalarType::Float, std::nullopt, like.device());
+  call->ids = allocate(op, {id_count, batch, length}, ScalarType::Long, like.device());
+  call->stats = allocate(op, {value_count, batch, length}, ScalarType::Float, like.device());
   int64_t* next_ids = static_cast<int64_t*>(call->ids.mutable_data_ptr());
   float* next_values = static_cast<float*>(call->stats.mutable_data_ptr());
   for (int score = 0; score < kTokenScores; ++score) {

@@ -19,7 +19,7 @@ Tensor select_positions(const Tensor& scores, const Tensor& k, const std::option
   check(temperature >= 0.0 && temperature < std::numeric_limits<double>::infinity(), kOp,
         "temperature: expected a finite number >= 0, got ", temperature);
   const int64_t batch = scores.size(0), length = scores.size(1);
-  Tensor selected = torch::stable::empty({batch, length}, ScalarType::Bool, std::nullopt, scores.device());
+  Tensor selected = allocate(kOp, {batch, length}, ScalarType::Bool, scores.device());
 
   SelectPositionsParams params{};
   params.batch = batch;
@@ -38,13 +38,13 @@ Tensor select_positions(const Tensor& scores, const Tensor& k, const std::option
 
   if (scores.is_cuda()) {
     CudaLauncher launcher(kOp, scores);
-    const Tensor workspace = byte_tensor(cuda::select_positions_workspace(params), scores);
+    const Tensor workspace = byte_tensor(kOp, cuda::select_positions_workspace(params), scores);
     cuda::select_positions(params, workspace.mutable_data_ptr(), launcher);
     return selected;
   }
   const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
   const int64_t row_cost = temperature > 0.0 ? kGumbelCost * length : length;
-  parallel_rows(batch, row_cost, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
+  parallel_rows(kOp, batch, row_cost, 6 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
     kernels.select_positions(params, begin, end, scratch);
   });
   return selected;

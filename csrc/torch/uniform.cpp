@@ -20,7 +20,7 @@ Tensor uniform(const Tensor& seed, const Tensor& positions, const Tensor& step, 
   check(dtype == ScalarType::Float || dtype == ScalarType::Double, kOp, "dtype: expected float32 or float64");
   check(purpose >= 0 && purpose < 65536, kOp, "purpose: expected a number in [0, 65536), got ", purpose);
   const int64_t batch = seed.size(0), length = positions.size(positions.dim() - 1);
-  Tensor values = torch::stable::empty({batch, length}, dtype, std::nullopt, seed.device());
+  Tensor values = allocate(kOp, {batch, length}, dtype, seed.device());
 
   UniformParams params{};
   params.batch = batch;
@@ -40,7 +40,7 @@ Tensor uniform(const Tensor& seed, const Tensor& positions, const Tensor& step, 
     return values;
   }
   const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
-  parallel_rows(batch, kCost * length, length,
+  parallel_rows(kOp, batch, kCost * length, length,
                 [&](int64_t begin, int64_t end, uint64_t* scratch) { kernels.uniform(params, begin, end, scratch); });
   return values;
 }

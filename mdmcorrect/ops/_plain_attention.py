@@ -54,7 +54,9 @@ def visible_keys(
     row = torch.arange(queries, device=device) if q_positions is None else q_positions
     row = row.expand(batch, queries)[..., None]
     begin = per_sequence(starts, 0).clamp(0, keys)
-    end = torch.minimum(begin + per_sequence(lengths, keys).clamp(0, keys), torch.tensor(keys, device=device))
+    end = torch.minimum(
+        begin + per_sequence(lengths, keys).clamp(0, keys), torch.tensor(keys, dtype=torch.int64, device=device)
+    )
     seen = (row >= begin) & (row < end) & (key >= begin) & (key < end)
     if mask == "block_causal":
         seen &= (key - begin) // block_size <= (row - begin) // block_size
