@@ -27,7 +27,6 @@ _PARTS = (
     "samplers",
     "schedules",
 )
-_WITHOUT_TORCH = ("compat", "purpose", "reference")
 
 
 def __getattr__(name: str) -> object:
@@ -41,12 +40,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    if name not in _WITHOUT_TORCH:
-        from . import _native
-
-        problem = _native.torch_problem()
-        if problem is not None:
-            raise ImportError(problem)
     return importlib.import_module(f"{__name__}.{name}")
 
 

@@ -7,6 +7,8 @@ a dimension. Anything else is answered with one sentence that names the argument
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 import functools
 
 import torch

@@ -7,6 +7,8 @@ serve many runs, one after the other or at once. A run that goes on from a state
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

@@ -6,6 +6,8 @@ do, are cut back after every use; a model sees what it kept as it was.
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

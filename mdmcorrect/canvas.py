@@ -6,6 +6,8 @@ real token, so neither the side nor the amount of padding changes what is drawn.
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias

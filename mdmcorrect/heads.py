@@ -6,6 +6,8 @@ function of the model's output or by a forward hook on a named submodule.
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 import json
 import math
 import operator

@@ -9,6 +9,8 @@ capture should do.
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 import functools
 import hashlib
 import importlib.util

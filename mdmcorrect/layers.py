@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 from typing import Any
 
 from torch import Tensor, nn

@@ -6,6 +6,8 @@ scored positions (arXiv 2310.14819; LLaDA, arXiv 2502.09992, equation 6 and appe
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

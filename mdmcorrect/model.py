@@ -14,6 +14,8 @@ nothing for one with relative positions and is wrong for one with absolute posit
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

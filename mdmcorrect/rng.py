@@ -11,6 +11,8 @@ without synchronising. Other operators draw their own numbers.
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 from typing import Any, TypeAlias
 
 import numpy as np

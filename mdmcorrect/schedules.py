@@ -7,6 +7,8 @@ bound (MDLM, arXiv 2406.07524). Every method takes and returns a floating tensor
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

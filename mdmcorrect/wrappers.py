@@ -6,6 +6,8 @@ the signature of what is called in the end. All of the library asks here and now
 
 from __future__ import annotations
 
+import mdmcorrect._requires_torch
+
 import functools
 import inspect
 import typing

@@ -42,6 +42,26 @@ def test_import_without_torch(bare_python):
     )
 
 
+def test_every_module_without_torch(bare_python):
+    """Whatever is imported first, the answer is the same sentence."""
+    script = """
+import importlib, pkgutil, mdmcorrect
+for found in pkgutil.walk_packages(mdmcorrect.__path__, "mdmcorrect.", onerror=lambda name: None):
+    if not any(part in found.name for part in ("examples", "csrc", "reference", "_C", "_host", "__main__")):
+        try:
+            importlib.import_module(found.name)
+        except Exception as error:
+            print(found.name, type(error).__name__, error, sep="|")
+"""
+    result = run_python(bare_python, "-c", script, PYTHONPATH=str(ROOT))
+    said = dict(line.split("|", 1) for line in result.stdout.splitlines())
+    assert len(said) > 15
+    assert said.keys() >= {f"mdmcorrect.{name}" for name in ("canvas", "compat", "heads", "losses", "ops", "samplers")}
+    assert set(said.values()) == {
+        "ImportError|mdmcorrect needs torch 2.10 or newer, and none is installed here: run `pip install torch`."
+    }
+
+
 def test_doctor_without_torch(bare_python):
     result = run_python(bare_python, "-m", "mdmcorrect", "doctor", PYTHONPATH=str(ROOT))
     assert result.returncode == 1, result.stderr

@@ -4,6 +4,8 @@ One module per repository, importable without it. ``docs/compat.md`` says of eac
 not. :func:`patch` puts them into an original that is installed or imported.
 """
 
+import mdmcorrect._requires_torch
+
 from .patching import Patch, patch
 
 __all__ = ["Patch", "patch"]

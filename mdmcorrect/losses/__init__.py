@@ -1,6 +1,8 @@
 """Losses that teach a masked diffusion model to correct itself, each with a form that calls the model, one that takes
 logits, and one that takes hidden states and never makes logits."""
 
+import mdmcorrect._requires_torch
+
 from .ddpp import LogPartition, ddpp_loss
 from .masking import count_items, mask_tokens
 from .mdlm import mdlm_loss, mdlm_loss_from_hidden, mdlm_loss_from_logits

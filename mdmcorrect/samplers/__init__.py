@@ -1,5 +1,7 @@
 """Samplers: one loop, named parts, and the published methods as combinations of them."""
 
+import mdmcorrect._requires_torch
+
 from .ancestral import Ancestral, Draws, JumpTimes
 from .correct import Correct, FixedPoint, HideAndAsk
 from .counts import AboveMean, CeilTarget, CountRule, EntropyBound, EvenSplit, Factor, RoundedGrid, Threshold, TimeGrid
