@@ -186,7 +186,7 @@ def prism_inputs(
 
     def confidence(_: Tensor) -> Tensor:
         scores = without_mask(logits, mask_id)
-        return scores.amax(-1) - scores.logsumexp(-1)
+        return -(scores - scores.amax(-1, keepdim=True)).logsumexp(-1)
 
     def draw(index: Tensor) -> Tensor:
         rows = logits.gather(1, index.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))

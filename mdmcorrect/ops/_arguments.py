@@ -27,9 +27,11 @@ def integer(name: str, value: object) -> int:
     return operator.index(value)
 
 
-def number(name: str, value: object, low: float, high: float) -> float:
+def number(name: str, value: Any, low: float, high: float) -> float:
     """A number in [low, high], NumPy's among them, as a Python float."""
-    if isinstance(value, (bool, str, Tensor)) or not hasattr(value, "__float__"):
+    # Floats first: of a graph's symbol for one, torch.compile cannot say what it has.
+    is_number = isinstance(value, float) or (not isinstance(value, (bool, str, Tensor)) and hasattr(value, "__float__"))
+    if not is_number:
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     if not low <= (found := float(value)) <= high:
         raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value}")

@@ -61,18 +61,23 @@ def attention_case(**masking) -> Case:
     )
 
 
-def loss_case() -> Case:
+def loss_case(*, label_smoothing: float = 0.0, softcap: float | None = None) -> Case:
     """Losses of each row, one of which does not count, with a bias, an id of mass 0 and weights of the rows."""
+    given = {"label_smoothing": label_smoothing, "softcap": softcap}
     targets, rows = torch.tensor([2, 0, -100, 4, 5]), torch.tensor([0, 1, 2, 3, -1])
     counted = torch.tensor([True, True, False, True, False])
 
     def ours(hidden, weight, bias, token_weight):
-        options = {"suppress": 3, "row_index": rows, "reduction": "none"}
+        options = {"suppress": 3, "row_index": rows, "reduction": "none", **given}
         return linear_cross_entropy(hidden, weight, targets, bias=bias, token_weight=token_weight, **options)
 
     def torchs(hidden, weight, bias, token_weight):
-        logits = (hidden @ weight.T + bias).masked_fill(torch.arange(6) == 3, -torch.inf)
-        losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=-100)
+        logits = hidden @ weight.T + bias
+        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        kept = torch.arange(6) != 3
+        logprob = logits[:, kept].log_softmax(-1)
+        losses = F.nll_loss(logprob, targets - (targets > 3).long(), reduction="none", ignore_index=-100)
+        losses = (1.0 - label_smoothing) * losses - label_smoothing * logprob.mean(-1)
         return losses.where(counted, 0.0) * token_weight.where(counted, 0.0)
 
     inputs = numbers(5, 4, seed=3), numbers(6, 4, seed=4), numbers(6, seed=5), numbers(5, seed=6)
@@ -84,6 +89,7 @@ CASES = {
     "attention without oneself": attention_case(hide_self=True),
     "attention in blocks": attention_case(mask="block_causal", block_size=2),
     "loss": loss_case(),
+    "smoothed and capped loss": loss_case(label_smoothing=0.2, softcap=1.5),
 }
 
 

@@ -149,20 +149,22 @@ def test_linear_cross_entropy(dtype, size):
         assert_near(actual, exact, tolerance)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("dtype", "size"), CASES, ids=str)
-def test_equal_logits_of_any_size(dtype, size, sign):
-    """log V, and the gradient of a uniform law, however large the logits are."""
+def test_equal_logits_of_any_size(dtype, size, sign, smoothing):
+    """log V, and the gradient of a uniform law, however large the logits are, smoothed or not."""
     hidden = torch.full((5, 64), sign * size, dtype=dtype).requires_grad_()
     weight = torch.full((700, 64), size, dtype=dtype).requires_grad_()
     targets = torch.tensor([0, 699, 3, 3, -100])
-    losses, correct = linear_cross_entropy(hidden, weight, targets, reduction="none", return_correct=True)
+    options = {"reduction": "none", "return_correct": True, "label_smoothing": smoothing}
+    losses, correct = linear_cross_entropy(hidden, weight, targets, **options)
     assert losses.detach().numpy() == pytest.approx([math.log(700)] * 4 + [0.0], rel=2e-6)
     assert correct.tolist() == [True] * 4 + [False]
     grad_weight = torch.autograd.grad(losses.sum(), weight)[0].double() / (sign * size)
     exact = torch.full((700, 1), 4 / 700, dtype=torch.float64)
     exact[[0, 699, 3], 0] -= torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)
-    assert_near(grad_weight, exact.expand(700, 64).numpy(), TOLERANCE[dtype])
+    assert_near(grad_weight, (1.0 - smoothing) * exact.expand(700, 64).numpy(), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("bias", [-3e4, -1e9, -1e30, float(np.finfo(np.float32).min), 1e9, 3e38])

@@ -71,11 +71,11 @@ def test_a_scale_beyond_float32(simt, scale):
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("size", [1.0, *SIZES])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_equal_logits_of_any_size(simt, dtype, size, sign):
+@pytest.mark.parametrize(("dtype", "smoothing"), [("float32", 0.0), ("float32", 0.3), ("bfloat16", 0.0)])
+def test_equal_logits_of_any_size(simt, dtype, smoothing, size, sign):
     hidden, weight = (TYPES[dtype](np.full((n, 8), x)) for n, x in ((3, sign * size), (1300, size)))
     targets = np.array([0, 1299, -100])
-    options = {"block_ids": 640}
+    options = {"block_ids": 640, "label_smoothing": smoothing}
     (losses, normaliser, correct, _), _ = device_ops.linear_cross_entropy(simt, hidden, weight, targets, **options)
     np.testing.assert_allclose(losses, [np.log(1300)] * 2 + [0.0], rtol=2e-6)
     assert correct.tolist() == [True, True, False]
@@ -83,6 +83,7 @@ def test_equal_logits_of_any_size(simt, dtype, size, sign):
     (_, grad_weight, _), _ = device_ops.linear_cross_entropy(simt, hidden, weight, targets, **back)
     exact = np.full(1300, 2 / 1300)
     exact[[0, 1299]] -= 1.0
+    exact *= 1.0 - smoothing
     np.testing.assert_allclose(grad_weight[:, 0] / widen(hidden)[0, 0], exact, rtol=0, atol=TOLERANCE[dtype])
 
 
