@@ -1,8 +1,9 @@
-"""Checks of the plain arguments that parts, presets and canvases take: whole numbers, numbers, ids, names.
+"""Checks of the plain arguments that the whole package takes: whole numbers, numbers, ids, names, flags.
 
-What tokenizers, configurations and NumPy hand over is taken: NumPy's scalars, tensors and arrays of one element without
-a dimension. Anything else is answered with one sentence that names the argument. A rule here is a function
-``(name, value) -> value``: it returns the value as Python's own type, or raises.
+What tokenizers, configurations and NumPy hand over is taken: NumPy's scalars, tensors and arrays of one element.
+Anything else is answered with one sentence that names the argument. A rule here is a function
+``(name, value) -> value``: it returns the value as Python's own type, or raises. Under ``torch.compile`` a number may
+be a symbol, which is taken and stays one.
 """
 
 from __future__ import annotations
@@ -14,21 +15,27 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 Rule: TypeAlias = Callable[[str, Any], Any]
 
+_SYMBOLS = (torch.SymInt, torch.SymFloat)
 
-def integer(name: str, value: object, *, minimum: int | None = None, what: str = "") -> int:
-    """A whole number of at least ``minimum``; ``what`` is how the error calls it, such as "an id >= 0".
+
+def integer(name: str, value: object, *, minimum: int | None = None, what: str = "", expected: str = "an int") -> int:
+    """A whole number of at least ``minimum``.
+
+    ``what`` is how the error calls such a number, as "a token id >= 0", ``expected`` how it calls what may be given, as
+    "an int or a tensor".
 
     Raises:
         TypeError: a bool, a float (3.0 as well), or several.
         ValueError: less than ``minimum``.
     """
-    plain = _plain(name, value, "an int")
-    if isinstance(plain, bool) or not isinstance(plain, int):
-        raise TypeError(f"{name}: expected an int, got {_kind(value)}")
+    plain = plain_number(name, value, expected)
+    if isinstance(plain, bool) or not isinstance(plain, (int, torch.SymInt)):
+        raise TypeError(f"{name}: expected {expected}, got {_kind(value)}")
     if not -(2**63) <= plain < 2**63:
         raise ValueError(f"{name}: expected {what or 'an int'} of 64 bits, got {plain}")
     if minimum is not None and plain < minimum:
@@ -43,12 +50,12 @@ def number(name: str, value: object, *, low: float = -math.inf, high: float = ma
         TypeError: a bool, text, or several.
         ValueError: out of range, NaN or infinite.
     """
-    plain = _plain(name, value, "a number")
-    if isinstance(plain, bool) or not isinstance(plain, (int, float)):
+    plain = plain_number(name, value, "a number")
+    if isinstance(plain, bool) or not isinstance(plain, (int, float, *_SYMBOLS)):
         raise TypeError(f"{name}: expected {expected or 'a number'}, got {_kind(value)}")
-    if not low <= plain <= high or math.isinf(plain):
+    if not low <= plain <= high or abs(plain) == math.inf:  # isinf cannot be traced where the number is a symbol
         raise ValueError(f"{name}: expected {expected or 'a finite number'}, got {plain}")
-    return float(plain)
+    return plain if isinstance(plain, _SYMBOLS) else float(plain)
 
 
 def choice(name: str, value: object, *allowed: str) -> str:
@@ -71,7 +78,7 @@ def flag(name: str, value: object) -> bool:
     Raises:
         TypeError: anything but a bool.
     """
-    plain = _plain(name, value, "a bool")
+    plain = plain_number(name, value, "a bool")
     if not isinstance(plain, bool):
         raise TypeError(f"{name}: expected a bool, got {_kind(value)}")
     return plain
@@ -83,7 +90,7 @@ def token_id(name: str, value: object) -> int:
     Raises:
         TypeError, ValueError: as :func:`integer`.
     """
-    return integer(name, value, minimum=0, what="an id >= 0")
+    return integer(name, value, minimum=0, what="a token id >= 0")
 
 
 def token_ids(name: str, value: object) -> tuple[int, ...]:
@@ -175,6 +182,11 @@ def below_one(name: str, value: object) -> float:
     return plain
 
 
+def positive(name: str, value: object) -> float:
+    """A finite number > 0."""
+    return number(name, value, low=math.ulp(0.0), expected="a positive number")
+
+
 def weight(name: str, value: object) -> float:
     """A finite number >= 0."""
     return number(name, value, low=0, expected="a number >= 0")
@@ -189,12 +201,16 @@ def settle(part: object, prefix: str = "", /, **rules: Rule) -> None:
         object.__setattr__(part, name, rule(f"{prefix} {name}".lstrip(), getattr(part, name)))
 
 
-def _plain(name: str, value: object, expected: str) -> Any:
-    """A NumPy scalar, or an array or tensor of one element, as a Python number."""
+def plain_number(name: str, value: object, expected: str) -> Any:
+    """A NumPy scalar, or an array or tensor of one element, as a Python number; anything else as it is.
+
+    Raises:
+        TypeError: an array or tensor of several.
+    """
     if isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (np.generic, np.ndarray, Tensor)):
-        if value.ndim:
+        if math.prod(value.shape) != 1:
             raise TypeError(f"{name}: expected {expected}, got {_kind(value)}")
         return value.item()
     return value
@@ -211,6 +227,6 @@ def _collection(name: str, value: object) -> Iterable[Any]:
 def _kind(value: object) -> str:
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{type(value).__name__} {value.dtype} {list(value.shape)}"
-    if isinstance(value, (str, list, tuple)) and len(value) <= 4:
+    if isinstance(value, (bool, int, float)) or (isinstance(value, (str, list, tuple)) and len(value) <= 8):
         return f"{type(value).__name__} {value!r}"
     return type(value).__name__

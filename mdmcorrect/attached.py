@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import _checks
 from .losses.outputs import read_condition, read_field, read_hidden
 from .model import gives_hidden_states
 
@@ -311,8 +312,7 @@ def attach(
         raise ValueError("hidden, module: give one of them, got both")
     if module is not None and not isinstance(module, str):
         raise TypeError(f"module: expected the name of a submodule, got {type(module).__name__}")
-    if capture not in ("output", "input"):
-        raise ValueError(f"capture: expected 'output' or 'input', got {capture!r}")
+    _checks.choice("capture", capture, "output", "input")
     return ModelWithQuality(
         model, head, hidden=hidden, logits=logits, condition=condition, module=module, capture=capture
     )

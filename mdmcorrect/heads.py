@@ -9,8 +9,6 @@ from __future__ import annotations
 import mdmcorrect._requires_torch
 
 import json
-import math
-import operator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import ops
+from . import _checks, ops
 from .attached import ModelWithQuality, QualityOutput, attach
 from .layers import is_plain
 
@@ -62,7 +60,7 @@ class QualityHead(nn.Module):
         condition_size = None if condition_size is None else _size("condition_size", condition_size)
         if norm is not None and not (isinstance(norm, str) and norm in _NORMS):
             raise ValueError(f"norm: expected one of {_NORMS}, got {norm!r}")
-        eps = _eps(eps)
+        eps = _checks.positive("eps", eps)
         self.hidden_size, self.condition_size, self.eps = hidden_size, condition_size, eps
         self.settings: dict[str, Any] = {
             "hidden_size": hidden_size,
@@ -197,26 +195,8 @@ class QualityHead(nn.Module):
         return head
 
 
-def _size(name: str, value: Any) -> int:
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
-    if isinstance(value, bool):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    if size < 1:
-        raise ValueError(f"{name}: expected a positive size, got {size}")
-    return size
-
-
-def _eps(value: Any) -> float:
-    try:
-        eps = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"eps: expected a number, got {value!r}") from None
-    if not 0 < eps < math.inf:
-        raise ValueError(f"eps: expected a positive number, got {eps}")
-    return eps
+def _size(name: str, value: object) -> int:
+    return _checks.integer(name, value, minimum=1, what="a positive size", expected="a whole number")
 
 
 def _file(path: str | PathLike[str]) -> Path:

@@ -100,7 +100,7 @@ def test_draws_do_not_depend_on_the_padding():
             ValueError,
             "num_return_sequences: expected at least 1",
         ),
-        (PROMPTS, {"new_tokens": 2, "mask_id": -1}, ValueError, "mask_id: expected an id >= 0, got -1"),
+        (PROMPTS, {"new_tokens": 2, "mask_id": -1}, ValueError, "mask_id: expected a token id >= 0, got -1"),
         ([], {"new_tokens": 2}, ValueError, "prompts: expected at least one, got none"),
         ([[1.5]], {"new_tokens": 2}, TypeError, r"prompts\[0\]: expected integer token ids, got torch.float32"),
         ([torch.zeros(1, 2).long()], {"new_tokens": 2}, ValueError, r"prompts\[0\]: expected a sequence of ids \[n\]"),

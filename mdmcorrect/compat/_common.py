@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import _checks
 from ..model import Output, Request, read_output
 from ..samplers import SampleResult
 
@@ -31,9 +31,7 @@ def check_quirks(quirks: str | Collection[str], known: Collection[str]) -> froze
 
 
 def check_ties(ties: str) -> str:
-    if ties not in ("lowest", "torch"):
-        raise ValueError(f"ties: expected 'lowest' or 'torch', got {ties!r}")
-    return ties
+    return _checks.choice("ties", ties, "lowest", "torch")
 
 
 def seed_of(seed: int | Tensor | torch.Generator | None, *, random: bool) -> int | Tensor | torch.Generator:
@@ -58,26 +56,9 @@ def completed(result: SampleResult) -> SampleResult:
     return result
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """``value`` as an int: Python's, NumPy's, a tensor of one.
-
-    Raises:
-        TypeError, ValueError: it is none, or less than ``least``.
-    """
-    try:
-        number = operator.index(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
-    if number < least:
-        raise ValueError(f"{name}: expected at least {least}, got {number}")
-    return number
-
-
 def lengths(**values: Any) -> tuple[int, ...]:
     """The values, named, as ints of at least 1."""
-    return tuple(whole(name, value, 1) for name, value in values.items())
+    return tuple(_checks.integer(name, value, minimum=1) for name, value in values.items())
 
 
 def token_ids(name: str, value: Any) -> Tensor:

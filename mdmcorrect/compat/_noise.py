@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..samplers import Scores, Scoring
 from ._common import seed_of
 
@@ -20,8 +21,7 @@ NOISES = ("exact", "fp32")
 
 
 def check_noise(noise: str) -> str:
-    if noise not in NOISES:
-        raise ValueError(f"noise: expected 'exact' or 'fp32', got {noise!r}")
+    _checks.choice("noise", noise, *NOISES)
     return noise
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .. import rng
+from .. import _checks, rng
 from ..model import Output, Request, read_output
 from ..samplers import Dream, Sampler
 from . import _common as common
@@ -104,7 +104,7 @@ def diffusion_generate(
         raise ValueError("inputs: expected token ids [B, P], got None")
     if config.mask_token_id is None:
         raise ValueError("mask_token_id: expected an id, in generation_config or as an argument, got None")
-    mask_id = common.whole("mask_token_id", config.mask_token_id, 0)
+    mask_id = _checks.token_id("mask_token_id", config.mask_token_id)
     config.steps, times = common.lengths(steps=config.steps, num_return_sequences=config.num_return_sequences)
     prompt = common.token_ids("inputs", inputs).repeat_interleave(times, 0)
     tokens = common.append_masks(prompt, new_tokens(config, prompt.shape[1]), mask_id)
@@ -241,10 +241,10 @@ def read_config(kind: type[_Config], model: Any, given: Any, settings: Mapping[s
 def new_tokens(config: DreamGenerationConfig, prompt_length: int) -> int:
     """As many as asked for; 20 where nothing is."""
     if config.max_new_tokens is not None:
-        return common.whole("max_new_tokens", config.max_new_tokens, 0)
+        return _checks.integer("max_new_tokens", config.max_new_tokens, minimum=0)
     if config.max_length is None:
         return 20
-    config.max_length = common.whole("max_length", config.max_length, 0)
+    config.max_length = _checks.integer("max_length", config.max_length, minimum=0)
     if config.max_length <= prompt_length:
         raise ValueError(f"max_length: expected more than the prompt's {prompt_length} tokens, got {config.max_length}")
     return config.max_length - prompt_length

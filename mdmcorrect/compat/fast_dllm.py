@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops, rng
+from .. import _checks, ops, rng
 from ..adapters import DualCache, PrefixCache
 from ..samplers import Blocks, Factor, FastDLLM, StepEvent
 from ..samplers.presets.llada import commit_order
@@ -120,7 +120,7 @@ def _generate(
     step_callback: Callable[[int], None] | None,
     limited: bool = False,
 ) -> tuple[Tensor, int]:
-    prompt, mask_id = common.token_ids("prompt", prompt), common.whole("mask_id", mask_id, 0)
+    prompt, mask_id = common.token_ids("prompt", prompt), _checks.token_id("mask_id", mask_id)
     steps, gen_length, block_length = common.lengths(steps=steps, gen_length=gen_length, block_length=block_length)
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..adapters import Guided
 from ..samplers import Blocks, EvenSplit, LLaDA, Sampler, Unmask, UnmaskThenRemask
 from ..samplers.presets.llada import commit_order
@@ -88,7 +89,7 @@ def generate(
             unknown ``remasking``, ``ties`` or quirk.
     """
     kept = common.check_quirks(quirks, QUIRKS)
-    prompt, mask_id = common.token_ids("prompt", prompt), common.whole("mask_id", mask_id, 0)
+    prompt, mask_id = common.token_ids("prompt", prompt), _checks.token_id("mask_id", mask_id)
     steps, gen_length, block_length = common.lengths(steps=steps, gen_length=gen_length, block_length=block_length)
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import rng
+from .. import _checks, rng
 from ..model import Output, Request
 from ..samplers import Intent, Noise, Pool, Sampler, Scores, Scoring, State, Update, View
 from . import _common as common
@@ -49,8 +49,7 @@ class ConfidenceSampler:
         sched_mode: str = "arccos",
         step: int = 12,
     ) -> None:
-        if sched_mode not in _MODES:
-            raise ValueError(f"sched_mode: expected one of {list(_MODES)}, got {sched_mode!r}")
+        _checks.choice("sched_mode", sched_mode, *_MODES)
         self.sm_temp, self.w, self.randomize = sm_temp, w, randomize
         self.r_temp, self.sched_mode, self.step = r_temp, sched_mode, step
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..adapters import Guided
 from ..model import Output, Request, read_output
 from ..samplers import Blocks, FastDLLM, Noise, Pool, Sampler, Scoring, State, View
@@ -99,7 +100,7 @@ def _generate(
 ) -> Tensor:
     if idx is None:
         raise ValueError("idx: expected token ids [B, P], got None")
-    idx, mask_id = common.token_ids("idx", idx), common.whole("mask_id", mask_id, 0)
+    idx, mask_id = common.token_ids("idx", idx), _checks.token_id("mask_id", mask_id)
     max_new_tokens, steps, block_length = common.lengths(
         max_new_tokens=max_new_tokens, steps=steps, block_length=block_length
     )

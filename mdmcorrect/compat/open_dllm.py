@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..model import Output, Request, read_output
 from ..samplers import Dream, Kappa, Pool, Sampler, Scoring
 from ..samplers.engine import Stop
@@ -111,8 +112,7 @@ def sample_tokens(
 
     Temperature and filters are applied in the logits' dtype, the softmax and what follows in float32.
     """
-    if alg not in ("origin", "maskgit_plus", "topk_margin", "entropy", "p2"):
-        raise ValueError(f"alg: expected Dream's or 'p2', got {alg!r}")
+    _checks.choice("alg", alg, "origin", "maskgit_plus", "topk_margin", "entropy", "p2")
     name = {"topk_margin": "margin", "entropy": "entropy"}.get(alg, "confidence")
     scoring = Dream(steps=1, temperature=temperature, top_p=top_p, top_k=top_k or None).parts().scoring
     rounded = _rounded(replace(scoring, mask_token="propose", confidence_dtype=None), quirks)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..samplers import FixedOrder, Kappa, Pool, Review, Sampler, Scores, Scoring
 from . import _common as common
 
@@ -76,9 +77,8 @@ def p2_sampling(
     Raises:
         ValueError: another ``noise``, a ``score_fn`` of your own with a planner, or arguments that no sampler takes.
     """
-    if noise not in ("exact", "truncated"):
-        raise ValueError(f"noise: expected 'exact' or 'truncated', got {noise!r}")
-    mask_id, (num_steps,) = common.whole("mask_id", mask_id, 0), common.lengths(num_steps=num_steps)
+    _checks.choice("noise", noise, "exact", "truncated")
+    mask_id, (num_steps,) = _checks.token_id("mask_id", mask_id), common.lengths(num_steps=num_steps)
     score = _SCORES.get(getattr(score_fn, "__name__", ""), "custom")
     drawn = tau != 0 and score != "random"
     materialised = drawn and (noise == "truncated" or score == "custom")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..model import Output
 from ..samplers import BlockPRISM, Blocks
 from . import _common as common
@@ -65,13 +66,12 @@ def llada_inference(
         ValueError: lengths that do not divide, a prompt of another length, an unknown mode.
     """
     kept = common.check_quirks(quirks, QUIRKS)
-    prompt, mask_id = common.token_ids("prompt", prompt), common.whole("mask_id", mask_id, 0)
+    prompt, mask_id = common.token_ids("prompt", prompt), _checks.token_id("mask_id", mask_id)
     steps, max_length, block_length = common.lengths(steps=steps, max_length=max_length, block_length=block_length)
     blocks = common.check_divides("max_length", max_length, "block_length", block_length)
     if prompt.shape[1] != max_length:
         raise ValueError(f"prompt: expected {max_length} columns as max_length says, got {prompt.shape[1]}")
-    if unmasking not in _ORDERS:
-        raise ValueError(f"unmasking: expected one of {sorted(_ORDERS)}, got {unmasking!r}")
+    _checks.choice("unmasking", unmasking, *_ORDERS)
     preset = BlockPRISM(
         steps=max(1, steps // blocks),
         block_length=block_length,

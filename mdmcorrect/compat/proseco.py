@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..samplers import BlockProSeCo, Blocks, Rewrite, StepEvent
 from . import _common as common
 
@@ -99,7 +100,7 @@ def generate(
         ValueError: lengths that do not divide, an unknown ``remasking`` or ``ties``, both a threshold and
             ``remasking_only_masked=False``.
     """
-    prompt, mask_id = common.token_ids("prompt", prompt), common.whole("mask_id", mask_id, 0)
+    prompt, mask_id = common.token_ids("prompt", prompt), _checks.token_id("mask_id", mask_id)
     steps, gen_length, block_length = common.lengths(steps=steps, gen_length=gen_length, block_length=block_length)
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)

@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import _checks
+
 IGNORED = -100  # what Hugging Face's collators write where a label is not to be learnt
-
-
-def integer(name: str, value: Any, low: int | None = None, meaning: str = "an int") -> int:
-    """``value`` as an int, of at least ``low``: an int, NumPy's, or an integer tensor of one number; no bool."""
-    try:
-        if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
-            raise TypeError
-        found = operator.index(value)
-    except TypeError:
-        got = repr(value) if value is None or isinstance(value, (bool, float, str)) else type(value).__name__
-        raise TypeError(f"{name}: expected {meaning}, got {got}") from None
-    if low is not None and found < low:
-        raise ValueError(f"{name}: expected {meaning} >= {low}, got {found}")
-    return found
-
-
-def token_id(name: str, value: Any) -> int:
-    return integer(name, value, 0, "a token id")
-
-
-def number(name: str, value: Any, low: float = -math.inf) -> float:
-    """``value`` as a finite float of at least ``low``."""
-    try:
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        found = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
-    if not math.isfinite(found):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
-    if found < low:
-        raise ValueError(f"{name}: expected >= {low:g}, got {value}")
-    return found
 
 
 def check_generator(generator: Any) -> None:
@@ -70,7 +37,7 @@ def tokens_like(name: str, value: Any, x0: Tensor) -> Tensor:
 def divisor(name: str, value: Any, like: Tensor) -> Tensor | float:
     """A count for a whole accumulated batch: a number, or a tensor of one on ``like``'s device; 0 becomes 1."""
     if not isinstance(value, Tensor):
-        return number(name, value, 0.0) or 1.0
+        return _checks.weight(name, value) or 1.0
     if value.numel() != 1 or value.dtype == torch.bool or value.is_complex():
         raise ValueError(f"{name}: expected one number, got {value.dtype} {list(value.shape)}")
     count = value.detach().reshape(()).to(like)

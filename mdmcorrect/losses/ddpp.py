@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import positive
 from ..schedules import Schedule
-from .arguments import divisor, number, tensor
+from .arguments import divisor, tensor
 from .averaging import check_averaged
 from .masking import check_tokens
 from .mdlm import MaskedTerm
@@ -88,9 +89,7 @@ def ddpp_loss(
     Raises:
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument; a ``beta`` not above 0.
     """
-    beta = number("beta", beta)
-    if not beta > 0:
-        raise ValueError(f"beta: expected a positive number, got {beta}")
+    beta = positive("beta", beta)
     term = MaskedTerm(mask_id, schedule, fixed, attention_mask=attention_mask)
     check_tokens(x0, t)
     check_averaged(model=model, log_partition=log_partition)

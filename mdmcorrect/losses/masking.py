@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._checks import token_id
 from ..schedules import Schedule, get_schedule, sample_times
-from .arguments import IGNORED, check_generator, number, tensor, token_id, tokens_like
+from .arguments import IGNORED, check_generator, tensor, tokens_like
 from .terms import own_count
 
 
@@ -123,7 +124,6 @@ def draw_times(
     check_generator(generator)
     if t is not None:
         return t.to(x0.device)
-    t_min = number("t_min", t_min)
     return sample_times(x0.shape[0], t_min=t_min, antithetic=antithetic, generator=generator, device=x0.device)
 
 

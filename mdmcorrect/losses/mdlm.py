@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import token_id
 from ..schedules import Schedule, get_schedule
-from .arguments import check_generator, token_id
+from .arguments import check_generator
 from .averaging import check_averaged
 from .masking import Roles, assign_roles, check_batch, check_tokens, check_values, draw_times, mask_tokens
 from .output_layer import check_output_layer, hidden_scores, model_scores

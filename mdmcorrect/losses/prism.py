@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._checks import choice, integer, number, token_id
 from ..model import check_logits
 from ..schedules import Schedule
-from .arguments import IGNORED, integer, number, tensor, token_id
+from .arguments import IGNORED, tensor
 from .averaging import check_averaged
 from .judging import Judge
 from .masking import bool_like, check_tokens
@@ -264,8 +265,8 @@ def choose_and_fill(
     k, n_y = integer("k", k), _draws(n_y)
     if not 1 <= k <= length:
         raise ValueError(f"k: expected 1 <= k <= L = {length}, got {k}")
-    if leftmost is not None and (leftmost := integer("leftmost", leftmost)) < 1:
-        raise ValueError(f"leftmost: expected a positive number of masks or None, got {leftmost}")
+    if leftmost is not None:
+        leftmost = integer("leftmost", leftmost, minimum=1, what="a positive number of masks or None")
     masked = z == mask_id
     if eligible is not None:
         masked = masked & bool_like("eligible", eligible, z)
@@ -324,9 +325,7 @@ def prism_loss_from_logits(
 
 
 def _draws(n_y: int) -> int:
-    if (n_y := integer("n_y", n_y)) < 1:
-        raise ValueError(f"n_y: expected at least one draw per z, got {n_y}")
-    return n_y
+    return integer("n_y", n_y, minimum=1, what="at least one draw per z")
 
 
 def _check_counts(mdlm_weight: float, items: Count, chosen: Count) -> None:
@@ -350,9 +349,7 @@ def _position_scores(
 ) -> Tensor:
     """``[B, n_y, L]``, larger is chosen first."""
     batch, length = masked.shape
-    if positions == "random":
+    if choice("positions", positions, "random", "confidence") == "random":
         device = masked.device if generator is None else generator.device
         return torch.rand(batch, n_y, length, generator=generator, dtype=torch.float32, device=device).to(masked.device)
-    if positions == "confidence":
-        return confidence(masked).unsqueeze(1).expand(batch, n_y, length)
-    raise ValueError(f"positions: expected 'random' or 'confidence', got {positions!r}")
+    return confidence(masked).unsqueeze(1).expand(batch, n_y, length)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import choice, number, token_id
 from ..model import check_logits
 from ..schedules import Schedule
-from .arguments import IGNORED, number, token_id
+from .arguments import IGNORED
 from .averaging import check_averaged
 from .masking import check_batch
 from .mdlm import MaskedTerm
@@ -187,10 +188,8 @@ def kept_tokens(x0: Tensor, z: Tensor) -> Tensor:
 
 def replaced_positions(z: Tensor, mask_id: int, free: Tensor | None, inputs: str, input_positions: str) -> Tensor:
     """Where the corrector reads what the model says, bool ``[B, L]``; raises for unknown options."""
-    if inputs not in ("argmax", "sample"):
-        raise ValueError(f"inputs: expected 'argmax' or 'sample', got {inputs!r}")
-    if input_positions not in ("all", "masked"):
-        raise ValueError(f"input_positions: expected 'all' or 'masked', got {input_positions!r}")
+    choice("inputs", inputs, "argmax", "sample")
+    choice("input_positions", input_positions, "all", "masked")
     replaced = torch.ones_like(z, dtype=torch.bool) if input_positions == "all" else z == mask_id
     return replaced if free is None else replaced & free
 

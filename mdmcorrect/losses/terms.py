@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import _checks
 from ..model import check_logits
 from ..schedules import Schedule
-from .arguments import check_generator, divisor, number
+from .arguments import check_generator, divisor
 
 NORMALIZERS = ("token", "BL", "answer")
 Count: TypeAlias = float | Tensor | None
@@ -114,8 +115,9 @@ def normalize(
 def check_drawing(temperature: float, top_p: float, generator: torch.Generator | None) -> tuple[float, float]:
     """Temperature and ``top_p`` as floats; raises where one of the three is none."""
     check_generator(generator)
-    temperature, top_p = number("temperature", temperature, 0.0), number("top_p", top_p)
-    if not 0 < top_p <= 1:
+    temperature = _checks.temperature("temperature", temperature)
+    top_p = _checks.number("top_p", top_p, low=0, high=1, expected="0 < top_p <= 1")
+    if top_p == 0:
         raise ValueError(f"top_p: expected 0 < top_p <= 1, got {top_p}")
     return temperature, top_p
 

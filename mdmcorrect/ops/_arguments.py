@@ -6,36 +6,33 @@ would cost a synchronisation, under ``torch.compile`` a graph break.
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mdmcorrect import rng
+from mdmcorrect import _checks, rng
 from mdmcorrect._kernels import require_kernel as require_kernel
 
 SCORE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def integer(name: str, value: object) -> int:
-    """An int, NumPy's among them, as Python's."""
-    if isinstance(value, (bool, Tensor)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    return operator.index(value)
+def integer(name: str, value: object, **rule: Any) -> int:
+    """:func:`mdmcorrect._checks.integer`, but no tensor."""
+    return _checks.integer(name, no_tensor(name, value, "an int"), **rule)
 
 
-def number(name: str, value: Any, low: float, high: float) -> float:
-    """A number in [low, high], NumPy's among them, as a Python float."""
-    # Floats first: of a graph's symbol for one, torch.compile cannot say what it has.
-    is_number = isinstance(value, float) or (not isinstance(value, (bool, str, Tensor)) and hasattr(value, "__float__"))
-    if not is_number:
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not low <= (found := float(value)) <= high:
-        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value}")
-    return found
+def number(name: str, value: object, low: float, high: float) -> float:
+    """:func:`mdmcorrect._checks.number`, but no tensor."""
+    value = no_tensor(name, value, "a number")
+    return _checks.number(name, value, low=low, high=high, expected=f"a number in [{low:g}, {high:g}]")
+
+
+def no_tensor(name: str, value: object, expected: str) -> object:
+    """``value``, which may be no tensor: to read it would make the host wait for the device."""
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+    return value
 
 
 def require_tensor(name: str, value: object) -> Tensor:
@@ -86,12 +83,8 @@ def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum:
 
     ``minimum`` is held against a Python int only; what a tensor holds is clamped by the kernels.
     """
-    value = whole(value)
-    if isinstance(value, bool) or not isinstance(value, (int, Tensor)):
-        raise TypeError(f"{name}: expected an int or an int64 tensor, got {type(value).__name__}")
-    if isinstance(value, int):
-        if minimum is not None and value < minimum:
-            raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+    if not isinstance(value, Tensor):
+        value = _checks.integer(name, value, minimum=minimum, expected="an int or an int64 tensor")
         return torch.full((), value, dtype=torch.int64, device=like.device)
     require_dtype(name, value, torch.int64)
     if value.dim() != 0 and tuple(value.shape) != (batch,):
@@ -109,19 +102,6 @@ def row_seeds(seed: rng.Seed, batch: int, like: Tensor, *, temperature: object) 
     """
     draws = isinstance(temperature, Tensor) or temperature != 0
     return rng.seed_tensor(seed, batch, device=like.device, draws=draws).contiguous()
-
-
-def finite(name: str, value: object) -> float:
-    """A number >= 0; NumPy's too."""
-    plain = value.item() if isinstance(value, np.generic) else value
-    if isinstance(plain, bool) or not isinstance(plain, (int, float)) or not 0.0 <= plain < math.inf:
-        raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
-    return float(plain)
-
-
-def whole(value: Any) -> Any:
-    """NumPy's scalars as Python's, and anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def require_positions(value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from mdmcorrect import _checks
 from mdmcorrect.ops import _arguments as arguments
 
 Ids: TypeAlias = int | Sequence[int] | Tensor
@@ -75,12 +75,6 @@ def want_mask(want: Iterable[str] | None, has_tokens: bool, dense_noise: bool = 
     return mask
 
 
-def choice(name: str, value: object, *allowed: str) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name}: expected {' or '.join(map(repr, allowed))}, got {value!r}")
-    return value
-
-
 def rounding_dtype(dtype: torch.dtype | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
@@ -99,14 +93,8 @@ def id_list(name: str, value: Ids | None, vocab: int, like: Tensor) -> Tensor | 
             raise ValueError(f"{name}: expected ids [n], got shape {list(value.shape)}")
         arguments.require_device(name, value, like, "logits")
         return value.reshape(-1).contiguous()
-    if isinstance(value, (str, bytes)) or not isinstance(value, (int, np.generic, Iterable)):
-        raise TypeError(f"{name}: expected ints or an int64 tensor, got {type(value).__name__}")
-    ids = [arguments.whole(index) for index in ([value] if isinstance(value, (int, np.generic)) else value)]
-    for index in ids:
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"{name}: expected ints or an int64 tensor, got {type(index).__name__}")
-        if not 0 <= index < vocab:
-            raise ValueError(f"{name}: expected ids in [0, {vocab}), got {index}")
+    ids = _checks.token_ids(name, value)
+    _checks.ids_within(name, ids, vocab)
     if like.device.type == "cpu" or not ids:
         return torch.tensor(ids, dtype=torch.int64, device=like.device)
     # A copy from the host would make it wait for the device, and no CUDA graph could capture it.
@@ -134,14 +122,12 @@ def per_position(
             )
         shape = (batch, length) if value.shape == lead else (-1, 1)
         return value.to(dtype).reshape(shape).expand(batch, length)
-    value = arguments.whole(value)
-    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
-        expected = "an int" if integer else "a number"
-        raise TypeError(f"{name}: expected {expected} or a tensor, got {type(value).__name__}")
-    if not low <= value <= high or abs(value) == math.inf:  # isinf cannot be traced where the number is a symbol
-        bounds = "" if math.isinf(low) else f", at least {low}" if math.isinf(high) else f", between {low} and {high}"
-        raise ValueError(f"{name}: expected a finite number{bounds}, got {value}")
-    return torch.full((), value, dtype=dtype, device=like.device).expand(batch, length)
+    if integer:
+        plain: float = _checks.integer(name, value, minimum=int(low), expected="an int or a tensor")
+    else:
+        bounds = "" if math.isinf(low) else f" >= {low:g}" if math.isinf(high) else f" in [{low:g}, {high:g}]"
+        plain = _checks.number(name, value, low=low, high=high, expected=f"a finite number{bounds} or a tensor")
+    return torch.full((), plain, dtype=dtype, device=like.device).expand(batch, length)
 
 
 def named_scores(mask: int, ids: Tensor, stats: Tensor, lead: torch.Size) -> TokenScores:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from mdmcorrect import _checks
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import Formula, differentiable
 from mdmcorrect.ops._plain_attention import MASKS, plain_attention, visible_keys
@@ -129,9 +129,10 @@ def bidirectional_attention(
             f"q_positions: needed to say where the {queries} rows of q stand among the {k.shape[2]} positions of k"
         )
     kind, block = _mask_numbers(mask, hide_self, block_size, shadow_of)
-    scale = width**-0.5 if scale is None else scale
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
-        raise ValueError(f"scale: expected a positive number, got {scale!r}")
+    if scale is None:
+        scale = width**-0.5
+    else:
+        scale = _checks.positive("scale", arguments.no_tensor("scale", scale, "a positive number"))
 
     def integers(name: str, value: int | Tensor | None) -> Tensor | None:
         return None if value is None else arguments.row_integers(name, value, batch, q)
@@ -192,8 +193,7 @@ def _require_q_positions(value: object, batch: int, queries: int, q: Tensor) -> 
 
 def _mask_numbers(mask: str, hide_self: bool, block_size: int | None, shadow_of: object) -> tuple[int, int]:
     """Number of the mask and size of its blocks, 0 if it has none."""
-    if mask not in MASKS:
-        raise ValueError(f"mask: expected {', '.join(map(repr, MASKS))}, got {mask!r}")
+    _checks.choice("mask", mask, *MASKS)
     if hide_self and mask == "shadow":
         raise ValueError(
             'hide_self: not with mask="shadow", where a shadow sees itself but not the token it stands for'
@@ -202,9 +202,8 @@ def _mask_numbers(mask: str, hide_self: bool, block_size: int | None, shadow_of:
         raise ValueError('shadow_of: belongs to mask="shadow", which needs it')
     if (mask == "full") != (block_size is None):
         raise ValueError('block_size: belongs to mask="block_causal" and mask="shadow", which need it')
-    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
-        raise ValueError(f"block_size: expected an int, at least 1, got {block_size!r}")
-    return MASKS.index(mask), block_size or 0
+    block = 0 if block_size is None else arguments.integer("block_size", block_size, minimum=1)
+    return MASKS.index(mask), block
 
 
 @torch.library.register_fake("mdmcorrect::bidirectional_attention")

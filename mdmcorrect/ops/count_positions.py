@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from mdmcorrect import _checks
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import detached
 
@@ -64,13 +65,8 @@ def count_positions(
     shape = arguments.require_matrix("scores", scores)
     arguments.require_kernel("count_positions", scores)
     arguments.require_dtype("scores", scores, *arguments.SCORE_DTYPES)
-    if rule not in RULES:
-        raise ValueError(f"rule: expected one of {', '.join(map(repr, RULES))}, got {rule!r}")
-    at_least = arguments.whole(at_least)
-    if isinstance(at_least, bool) or not isinstance(at_least, int):
-        raise TypeError(f"at_least: expected an int, got {type(at_least).__name__}")
-    if at_least < 0:
-        raise ValueError(f"at_least: expected at least 0, got {at_least}")
+    _checks.choice("rule", rule, *RULES)
+    at_least = arguments.integer("at_least", at_least, minimum=0)
     if eligible is not None:
         arguments.require_mask("eligible", eligible, shape, scores, "scores")
     limit = _bound(bound, shape[0], scores)
@@ -79,7 +75,8 @@ def count_positions(
 
 def _bound(bound: object, batch: int, scores: Tensor) -> Tensor:
     """float64 ``[]`` or ``[B]``."""
-    bound = arguments.whole(bound)
+    if not isinstance(bound, Tensor):
+        bound = _checks.plain_number("bound", bound, "a number or a floating-point tensor")
     if isinstance(bound, (int, float)) and not isinstance(bound, bool):
         if math.isnan(bound):
             raise ValueError("bound: expected a number, got nan")

@@ -8,9 +8,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from mdmcorrect import _checks
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import Formula, differentiable
-from mdmcorrect.ops._scoring import Ids, choice, id_list
+from mdmcorrect.ops._scoring import Ids, id_list
 
 _DTYPES = (*arguments.SCORE_DTYPES, torch.float64)
 
@@ -118,7 +119,7 @@ def linear_cross_entropy(
     """
     hidden, weight = _cast_for_autocast(hidden, weight)
     lead = _check(hidden, weight, targets, bias, token_weight, row_index)
-    choice("reduction", reduction, "sum", "mean", "none")
+    _checks.choice("reduction", reduction, "sum", "mean", "none")
     smoothing = arguments.number("label_smoothing", label_smoothing, 0.0, 1.0)
     cap = 0.0 if softcap is None else arguments.number("softcap", softcap, 1e-30, 1e30)
     vocab, width = weight.shape

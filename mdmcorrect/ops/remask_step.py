@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mdmcorrect import _checks
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import detached
 
@@ -88,13 +89,8 @@ def remask_step(
     arguments.require_dtype("tokens", tokens, torch.int64)
     arguments.require_like("proposals", proposals, shape, tokens, "tokens")
     arguments.require_dtype("proposals", proposals, torch.int64)
-    mask_id = arguments.whole(mask_id)
-    if isinstance(mask_id, bool) or not isinstance(mask_id, (int, torch.SymInt)):
-        raise TypeError(f"mask_id: expected an int, got {type(mask_id).__name__}")
-    if mask_id < 0:
-        raise ValueError(f"mask_id: expected a token id >= 0, got {mask_id}")
-    if refill not in REFILL:
-        raise ValueError(f"refill: expected one of {', '.join(map(repr, REFILL))}, got {refill!r}")
+    mask_id = _checks.token_id("mask_id", arguments.no_tensor("mask_id", mask_id, "an int"))
+    _checks.choice("refill", refill, *REFILL)
     _require_one_way(unmask_score, keep_score, unmask_count, remask_count, keep_count, commit, remask)
 
     scores = {"unmask_score": unmask_score, "keep_score": keep_score}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from mdmcorrect import _native, rng
+from mdmcorrect import _checks, _native, rng
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops import _scoring as scoring
 from mdmcorrect.ops._differentiation import detached
@@ -111,11 +111,11 @@ def score_hidden(
         positions,
         None if top_k is None else scoring.per_position("top_k", top_k, lead, grid, torch.int64, 1, math.inf),
         None if top_p is None else scoring.per_position("top_p", top_p, lead, grid, torch.float64, 0.0, 1.0),
-        scoring.choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
-        scoring.choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
+        _checks.choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
+        _checks.choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
         scoring.id_list("suppress", suppress, vocab, grid),
         scoring.id_list("forbid", forbid, vocab, grid),
-        scoring.choice("law", law, "raw", "proposal") == "proposal",
+        _checks.choice("law", law, "raw", "proposal") == "proposal",
         scoring.rounding_dtype(confidence_dtype),
         arguments.row_seeds(seed, batch, grid, temperature=temperature),
         arguments.row_integers("step", step, batch, grid),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from mdmcorrect import _native, rng
+from mdmcorrect import _checks, _native, rng
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops import _scoring as scoring
 from mdmcorrect.ops._differentiation import detached
@@ -125,14 +125,10 @@ def score_tokens(
     if isinstance(call, Tensor) and call.dim() != 0:
         raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
 
-    shift = arguments.whole(shift)
-    if isinstance(shift, bool) or not isinstance(shift, int):
-        raise TypeError(f"shift: expected an int, got {type(shift).__name__}")
-    if shift < 0:
-        raise ValueError(f"shift: expected at least 0, got {shift}")
+    shift = arguments.integer("shift", shift, minimum=0)
     uncond, weight = _guidance(uncond_logits, guidance, logits, input)
 
-    dense = scoring.choice("noise", noise, "lazy", "dense") == "dense"
+    dense = _checks.choice("noise", noise, "lazy", "dense") == "dense"
     mask = scoring.want_mask(want, tokens is not None, dense)
     ids, stats = detached(
         torch.ops.mdmcorrect.score_tokens,
@@ -147,12 +143,12 @@ def score_tokens(
         positions,
         None if top_k is None else scoring.per_position("top_k", top_k, lead, logits, torch.int64, 1, math.inf),
         None if top_p is None else scoring.per_position("top_p", top_p, lead, logits, torch.float64, 0.0, 1.0),
-        scoring.choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
-        scoring.choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
+        _checks.choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
+        _checks.choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
         scoring.id_list("suppress", suppress, vocab, logits),
         scoring.id_list("forbid", forbid, vocab, logits),
-        scoring.choice("law", law, "raw", "proposal") == "proposal",
-        scoring.choice("input", input, "logits", "probs") == "probs",
+        _checks.choice("law", law, "raw", "proposal") == "proposal",
+        _checks.choice("input", input, "logits", "probs") == "probs",
         dense,
         scoring.rounding_dtype(confidence_dtype),
         arguments.row_seeds(seed, batch, logits, temperature=temperature),

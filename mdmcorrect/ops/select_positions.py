@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdmcorrect import rng
+from mdmcorrect import _checks, rng
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import detached
 
@@ -71,9 +71,8 @@ def select_positions(
     counts = arguments.row_integers("k", k, batch, scores, minimum=0)
     if eligible is not None:
         arguments.require_mask("eligible", eligible, shape, scores, "scores")
-    temperature = arguments.finite("temperature", temperature)
-    if not isinstance(largest, bool):
-        raise TypeError(f"largest: expected a bool, got {type(largest).__name__}")
+    temperature = _checks.temperature("temperature", arguments.no_tensor("temperature", temperature, "a number"))
+    _checks.flag("largest", largest)
     if positions is not None:
         arguments.require_positions(positions, shape, scores, "scores")
     if isinstance(call, Tensor) and call.dim() != 0:

@@ -46,8 +46,7 @@ class Informed:
     start: int = 0
 
     def __post_init__(self) -> None:
-        if self.by not in _SCORES:
-            raise ValueError(f"informed by: expected one of {list(_SCORES)}, got {self.by!r}")
+        _checks.choice("informed by", self.by, *_SCORES)
         for name in ("count", "rounds", "every"):
             _checks.settle(self, **{name: _checks.integer})
         _checks.settle(self, "position", temperature=_checks.temperature)

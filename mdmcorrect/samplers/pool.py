@@ -105,8 +105,7 @@ class Noise:
     annealed: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in ("gumbel", "uniform"):
-            raise ValueError(f"noise kind: expected 'gumbel' or 'uniform', got {self.kind!r}")
+        _checks.choice("noise kind", self.kind, "gumbel", "uniform")
         several = isinstance(self.scale, (tuple, list)) or getattr(self.scale, "ndim", 0) == 1
         rule = _checks.several(_checks.weight) if several else _checks.weight
         _checks.settle(self, "noise", scale=rule, annealed=_checks.flag)
@@ -163,8 +162,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         _checks.settle(self, eta=_checks.weight)
-        if self.cut not in _CUTS:
-            raise ValueError(f"cut: expected one of {list(_CUTS)}, got {self.cut!r}")
+        _checks.choice("cut", self.cut, *_CUTS)
 
     @property
     def random(self) -> bool:

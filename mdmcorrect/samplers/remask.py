@@ -113,8 +113,7 @@ class Remask:
     stop: int | None = None
 
     def __post_init__(self) -> None:
-        if self.by not in _SCORES:
-            raise ValueError(f"remask by: expected one of {list(_SCORES)}, got {self.by!r}")
+        _checks.choice("remask by", self.by, *_SCORES)
         if not callable(self.count):
             raise TypeError(f"remask count: expected a rule such as Constant(2), got {self.count!r}")
         _checks.settle(self, "remask", start=_checks.at_least(0), stop=_checks.optional(_checks.at_least(0)))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..model import Output, Request, caller, model_name
 from .forward import Forward, Tally
 from .rows import Rows
@@ -44,10 +45,8 @@ class Review:
     scoring: Scoring = field(default_factory=Scoring)
 
     def __post_init__(self) -> None:
-        if self.reads not in _READS:
-            raise ValueError(f"review reads: expected one of {list(_READS)}, got {self.reads!r}")
-        if self.draft not in _DRAFTS:
-            raise ValueError(f"review draft: expected one of {list(_DRAFTS)}, got {self.draft!r}")
+        _checks.choice("review reads", self.reads, *_READS)
+        _checks.choice("review draft", self.draft, *_DRAFTS)
 
     def wanted(self, state: State, mask_id: int) -> Tensor:
         """bool ``[B, L]``: positions whose proposals the draft takes."""

@@ -107,8 +107,7 @@ class Blocks:
     def __post_init__(self) -> None:
         if self.length is not None:
             object.__setattr__(self, "length", _checks.integer("block_length", self.length, minimum=1))
-        if self.by not in ("generated", "column"):
-            raise ValueError(f"blocks by: expected 'generated' or 'column', got {self.by!r}")
+        _checks.choice("blocks by", self.by, "generated", "column")
         _checks.settle(self, "block", steps=_checks.optional(_checks.at_least(1)), extra=_checks.at_least(0))
         _checks.settle(self, until_filled=_checks.flag, together=_checks.flag)
         if self.behind not in (None, "always", "first"):

@@ -69,12 +69,12 @@ def test_the_integers_of_others_are_taken(name):
         ({"prompt": PROMPT.float()}, r"expected token ids, got torch\.float32"),
         ({"prompt": PROMPT[0]}, r"expected token ids \[B, P\], got \[3\]"),
         ({"prompt": [[1, 2], [3]]}, "got rows that do not make a tensor"),
-        ({"mask_id": [MASK]}, r"mask(_token)?_id: expected an int, got \[96\]"),
+        ({"mask_id": [MASK]}, r"mask(_token)?_id: expected an int, got list \[96\]"),
         ({"mask_id": 97}, "mask_id: expected an id within the 97 ids"),
-        ({"mask_id": -1}, "mask(_token)?_id: expected at least 0, got -1"),
-        ({"steps": 4.0}, r"steps: expected an int, got 4\.0"),
+        ({"mask_id": -1}, "mask(_token)?_id: expected a token id >= 0, got -1"),
+        ({"steps": 4.0}, r"steps: expected an int, got float 4\.0"),
         ({"steps": 0}, "steps: expected at least 1, got 0"),
-        ({"gen_length": 8.0}, r"(gen_length|max_new_tokens): expected an int, got 8\.0"),
+        ({"gen_length": 8.0}, r"(gen_length|max_new_tokens): expected an int, got float 8\.0"),
         ({"gen_length": -8}, "(gen_length|max_new_tokens): expected at least [01], got -8"),
     ],
 )
@@ -86,7 +86,7 @@ def test_what_is_none_is_named(name, changes, message):
 def test_p2_names_what_it_cannot_take():
     xt = torch.full((1, 4), MASK)
     model = lambda tokens: HashLM(SPEC)(tokens).logits  # noqa: E731
-    with pytest.raises(TypeError, match=r"num_steps: expected an int, got 2\.5"):
+    with pytest.raises(TypeError, match=r"num_steps: expected an int, got float 2\.5"):
         p2.p2_sampling(xt, model, MASK, 2.5)
     filled = p2.p2_sampling(xt.clone(), model, np.int64(MASK), np.int64(2), 0.0)
     assert torch.equal(filled, p2.p2_sampling(xt, model, MASK, 2, 0.0))

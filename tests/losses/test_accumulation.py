@@ -174,7 +174,7 @@ def test_prism_for_llada_divides_by_the_positions_it_wants():
         (
             dict.fromkeys(("num_items_in_batch", "num_chosen_in_batch"), -1),
             ValueError,
-            "num_chosen_in_batch: expected >= 0",
+            "num_chosen_in_batch: expected a number >= 0",
         ),
         (
             dict.fromkeys(("num_items_in_batch", "num_chosen_in_batch"), "9"),

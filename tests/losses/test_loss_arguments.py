@@ -81,12 +81,16 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "x0: expected token ids, found 4 below 0",
     ),
-    "mask_id None": ({"mask_id": None}, TypeError, "mask_id: expected a token id, got None"),
-    "mask_id bool": ({"mask_id": True}, TypeError, "mask_id: expected a token id, got True"),
-    "mask_id float": ({"mask_id": 8.0}, TypeError, "mask_id: expected a token id, got 8.0"),
-    "mask_id string": ({"mask_id": "[MASK]"}, TypeError, r"mask_id: expected a token id, got '\[MASK\]'"),
-    "mask_id list": ({"mask_id": [8]}, TypeError, "mask_id: expected a token id, got list"),
-    "mask_ids": ({"mask_id": torch.tensor([7, 8])}, TypeError, "mask_id: expected a token id, got Tensor"),
+    "mask_id None": ({"mask_id": None}, TypeError, "mask_id: expected an int, got NoneType"),
+    "mask_id bool": ({"mask_id": True}, TypeError, "mask_id: expected an int, got bool True"),
+    "mask_id float": ({"mask_id": 8.0}, TypeError, "mask_id: expected an int, got float 8.0"),
+    "mask_id string": ({"mask_id": "[MASK]"}, TypeError, r"mask_id: expected an int, got str '\[MASK\]'"),
+    "mask_id list": ({"mask_id": [8]}, TypeError, r"mask_id: expected an int, got list \[8\]"),
+    "mask_ids": (
+        {"mask_id": torch.tensor([7, 8])},
+        TypeError,
+        r"mask_id: expected an int, got Tensor torch.int64 \[2\]",
+    ),
     "mask_id outside": ({"mask_id": V, "model": lambda z: MODEL(z.clamp(max=8))}, ValueError, f"mask_id: .* got {V}"),
     "t a number": ({"t": 0.5}, TypeError, "t: expected a torch.Tensor, got float"),
     "t NaN": ({"t": torch.full((B,), torch.nan)}, ValueError, r"t: expected times in \(0, 1\], got 4 outside"),
@@ -116,7 +120,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 REFUSED_BY: dict[str, list[tuple[str, dict[str, Any], type[Exception], str]]] = {
     "counts": [
-        (name, {"num_items_in_batch": True}, TypeError, "num_items_in_batch: expected a number, got bool")
+        (name, {"num_items_in_batch": True}, TypeError, "num_items_in_batch: expected a number >= 0, got bool")
         for name in ("mdlm", "proseco", "ddpp")
     ],
     "weights": [
@@ -127,21 +131,21 @@ REFUSED_BY: dict[str, list[tuple[str, dict[str, Any], type[Exception], str]]] = 
         ("prism", {"mdlm_weight": float("nan")}, ValueError, "mdlm_weight: expected a finite number"),
     ],
     "drawing": [
-        ("proseco", {"temperature": -1}, ValueError, "temperature: expected >= 0, got -1"),
-        ("proseco", {"temperature": "hot"}, TypeError, "temperature: expected a number, got str"),
-        ("prism", {"temperature": float("nan")}, ValueError, "temperature: expected a finite number, got nan"),
-        ("prism", {"top_p": None}, TypeError, "top_p: expected a number, got NoneType"),
-        ("prism", {"k": 1.5}, TypeError, "k: expected an int, got 1.5"),
+        ("proseco", {"temperature": -1}, ValueError, "temperature: expected a number >= 0, got -1"),
+        ("proseco", {"temperature": "hot"}, TypeError, "temperature: expected a number >= 0, got str 'hot'"),
+        ("prism", {"temperature": float("nan")}, ValueError, "temperature: expected a number >= 0, got nan"),
+        ("prism", {"top_p": None}, TypeError, "top_p: expected 0 < top_p <= 1, got NoneType"),
+        ("prism", {"k": 1.5}, TypeError, "k: expected an int, got float 1.5"),
         ("prism", {"k": torch.tensor([1, 2])}, TypeError, "k: expected an int, got Tensor"),
-        ("prism", {"k": True}, TypeError, "k: expected an int, got True"),
-        ("prism", {"n_y": "2"}, TypeError, "n_y: expected an int, got '2'"),
-        ("prism", {"leftmost": 2.0}, TypeError, "leftmost: expected an int, got 2.0"),
+        ("prism", {"k": True}, TypeError, "k: expected an int, got bool True"),
+        ("prism", {"n_y": "2"}, TypeError, "n_y: expected an int, got str '2'"),
+        ("prism", {"leftmost": 2.0}, TypeError, "leftmost: expected an int, got float 2.0"),
     ],
     "rewards": [
         ("ddpp", {"log_reward": [0.0] * B}, TypeError, "log_reward: expected a torch.Tensor, got list"),
         ("ddpp", {"log_reward": torch.tensor([0.0, torch.nan, 1, 1])}, ValueError, "log_reward: expected finite"),
-        ("ddpp", {"beta": "1"}, TypeError, "beta: expected a number, got str"),
-        ("ddpp", {"beta": float("inf")}, ValueError, "beta: expected a finite number, got inf"),
+        ("ddpp", {"beta": "1"}, TypeError, "beta: expected a positive number, got str '1'"),
+        ("ddpp", {"beta": float("inf")}, ValueError, "beta: expected a positive number, got inf"),
     ],
 }
 
@@ -197,7 +201,7 @@ FORM_REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "z on another device": ({"z": clean().to("meta")}, ValueError, "z: expected it on cpu as x0 is, got meta"),
     "x0 flat": ({"x0": clean().flatten()}, ValueError, r"x0: expected \[B, L\]"),
     "logits a list": ({"logits": [1.0]}, TypeError, "logits: expected a tensor of logits, got list"),
-    "mask_id": ({"mask_id": None}, TypeError, "mask_id: expected a token id, got None"),
+    "mask_id": ({"mask_id": None}, TypeError, "mask_id: expected an int, got NoneType"),
     "a target outside": (
         {"x0": clean().index_fill(1, torch.arange(L), V)},
         ValueError,

@@ -229,7 +229,7 @@ BAD = {
     "n_y: expected at least one draw": {"n_y": 0},
     "leftmost: expected a positive number": {"leftmost": 0},
     "positions: expected 'random' or 'confidence', got 'margin'": {"positions": "margin"},
-    "temperature: expected >= 0": {"temperature": -0.5},
+    "temperature: expected a number >= 0": {"temperature": -0.5},
     "top_p: expected 0 < top_p <= 1, got 1.5": {"top_p": 1.5},
     "head: expected a callable .* heads.attach": {"head": None},
     "head: expected logits \\(4, 8\\), got \\(4, 8, 1\\)": {"head": lambda hidden, _: hidden[..., :1]},

@@ -54,7 +54,7 @@ def test_nucleus_drops_the_token_that_crosses_and_keeps_the_first():
 def test_draw_tokens_errors_and_argmax():
     scores = torch.tensor([[0.0, 3.0, 1.0]])
     assert draw_tokens(scores, temperature=0).tolist() == [1]
-    with pytest.raises(ValueError, match="temperature: expected >= 0, got -1"):
+    with pytest.raises(ValueError, match="temperature: expected a number >= 0, got -1"):
         draw_tokens(scores, temperature=-1)
     with pytest.raises(ValueError, match="top_p: expected 0 < top_p <= 1, got 0"):
         draw_tokens(scores, top_p=0)

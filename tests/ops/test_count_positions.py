@@ -92,7 +92,7 @@ def test_compiles_without_a_graph_break():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"rule": "best"}, ValueError, "rule: expected one of 'threshold'.*got 'best'"),
+        ({"rule": "best"}, ValueError, r"rule: expected one of \['threshold'.*got 'best'"),
         ({"bound": "high"}, TypeError, "bound: expected a number or a floating-point tensor, got str"),
         ({"bound": torch.ones(2)}, ValueError, r"bound: expected shape \[\] or \[3\], one per row, got \[2\]"),
         ({"bound": torch.ones(3).long()}, TypeError, "bound: expected .* got torch.int64"),

@@ -223,7 +223,7 @@ BANDS = {"unmask_score": SCORE, "keep_score": SCORE, "unmask_count": 1, "remask_
         ({"proposals": torch.zeros(2, 5, dtype=torch.int64)}, ValueError, r"proposals: .*\[2, 4\].* got \[2, 5\]"),
         ({"mask_id": -1}, ValueError, "mask_id: expected a token id >= 0, got -1"),
         ({"mask_id": None}, TypeError, "mask_id: expected an int, got NoneType"),
-        ({"refill": "always"}, ValueError, "refill: expected one of 'if_short', 'never', got 'always'"),
+        ({"refill": "always"}, ValueError, "refill: expected 'if_short' or 'never', got 'always'"),
         ({"unmask_count": -3}, ValueError, "unmask_count: expected at least 0, got -3"),
         ({"unmask_count": None}, ValueError, "unmask_count: expected it together with unmask_score"),
         ({"keep_score": None}, ValueError, "keep_score: expected a score"),

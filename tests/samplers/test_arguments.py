@@ -39,7 +39,7 @@ def llada(**given):
 
 CALLS = [
     *[("mask_id", value) for value in (-1, True, np.bool_(True), 3.0, np.float64(3), None, "11", [11], 10**20)],
-    *[("mask_id", torch.tensor(value)) for value in ([11], [[11]], 11.0, -1, True)],
+    *[("mask_id", torch.tensor(value)) for value in ([11, 11], [], 11.0, -1, True)],
     *[("eos_id", value) for value in (-1, 2.0, True, "2", [2, -1], [2, "3"], "</s>", 12, [3, 99], {"eos": 2})],
     *[("stop", value) for value in (["\n"], "\n", 5, torch.tensor([5]))],
     *[("stop", value) for value in (lambda t, f: True, lambda t, f: torch.zeros(4, 16) > 0, lambda t, f: [False] * 4)],

@@ -20,7 +20,7 @@ each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
         ({"tokens": [[1, 2]]}, TypeError, "tokens: expected an int64 tensor .* got list"),
         ({"tokens": canvas()[0]}, ValueError, r"tokens: expected \[B, L\], got \[16\]; add a batch dimension"),
         ({"tokens": None}, ValueError, "tokens: expected int64 .* or a state"),
-        ({"mask_id": -1}, ValueError, "mask_id: expected an id >= 0, got -1"),
+        ({"mask_id": -1}, ValueError, "mask_id: expected a token id >= 0, got -1"),
         ({"mask_id": 11.0}, TypeError, "mask_id: expected an int, got float"),
         ({"mask_id": 12, "tokens": torch.full((2, 3), 12)}, ValueError, "mask_id: expected an id within the 12 ids"),
         ({"fixed": torch.zeros(4, 15, dtype=torch.bool)}, ValueError, r"fixed: expected \[4, 16\] like tokens"),

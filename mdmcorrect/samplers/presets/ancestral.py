@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ... import _checks
 from ..ancestral import Ancestral, JumpTimes
 from ..informed import Informed
 from ..sampler import Sampler
@@ -87,10 +88,8 @@ class ReMDM(Preset):
         )
 
     def _sigma(self) -> Sigma:
-        if self.rule == "conf":
+        if _checks.choice("rule", self.rule, "cap", "rescale", "conf") == "conf":
             return Confidence(1.0 if self.eta is None else self.eta)
-        if self.rule not in ("cap", "rescale"):
-            raise ValueError(f"rule: expected 'cap', 'rescale' or 'conf', got {self.rule!r}")
         if self.eta is None:
             raise ValueError(f"eta: ReMDM-{self.rule} needs one (the paper, at 1024 steps: cap 0.008, rescale 0.015)")
         return Cap(self.eta) if self.rule == "cap" else Rescale(self.eta)

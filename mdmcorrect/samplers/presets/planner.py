@@ -43,10 +43,8 @@ class P2(Preset):
     temperature: float = 1.0
 
     def parts(self) -> Sampler:
-        if self.score not in _SCORES:
-            raise ValueError(f"score: expected one of {list(_SCORES)}, got {self.score!r}")
-        if self.revisit not in ("token", "draft"):
-            raise ValueError(f"revisit: expected 'token' or 'draft', got {self.revisit!r}")
+        _checks.choice("score", self.score, *_SCORES)
+        _checks.choice("revisit", self.revisit, "token", "draft")
         masked = committed = _SCORES[self.score]
         review = None
         if self.planner is not None and self.score != "random":

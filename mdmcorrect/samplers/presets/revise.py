@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ... import _checks
 from ..correct import HideAndAsk
 from ..counts import AboveMean, CeilTarget, EvenSplit, Threshold
 from ..plan import UnmaskThenRemask
@@ -60,8 +61,7 @@ class RemeDi(Preset):
     by: str = "quality"
 
     def parts(self) -> Sampler:
-        if self.by not in ("quality", "probability"):
-            raise ValueError(f"by: expected 'quality' or 'probability', got {self.by!r}")
+        _checks.choice("by", self.by, "quality", "probability")
         ranks = ("quality", "quality") if self.by == "quality" else ("logprob", "current_logprob")
         return Sampler(
             name="RemeDi",
