@@ -1,4 +1,4 @@
-"""What the drop-ins share: how deviations from an original are named, seeds taken from torch, Hugging Face models."""
+"""What the drop-ins share: how deviations from an original are named, arguments, Hugging Face models."""
 
 from __future__ import annotations
 
@@ -32,16 +32,6 @@ def check_quirks(quirks: str | Collection[str], known: Collection[str]) -> froze
 
 def check_ties(ties: str) -> str:
     return _checks.choice("ties", ties, "lowest", "torch")
-
-
-def seed_of(seed: int | Tensor | torch.Generator | None, *, random: bool) -> int | Tensor | torch.Generator:
-    """``seed``, or where there is none one drawn from torch's global generator, so that ``torch.manual_seed`` holds.
-
-    A run that draws nothing (``random`` is false) leaves the generator as it is.
-    """
-    if seed is not None:
-        return seed
-    return int(torch.randint(2**62, (1,), device="cpu")) if random else 0
 
 
 def completed(result: SampleResult) -> SampleResult:

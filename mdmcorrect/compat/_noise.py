@@ -15,7 +15,6 @@ from torch import Tensor
 
 from .. import _checks
 from ..samplers import Scores, Scoring
-from ._common import seed_of
 
 NOISES = ("exact", "fp32")
 
@@ -50,6 +49,11 @@ class Float32Noise(Scoring):
 
     generator: torch.Generator | None = None
 
+    @property
+    def random(self) -> bool:
+        """False: tokens are drawn from torch's stream, and a seed drawn for the engine would move it."""
+        return False
+
     def __call__(
         self, logits: Tensor, *, tokens: Tensor, rows: Tensor, mask_id: int, want: Iterable[str], **options: Any
     ) -> Scores:
@@ -66,17 +70,6 @@ class Float32Noise(Scoring):
         judged = judge(logits, tokens=token.clamp(min=0), rows=rows, mask_id=mask_id, want=asked, **options)
         confidence = judged["current_logprob"].exp()
         return Scores({**scores, "token": token, "confidence": confidence.to(scores["confidence"].dtype)})
-
-
-def engine_seed(
-    seed: int | Tensor | torch.Generator | None, scoring: Scoring, *, otherwise: bool = False
-) -> int | Tensor | torch.Generator:
-    """The seed of a run by ``scoring``; drawn where there is none only if the engine itself draws.
-
-    It draws tokens, unless their noise comes from torch's stream, and what ``otherwise`` says: positions.
-    """
-    tokens = scoring.temperature > 0 and not isinstance(scoring, Float32Noise)
-    return seed_of(seed, random=tokens or otherwise)
 
 
 def drawn_by(

@@ -75,7 +75,6 @@ def generate_sample(
         tokens = test_ds["input_ids"][: settings.sample_batch_size]
     tokens = tokens.to(device)
     sampler = replace(_sampler(self, num_steps, eps), finish=bool(settings.noise_removal))
-    seed = common.seed_of(seed, random=True)
     result = sampler(_model(self), tokens, mask_id=self.mask_index, seed=seed, history=return_intermediates)
     common.completed(result)
     if not return_intermediates:

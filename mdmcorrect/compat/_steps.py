@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import ops, rng
-from . import _common as common
+from .. import ops
 
 
 def propose(
@@ -21,7 +20,6 @@ def propose(
 ) -> ops.TokenScores:
     """Proposals (never the mask) and confidences, at temperature 1, of ``logits [B, L, V]`` where ``rows`` is true."""
     half = logits.dtype in (torch.bfloat16, torch.float16)
-    drawn = common.seed_of(seed, random=temperature > 0)
     logits = logits if half else logits.float()
     return ops.score_tokens(
         logits if logits.stride(-1) == 1 else logits.contiguous(),
@@ -30,7 +28,7 @@ def propose(
         forbid=None if mask_id is None or mask_id >= logits.shape[-1] else mask_id,
         confidence_dtype=confidence_dtype if half else None,
         want=["token", "confidence", *want],
-        seed=rng.sequence_seeds(drawn, len(logits), device=logits.device),
+        seed=seed,
     )
 
 

@@ -211,7 +211,6 @@ class AmusedScheduler(_Amused):
                 unknown.sum(1) - masks,
                 eligible=unknown,
                 temperature=max(float(scale), 0.0),
-                seed=torch.default_generator,
             )
             return unknown & ~kept
         sure = probability.masked_fill(~unknown, torch.finfo(probability.dtype).max)
@@ -280,7 +279,6 @@ def _propose(
         top_p=top_p if temperature else None,
         law="proposal" if temperature else "raw",
         want=["token", "confidence"],
-        seed=torch.default_generator if temperature else 0,
     )
     assert scores.token is not None
     assert scores.confidence is not None
@@ -321,7 +319,6 @@ def _image_proposal(logits: Tensor, unknown: Tensor, generator: torch.Generator 
             temperature=1.0,
             want=["token", "confidence"],
             confidence_dtype=logits.dtype if logits.dtype in HALF else None,
-            seed=torch.default_generator,
         )
         assert scores.token is not None
         assert scores.confidence is not None

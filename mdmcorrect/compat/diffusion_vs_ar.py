@@ -105,8 +105,7 @@ def generate_samples(
         )
     else:
         sampler = Sampler(name="generate_samples", steps=steps, plan=Ancestral(eps=0.0), scoring=scoring, cache=False)
-    drawn = common.seed_of(seed, random=scale > 0 or not args.topk_decoding)
-    result = sampler(model, tokens, mask_id=mask_id, fixed=source, seed=drawn, history=False)
+    result = sampler(model, tokens, mask_id=mask_id, fixed=source, seed=seed, history=False)
     return common.completed(result).tokens
 
 

@@ -247,7 +247,7 @@ class MDLMSampler(BaseSampler):
             mask_id=self.tokenizer.mask_token_id,
             attention_mask=real,
             origin=origin.to(tokens.device),
-            seed=_seed(settings),
+            seed=settings.seed,
             history=settings.return_dict,
         )
         return self._output(result, tokens, settings)
@@ -291,7 +291,7 @@ class BD3LMSampler(BaseSampler):
             mask_id=mask_id,
             fixed=(tokens != mask_id) | (torch.arange(tokens.shape[1], device=tokens.device) < start),
             origin=start,
-            seed=_seed(settings),
+            seed=settings.seed,
             history=settings.return_dict,
         )
         blocks = int(result.state.window.max())  # what was never entered the original never appended
@@ -387,7 +387,7 @@ def _by_blocks(
         mask_id=mask_id,
         fixed=torch.ones_like(tokens, dtype=torch.bool) if idle and unfilled else None,
         origin=given // size * size,
-        seed=common.seed_of(settings.seed, random=settings.temperature > 0),
+        seed=settings.seed,
         history=settings.return_dict,
     )
     return owner._output(result, tokens, settings)
@@ -438,11 +438,6 @@ def _stays(scheduler: Any) -> Callable[[float, float], float]:
     if scheduler is None:
         return linear_stays
     return lambda s, t: float(scheduler.reverse_mask_prob(s=s, t=t))
-
-
-def _seed(settings: MDLMSamplerConfig | BD3LMSamplerConfig) -> Any:
-    random = settings.temperature > 0 or settings.remasking == "random" or settings.stochastic_transfer
-    return common.seed_of(settings.seed, random=random)
 
 
 def _padded(rows: list[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:

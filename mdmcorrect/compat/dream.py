@@ -119,7 +119,7 @@ def diffusion_generate(
         attention_mask=common.extend_mask(attention_mask, prompt, tokens.shape[1] - prompt.shape[1]),
         logits_processor=hooks.process_logits if generation_logits_hook_func else None,
         tokens_processor=hooks.process_tokens if generation_tokens_hook_func else None,
-        seed=common.seed_of(seed, random=config.temperature > 0 or config.alg == "origin" or bool(config.alg_temp)),
+        seed=seed,
         history=keep_history,
     )
     common.completed(result)
@@ -169,7 +169,7 @@ def propose(
         positions=place,
         mask_id=0,
         want={"token", "confidence", name},
-        seed=rng.sequence_seeds(common.seed_of(seed, random=scoring.temperature > 0), 1, device=logits.device),
+        seed=rng.sequence_seeds(seed, 1, device=logits.device, draws=scoring.random),
         step=torch.zeros_like(place[:, 0]),
         call=0,
     )

@@ -147,7 +147,7 @@ def _generate(
         common.append_masks(prompt, gen_length, mask_id),
         mask_id=mask_id,
         origin=prompt.shape[1],
-        seed=common.seed_of(seed, random=temperature > 0 or remasking == "random"),
+        seed=seed,
         callback=None if step_callback is None else tell,
         history=False,
     )
@@ -211,8 +211,7 @@ def _score(
     seed: int | Tensor | torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     order = commit_order(remasking)
-    seed = common.seed_of(seed, random=temperature > 0 or order == "random")
-    seeds = rng.sequence_seeds(seed, len(x), device=x.device)
+    seeds = rng.sequence_seeds(seed, len(x), device=x.device, draws=temperature > 0 or order == "random")
     logits = logits.float() if logits.dtype == torch.float64 else logits
     scores = ops.score_tokens(
         logits, rows=mask_index, temperature=temperature, want=["token", "confidence"], seed=seeds

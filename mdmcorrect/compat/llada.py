@@ -16,7 +16,7 @@ from ..adapters import Guided
 from ..samplers import Blocks, EvenSplit, LLaDA, Sampler, Unmask, UnmaskThenRemask
 from ..samplers.presets.llada import commit_order
 from . import _common as common
-from ._noise import drawn_by, engine_seed
+from ._noise import drawn_by
 
 MODULES = ("generate",)
 QUIRKS = ("unfilled_masks", "eos_by_temperature")
@@ -121,7 +121,7 @@ def generate(
         mask_id=mask_id,
         attention_mask=common.extend_mask(attention_mask, prompt, gen_length),
         origin=prompt.shape[1],
-        seed=engine_seed(seed, sampler.scoring, otherwise=remasking == "random"),
+        seed=seed,
         history=False,
     )
     return common.completed(result).tokens

@@ -103,7 +103,7 @@ class ConfidenceSampler:
             mask_id=trainer.args.mask_value,
             fixed=torch.zeros_like(tokens, dtype=torch.bool),
             condition=labels,
-            seed=torch.default_generator if seed is None else seed,
+            seed=seed,
             history={"token"},
         )
         common.completed(result)
@@ -180,7 +180,7 @@ class HaltonSampler:
         number = torch.arange(1, nb_point + 1, device="cpu")
         # float32, as there: where a point falls on a border its rounding says which cell it is in.
         cells = torch.stack([_mirrored(number, base) for base in (2, 3)], 1).float().mul(input_size).long()
-        met = torch.full_like(number[: input_size**2], nb_point)
+        met = torch.full((input_size**2,), nb_point, dtype=torch.int64, device="cpu")
         met.scatter_reduce_(0, cells[:, 0] * input_size + cells[:, 1], number - 1, "amin")
         return cells[met[met < nb_point].sort().values]
 
@@ -203,7 +203,7 @@ class HaltonSampler:
         """
         size = trainer.input_size
         tokens, labels = _start(trainer, init_code, nb_sample, labels)
-        seeds = rng.sequence_seeds(torch.default_generator if seed is None else seed, nb_sample, device=tokens.device)
+        seeds = rng.sequence_seeds(seed, nb_sample, device=tokens.device)
         plan = _Redraw(self._place(size, seeds), tuple(self._counts(size**2)))
         sampler = Sampler(
             name="HaltonSampler",

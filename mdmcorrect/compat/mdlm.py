@@ -120,8 +120,7 @@ def uniforms(
     x: Tensor, seed: int | Tensor | torch.Generator | None, step: int | Tensor, purpose: rng.Purpose
 ) -> tuple[Tensor, Tensor]:
     """Seeds ``[B]`` of the rows of ``x [B, L]`` and one uniform number per position, float64."""
-    source = torch.default_generator if seed is None else seed
-    seeds = rng.sequence_seeds(source, x.shape[0], device=x.device)
+    seeds = rng.sequence_seeds(seed, x.shape[0], device=x.device)
     return seeds, rng.uniform(seeds, x.shape[1], step, purpose, dtype=torch.float64)
 
 

@@ -119,7 +119,7 @@ def _generate(
         origin=idx.shape[1],
         condition=bias,
         stop=_ended(idx.shape[1], block_length, mask_id, eot_token) if eot_token is not None else None,
-        seed=common.seed_of(seed, random=temperature > 0 or remasking == "random"),
+        seed=seed,
         history=False,
     )
     return common.completed(result).tokens
@@ -215,7 +215,7 @@ def t2i_generate(
         torch.where(given == mask_token_id, 0, given - offset + 1),
         mask_id=0,
         condition=canvas,
-        seed=torch.default_generator if generator is None else generator,
+        seed=generator,
         history=False,
     )
     codes = result.tokens - 1

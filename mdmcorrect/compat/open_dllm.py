@@ -82,13 +82,12 @@ def diffusion_generate(
         raise ValueError("mask_token_id: expected an id, in generation_config or as an argument, got None")
     prompt = inputs.repeat_interleave(config.num_return_sequences, 0)
     tokens = common.append_masks(prompt, dream.new_tokens(config, prompt.shape[1]), config.mask_token_id)
-    random = config.temperature > 0 or config.alg == "origin" or bool(config.alg_temp)
     result = _sampler(config, common.check_ties(ties), kept)(
         _Model(model),
         tokens,
         mask_id=config.mask_token_id,
         stop=_full(config.mask_token_id) if config.alg == "p2" else None,
-        seed=common.seed_of(seed, random=random),
+        seed=seed,
         history=config.output_history,
     )
     common.completed(result)

@@ -112,7 +112,7 @@ def p2_sampling(
         xt,
         mask_id=mask_id,
         logits_processor=_noisy(tau, noise, generator) if materialised else None,
-        seed=_engine_seed(generator, random=score == "random" or (drawn and not materialised)),
+        seed=generator,
         history=False,
     )
     xt.copy_(result.tokens)
@@ -150,7 +150,7 @@ def p2_plus_sampling(
         steps=(num_steps or masks) + 1,
         plan=FixedOrder(shared=shared_order),
         scoring=Scoring(temperature=tau, mask_token="forbid"),
-    )(model, xt, mask_id=mask_id, seed=_engine_seed(seed, random=tau > 0), history=False)
+    )(model, xt, mask_id=mask_id, seed=seed, history=False)
     xt.copy_(result.tokens)
     common.completed(result)
     return xt
@@ -174,13 +174,6 @@ class _ScoredBy(Scoring):
         if "custom" in want:
             scores["custom"] = self.score_fn(logits.double(), scores["token"].clamp(min=0))
         return scores
-
-
-def _engine_seed(seed: int | torch.Generator | None, *, random: bool) -> int | torch.Generator:
-    """What the engine draws from, torch's default generator if nothing was given; one that it does not need stays."""
-    if not random:
-        return 0
-    return torch.default_generator if seed is None else seed
 
 
 def _noisy(tau: float, noise: str, generator: torch.Generator | None) -> Callable[[Tensor, Tensor], Tensor]:

@@ -13,7 +13,7 @@ from .. import _checks
 from ..model import Output
 from ..samplers import BlockPRISM, Blocks
 from . import _common as common
-from ._noise import drawn_by, engine_seed
+from ._noise import drawn_by
 from ._prism_path import generate_sample
 
 __all__ = ["generate_sample", "llada_inference"]
@@ -93,11 +93,7 @@ def llada_inference(
         _with_quality(model),
         tokens,
         mask_id=mask_id,
-        seed=engine_seed(
-            seed,
-            sampler.scoring,
-            otherwise=unmasking == "random" or (remasking and num_remasking > 0 and remasking_mode.lower() == "remdm"),
-        ),
+        seed=seed,
         history=False,
     )
     return common.completed(result).tokens

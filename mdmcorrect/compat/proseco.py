@@ -105,7 +105,7 @@ def generate(
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)
     preset = BlockProSeCo(
-        steps=steps,
+        steps=steps if threshold is None else None,
         block_length=block_length,
         corrector_steps=max_corrector_steps_per_loop,
         correct_every=apply_corrector_every_n_steps,
@@ -149,7 +149,7 @@ def generate(
         mask_id=mask_id,
         origin=start,
         stop=_all_rows_ended(start, block_length, mask_id, tokenizer) if early_eos_stopping and tokenizer else None,
-        seed=common.seed_of(seed, random=temperature > 0 or remasking == "random"),
+        seed=seed,
         callback=keep if save_intermediate_outputs else None,
         history=False,
     )

@@ -60,7 +60,7 @@ def draw(
         input="probs",
         temperature=1.0,
         want=["token"],
-        seed=torch.default_generator if seed is None else seed,
+        seed=seed,
         step=step,
     ).token
     assert token is not None

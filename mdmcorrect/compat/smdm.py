@@ -9,7 +9,7 @@ The original's "greddy" counts and ranks masks over the whole batch, so that a r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ def diff_sample(
         tokens,
         mask_id=dim,
         fixed=fixed,
-        seed=common.seed_of(seed, random=temperature > 0 or alg == "origin"),
+        seed=seed,
         history=False,
     )
     return common.completed(result).tokens
@@ -115,6 +115,8 @@ class _Landing:
 @dataclass(frozen=True)
 class _Shrinking:
     """``floor(n (1 - s / t))`` of the n masks there are, at the last step all; of the batch's if ``flattened``."""
+
+    random: ClassVar[bool] = False
 
     eps: float
     flattened: bool
