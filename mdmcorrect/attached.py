@@ -300,7 +300,8 @@ def attach(
 
     Raises:
         TypeError: ``model``, ``head`` or one of the functions is nothing to call, ``module`` no name.
-        ValueError: both ``hidden`` and ``module`` given, an unknown or ambiguous submodule, an unknown ``capture``.
+        ValueError: both ``hidden`` and ``module`` given, an unknown or ambiguous submodule, an unknown ``capture``, or
+            "input" without ``module``.
     """
     for name, value in {"model": model, "head": head}.items():
         if not callable(value):
@@ -313,6 +314,8 @@ def attach(
     if module is not None and not isinstance(module, str):
         raise TypeError(f"module: expected the name of a submodule, got {type(module).__name__}")
     _checks.choice("capture", capture, "output", "input")
+    if capture == "input" and module is None:
+        raise ValueError("capture: expected module=, the submodule whose input is meant, beside 'input', got None")
     return ModelWithQuality(
         model, head, hidden=hidden, logits=logits, condition=condition, module=module, capture=capture
     )

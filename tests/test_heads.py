@@ -167,6 +167,8 @@ def test_attach_errors():
         attach(Net(), QualityHead(8), module="blocks.9")
     with pytest.raises(ValueError, match="capture: expected 'output' or 'input', got 'middle'"):
         attach(Net(), QualityHead(8), module="norm", capture="middle")
+    with pytest.raises(ValueError, match=r"capture: expected module=, .* beside 'input', got None"):
+        attach(Net(), QualityHead(8), hidden=lambda output: output, capture="input")
     with pytest.raises(TypeError, match="module: expected the name of a submodule, got LayerNorm"):
         attach(net := Net(), QualityHead(8), module=net.norm)
     for name in ("hidden", "logits", "condition"):

@@ -50,7 +50,7 @@ def mdlm_loss(
         x0: int64 ``[B, L]`` clean tokens, without ``mask_id`` except under padding.
         mask_id: id of the mask token; its probability is 0 in the model's softmax.
         t: ``[B]`` times in (0, 1]; None draws them uniform on ``[t_min, 1)``.
-        t_min: smallest drawn time.
+        t_min: smallest drawn time. Beside a ``t`` that is given, neither this nor ``antithetic`` has an effect.
         antithetic: one time from each of B equal slices (see ``schedules.sample_times``).
         schedule: "linear", "loglinear", "cosine" or an object with the methods of ``schedules.Schedule``.
         fixed: bool ``[B, L]``, tokens that are never masked and carry no loss: prompts, givens.

@@ -95,7 +95,8 @@ def prism_loss(
         positions: "random" (uniform among the masks) or "confidence" (the k with the highest maximum probability,
             PRISM's variant for LLaDA).
         leftmost: choose only among each row's leftmost masks, this many (LLaDA variant: 512); None for all.
-        temperature, top_p: how y is drawn; temperature 0 is the argmax (LLaDA variant); top_p drops the crossing token.
+        temperature, top_p: how y is drawn; temperature 0 is the argmax (LLaDA variant), which any top_p keeps; top_p
+            drops the crossing token.
         train_backbone: False runs both forwards without gradient and detaches the head's inputs. Dropout is not
             switched off: call ``model.eval()``.
         mdlm_weight: lambda (paper: 5 on Sudoku, 0.5 on OpenWebText). None: 1 with a trained backbone, 0 with a frozen.

@@ -74,7 +74,7 @@ def proseco_loss(
         t_min: smallest drawn time. The weighted corrector term diverges as log(1/t_min) when it goes to 0.
         inputs: "argmax" or "sample": how the corrector's input is taken from the logits, the mask token excluded.
         input_positions: "all" (also where z was clean: no carry-over) or "masked" (clean tokens stay).
-        temperature: of "sample".
+        temperature: of "sample"; "argmax" is a temperature of 0, whatever this says.
         weighted: multiply the corrector's term by the same w(t) as the masked term; False weighs it 1.
         upweight_errors: where the input is already right, the loss is ``-p(x0)`` instead of ``-log p(x0)``, so wrong
             inputs have the larger gradients.

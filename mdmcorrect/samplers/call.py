@@ -69,7 +69,8 @@ class Runs:
             attention_mask: bool or 0/1 ``[B, L]``, 0 on padding, on either side; instead of ``lengths``.
             positions: int64 ``[B, L]``; default counts from the row's first real token. They address the random draws,
                 and the model gets them as ``position_ids`` if it takes these (else ``request.unpassed`` says so).
-            origin: an int or int64 ``[B]``, the column blocks are counted from; default the first to be generated.
+            origin: an int or int64 ``[B]``, the column that blocks cut by column are counted from; default the first
+                to be generated. Blocks of generated positions, and the whole canvas, need none: theirs begin there.
             condition: handed to the model; its tensors with a leading dimension of B follow the rows.
             eos_id: a row ends when an end-of-sequence token was generated with no mask before it; the generated
                 positions after it become ``eos_id``. Of several any ends a row, and the first fills what comes after.

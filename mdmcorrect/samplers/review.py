@@ -36,7 +36,7 @@ class Review:
             log-probability of the draft's token; "lead", that of its best token over the second (P2, 2502.03540).
         draft: which positions hold proposals: "masks"; "generated", committed ones too; "all", fixed ones too, as in
             P2's code.
-        scoring: how the model's logits are read.
+        scoring: how the model's logits are read; not with ``reads="quality"``, which reads none.
     """
 
     model: Any
@@ -47,6 +47,8 @@ class Review:
     def __post_init__(self) -> None:
         _checks.choice("review reads", self.reads, *_READS)
         _checks.choice("review draft", self.draft, *_DRAFTS)
+        if self.reads == "quality" and self.scoring != Scoring():
+            raise ValueError("review scoring: expected reads='logprob' or 'lead' beside it, got 'quality', no logits")
 
     def wanted(self, state: State, mask_id: int) -> Tensor:
         """bool ``[B, L]``: positions whose proposals the draft takes."""

@@ -84,11 +84,11 @@ class Blocks:
         length: positions of a block, None for the whole canvas.
         until_filled: a block lasts until no mask is left in it, however many steps that takes, and at most one per
             mask it began with (threshold decoding, which commits at least one position per step).
-        steps: steps of every block, instead of its share of the sampler's.
+        steps: steps of every block, instead of its share of the sampler's; not with ``until_filled``.
         extra: steps a block may last beyond these, for methods that revise what is filled.
         by: "generated" counts a row's positions that are not fixed, so an infilling template is cut into blocks of its
             blanks; "column" counts columns from the row's origin on, so blocks are contiguous and masks before the
-            origin belong to the first. After a prompt without masks the two are the same.
+            origin belong to the first; it needs a ``length``. After a prompt without masks the two are the same.
         together: rows enter a block together, when no row has a mask left in the one before, as originals do whose
             canvas is a batch: rows then wait, and a corrector goes on revising those that do.
         behind: what a mask left in an earlier block is: None for none of this block's business; "always", a position
@@ -110,6 +110,12 @@ class Blocks:
         _checks.choice("blocks by", self.by, "generated", "column")
         _checks.settle(self, "block", steps=_checks.optional(_checks.at_least(1)), extra=_checks.at_least(0))
         _checks.settle(self, until_filled=_checks.flag, together=_checks.flag)
+        if self.by == "column" and self.length is None:
+            raise ValueError("blocks by: expected a block_length beside 'column', got None, the whole canvas")
+        if self.until_filled and self.steps is not None:
+            raise ValueError(
+                f"block steps: expected None beside until_filled=True, which sets their number, got {self.steps}"
+            )
         if self.behind not in (None, "always", "first"):
             raise ValueError(f"blocks behind: expected None, 'always' or 'first', got {self.behind!r}")
 

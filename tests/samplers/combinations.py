@@ -369,9 +369,9 @@ COMBINATIONS = {
         Sampler(steps=8, plan=Ancestral(), correct=FixedPoint(3, every=2), scoring=Scoring(temperature=1.0)),
     ),
     "block-proseco": (
-        BlockProSeCo(steps=8, block_length=7, threshold=0.3),
+        BlockProSeCo(block_length=7, threshold=0.3),
         Sampler(
-            steps=8,
+            steps=1,
             unmask=Unmask("confidence", Threshold(0.3)),
             window=Blocks(7, until_filled=True),
             correct=FixedPoint(4, every=2, revisits=False),

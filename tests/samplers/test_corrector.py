@@ -171,7 +171,7 @@ def test_threshold_lasts_until_a_block_is_filled():
         logits[:, :2] *= 4  # 0.98
         return logits
 
-    preset = BlockProSeCo(steps=1, corrector_steps=0, threshold=0.9)
+    preset = BlockProSeCo(corrector_steps=0, threshold=0.9)
     result = preset(sure_of_two, torch.full((1, 6), MASK), mask_id=MASK, history=True)
     assert [int(event.committed.sum()) for event in result.history] == [2, 1, 1, 1, 1]
 

@@ -11,7 +11,7 @@ from ..sampler import Sampler
 from ..unmask import Unmask
 from ..window import Blocks
 from .llada import commit_order
-from .preset import Preset
+from .preset import Filling, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +62,11 @@ class ProSeCo(Preset):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockProSeCo(Preset):
+class BlockProSeCo(Filling):
     """ProSeCo on LLaDA: blocks, commits by confidence, corrections from the prompt to the block's end (2602.11590).
 
-    At most ``steps (1 + S / omega)`` forwards. With a threshold a block lasts until it is filled, whatever ``steps``.
+    At most ``steps (1 + S / omega)`` forwards. With a threshold a block lasts until it is filled, and there are no
+    ``steps`` to choose.
 
     Args:
         block_length: generated positions per block, None for one block.
@@ -85,14 +86,20 @@ class BlockProSeCo(Preset):
         corrector = FixedPoint(self.corrector_steps, self.correct_every, revisits=False)
         return Sampler(
             name="BlockProSeCo",
-            steps=self.steps,
+            steps=1 if self._until_filled or self.steps is None else self.steps,
             unmask=self.unmask(),
-            window=Blocks(self.block_length, until_filled=self.threshold is not None),
+            window=Blocks(self.block_length, until_filled=self._until_filled),
             correct=corrector if self.corrector_steps else None,
             scoring=self._scoring(mask_token="forbid"),
         )
 
+    @property
+    def _until_filled(self) -> bool:
+        return self.threshold is not None
+
     def unmask(self) -> Unmask:
         """Which positions it commits, and how many."""
+        if not self._until_filled and self.steps is None:
+            raise ValueError("steps: expected an int of at least 1, or a threshold, got neither")
         count: CountRule = EvenSplit() if self.threshold is None else Threshold(self.threshold)
         return Unmask(commit_order(self.remasking), count, ties=self.ties)
