@@ -95,6 +95,12 @@ def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum:
     return value
 
 
+def require_one_call(call: object) -> None:
+    """call: an int or int64 ``[]``, one for all rows."""
+    if isinstance(call, Tensor) and call.dim() != 0:
+        raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
+
+
 def row_seeds(seed: rng.Seed, batch: int, like: Tensor, *, temperature: object) -> Tensor:
     """int64 ``[B]``, one per row, or ``[]``, from which the kernel derives the rows' own; on ``like``'s device.
 

@@ -183,10 +183,7 @@ def _check(
         arguments.require_like("token_weight", token_weight, tuple(lead), hidden, "hidden (without D)")
         arguments.require_dtype("token_weight", token_weight, *_DTYPES)
     if row_index is not None:
-        arguments.require_dtype("row_index", arguments.require_tensor("row_index", row_index), torch.int64)
-        if row_index.dim() != 1:
-            raise ValueError(f"row_index: expected shape [R], got {list(row_index.shape)}")
-        arguments.require_device("row_index", row_index, hidden, "hidden")
+        arguments.require_row_index(row_index, hidden, "hidden")
     return lead
 
 

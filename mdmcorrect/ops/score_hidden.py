@@ -95,8 +95,7 @@ def score_hidden(
     if positions is not None:
         arguments.require_positions(positions, tuple(lead), grid, logits_shape)
         positions = positions if positions.dim() == 1 else positions.reshape(batch, length)
-    if isinstance(call, Tensor) and call.dim() != 0:
-        raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
+    arguments.require_one_call(call)
 
     mask = scoring.want_mask(want, tokens is not None)
     ids, stats = detached(

@@ -122,8 +122,7 @@ def score_tokens(
     if positions is not None:
         arguments.require_positions(positions, tuple(lead), logits, "logits (without V)")
         positions = positions if positions.dim() == 1 else positions.reshape(batch, length)
-    if isinstance(call, Tensor) and call.dim() != 0:
-        raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
+    arguments.require_one_call(call)
 
     shift = arguments.integer("shift", shift, minimum=0)
     uncond, weight = _guidance(uncond_logits, guidance, logits, input)

@@ -75,8 +75,7 @@ def select_positions(
     _checks.flag("largest", largest)
     if positions is not None:
         arguments.require_positions(positions, shape, scores, "scores")
-    if isinstance(call, Tensor) and call.dim() != 0:
-        raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
+    arguments.require_one_call(call)
     seeds = arguments.row_seeds(seed, batch, scores, temperature=temperature)
     steps = arguments.row_integers("step", step, batch, scores)
     call = arguments.row_integers("call", call, batch, scores)
