@@ -79,7 +79,7 @@ class Canvas:
             ValueError: a prompt that does not fit ``length`` with its new tokens, neither ``new_tokens`` nor
                 ``length``, no ``pad_id`` though rows differ, no prompts, or a negative number or id.
         """
-        rows = _rows("prompts", prompts)
+        rows = token_rows("prompts", prompts)
         mask_id = _checks.token_id("mask_id", mask_id)
         length = None if length is None else _checks.integer("length", length, minimum=0)
         if new_tokens is None:
@@ -118,7 +118,7 @@ class Canvas:
         device: torch.device | str | None = None,
     ) -> Canvas:
         """Templates whose masks, wherever they stand, are to be filled; arguments as for :meth:`from_prompts`."""
-        rows = _rows("templates", templates)
+        rows = token_rows("templates", templates)
         mask_id = _checks.token_id("mask_id", mask_id)
         length = None if length is None else _checks.integer("length", length, minimum=0)
         for n, row in enumerate(rows):
@@ -208,14 +208,14 @@ class Canvas:
         return [row[start:] for row, start in zip(self.sequences(tokens, eos_id), starts, strict=True)]
 
 
-def _rows(name: str, prompts: Prompts) -> list[Tensor]:
+def token_rows(name: str, prompts: Prompts) -> list[Tensor]:
     """Each prompt's ids, of whatever a tokenizer hands over."""
     if isinstance(prompts, (str, bytes)):
         raise TypeError(f"{name}: expected token ids of several prompts, got text; encode it with a tokenizer first")
     if isinstance(prompts, Mapping):
         if "input_ids" not in prompts:
             raise TypeError(f"{name}: expected token ids, or a mapping with input_ids, got one with {list(prompts)}")
-        rows = _rows(name, prompts["input_ids"])
+        rows = token_rows(name, prompts["input_ids"])
         real = prompts.get("attention_mask")
         if real is None:
             return rows

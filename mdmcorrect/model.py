@@ -198,6 +198,16 @@ def caller(model: Any) -> Caller:
     return Caller(model)
 
 
+def outside_vocabulary(tokens: Tensor, error: IndexError) -> IndexError:
+    """An embedding's error, with the ids it was asked for."""
+    if not tokens.numel():
+        return error
+    low, high = int(tokens.min()), int(tokens.max())
+    return IndexError(
+        f"model: failed on token ids from {low} to {high}; are mask_id and the tokens within its vocabulary? ({error})"
+    )
+
+
 class Caller:
     """A model of any form, called with tokens and what it takes of a request: the one place that decides.
 
@@ -222,6 +232,12 @@ class Caller:
 
     def __call__(self, tokens: Tensor, request: Request, **more: Any) -> Any:
         """The model's answer; ``more`` are arguments beside those of the request."""
+        try:
+            return self._answer(tokens, request, more)
+        except IndexError as error:  # what an embedding says of an id beyond its table
+            raise outside_vocabulary(tokens, error) from error
+
+    def _answer(self, tokens: Tensor, request: Request, more: Mapping[str, Any]) -> Any:
         arguments = {**self.arguments(request), **more}
         if self.accepts.anything and "position_ids" in arguments:
             try:

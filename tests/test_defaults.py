@@ -205,6 +205,18 @@ def test_operators_and_the_rest(name: str) -> None:
 
 # ---- the device ----
 
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_stay_on_the_device_of_what_they_are_given(name: str, network: Network) -> None:
+    expected = loss_of(name, network)
+    torch.set_default_device("meta")
+    try:
+        mine = loss_of(name, network)
+    finally:
+        torch.set_default_device(None)
+    same(mine, expected)
+
+
 # Not as_tensor: what a caller gives goes where the caller's defaults say.
 FACTORIES = {
     *("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapters import Guided, RightShifted
+from ..canvas import token_rows
 from ..model import Output, Request
 from ..samplers import (
     Blocks,
@@ -172,7 +173,7 @@ class BaseSampler:
         """The inputs as tensors; where logits are shifted, an empty one becomes a beginning of sequence."""
         if len(inputs) == 0:
             raise ValueError("inputs: expected at least one prompt, got none")
-        rows = [torch.as_tensor(row, dtype=torch.int64, device=self._device()) for row in inputs]
+        rows = [row.to(self._device()) for row in token_rows("inputs", inputs)]
         return [row.new_tensor([self.tokenizer.bos_token_id]) if right_shift and not len(row) else row for row in rows]
 
     def _output(self, result: SampleResult, start: Tensor, config: SamplerConfig) -> Any:

@@ -42,7 +42,10 @@ class Judge:
         if self.head is not None and not callable(self.head):
             raise TypeError(f"head: {_EXPECTED}, got {type(self.head).__name__}")
         if self.head is None and not train_backbone:
-            raise TypeError(f"head: {_EXPECTED}")
+            raise TypeError(
+                f"head: {_EXPECTED}; with train_backbone=False the states are detached within that model, and "
+                f"{type(model).__name__} is no wrapper that can be seen through"
+            )
         learns = covered(self.head) if isinstance(self.head, nn.Module) else set()
         if not train_backbone and self.attached is None and any(learns & covered(each) for each in averagers(model)):
             raise ValueError(

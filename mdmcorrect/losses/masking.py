@@ -94,12 +94,17 @@ def check_batch(x0: Tensor, z: Tensor, t: Tensor, **others: Tensor) -> None:
 def check_values(x0: Tensor, mask_id: int, roles: Roles, t: Tensor | None = None, **masks: Tensor | None) -> None:
     """Raise if clean tokens contain the mask or are none, nothing can be masked, a time is no time, or one of ``masks``
     is neither 0 nor 1 somewhere. One host synchronisation."""
-    facts = [((x0 == mask_id) & roles.present).sum(), roles.free.sum(), (x0 < 0).sum(), x0.min() if x0.numel() else 0]
+    facts = [
+        ((x0 == mask_id) & roles.present).sum(),
+        roles.free.sum(),
+        (x0 < 0).sum(),
+        x0.min() if x0.numel() else x0.sum(),
+    ]
     if t is not None:
         facts.append((~((t > 0) & (t <= 1))).sum())
     others = {name: mask for name, mask in masks.items() if mask is not None and mask.dtype != torch.bool}
     facts += [((mask != 0) & (mask != 1)).sum() for mask in others.values()]
-    numbers = iter(torch.stack([torch.as_tensor(fact, dtype=torch.int64).to(x0.device) for fact in facts]).tolist())
+    numbers = iter(torch.stack([fact.to(x0.device, torch.int64) for fact in facts]).tolist())
     found, free, negative, lowest = (next(numbers) for _ in range(4))
     if negative:
         raise ValueError(

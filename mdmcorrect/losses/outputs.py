@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import RightShifted
-from ..model import Caller, Output, Request, combine, counted_positions, gives_hidden_states
+from ..model import Caller, Output, Request, combine, counted_positions, gives_hidden_states, outside_vocabulary
 from .averaging import check_seen
 
 Forward = Callable[..., Any]
@@ -99,31 +99,28 @@ def call_model(
     if isinstance(model, RightShifted):
         given: dict[str, Any] = {"time": time, "attention_mask": attention_mask, "condition": condition}
         return Shifted(call_model(model.model.model, tokens, forward=forward, states=states, **given))
-    try:
-        if forward is not None:
+    if forward is not None:
+        try:
             return forward(model, tokens, time=time, attention_mask=attention_mask, condition=condition)
-        rows, length = tokens.shape
-        if attention_mask is None:
-            positions = torch.arange(length, device=tokens.device).expand(rows, length)
-        else:
-            positions = counted_positions(attention_mask.to(device=tokens.device, dtype=torch.bool))
-        request = Request(
-            batch=torch.arange(rows, device=tokens.device),
-            wanted=torch.ones_like(tokens, dtype=torch.bool),
-            time=time.double(),
-            step=torch.zeros(rows, dtype=torch.int64, device=tokens.device),
-            position_ids=positions,
-            attention_mask=attention_mask,
-            condition=condition,
-        )
-        asked = {"output_hidden_states": True} if states and gives_hidden_states(model) else {}
-        answer = Caller(model, "the loss")(tokens, request, **asked)
-        check_seen(model, answer)
-    except IndexError as error:  # what an embedding says of an id beyond its table
-        low, high = int(tokens.min()), int(tokens.max())
-        raise IndexError(
-            f"model: failed on token ids from {low} to {high}; are mask_id and x0 within its vocabulary? ({error})"
-        ) from error
+        except IndexError as error:
+            raise outside_vocabulary(tokens, error) from error
+    rows, length = tokens.shape
+    if attention_mask is None:
+        positions = torch.arange(length, device=tokens.device).expand(rows, length)
+    else:
+        positions = counted_positions(attention_mask.to(device=tokens.device, dtype=torch.bool))
+    request = Request(
+        batch=torch.arange(rows, device=tokens.device),
+        wanted=torch.ones_like(tokens, dtype=torch.bool),
+        time=time.double(),
+        step=torch.zeros(rows, dtype=torch.int64, device=tokens.device),
+        position_ids=positions,
+        attention_mask=attention_mask,
+        condition=condition,
+    )
+    asked = {"output_hidden_states": True} if states and gives_hidden_states(model) else {}
+    answer = Caller(model, "the loss")(tokens, request, **asked)
+    check_seen(model, answer)
     if isinstance(answer, Output) and (answer.shift or answer.uncond_logits is not None):
         return replace(answer, logits=combine(answer), uncond_logits=None, shift=0, hidden=None)
     return answer

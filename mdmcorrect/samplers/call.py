@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .. import _checks, rng
 from ..ops import TokenScores
-from .engine import Callback, Stop, TokensProcessor
+from .engine import Callback, Stop, TokensProcessor, asks_to_stop
 from .forward import LogitsProcessor
-from .identity import describe
+from .identity import identity
 from .progress import progress_bar
 from .result import Interrupted, SampleResult, StepEvent
 from .resume import check_agreement
@@ -108,7 +108,8 @@ class Runs:
         if "noised_logprob" in shown and parts.scoring.noise != "dense":
             raise ValueError('history: expected noised_logprob of a sampler whose scoring has noise="dense" only')
         layout = {"fixed": fixed, "lengths": lengths, "attention_mask": attention_mask, "positions": positions}
-        identity = describe(parts)
+        made_by = identity(parts, mask_id)
+        begins = state is None
         if state is None:
             if tokens is None:
                 raise ValueError("tokens: expected int64 [B, L], or a state to go on from; got neither")
@@ -119,11 +120,11 @@ class Runs:
                 origin=origin,
                 seed=seed,
                 draws=parts.random,
-                sampler=identity,
+                sampler=made_by,
             )
             state = _looked_at(state, lengths)
         else:
-            check_agreement(state, identity, tokens, origin=origin, seed=seed, **layout)
+            check_agreement(state, made_by, tokens, origin=origin, seed=seed, **layout)
         engine = parts.engine(
             model,
             mask_id=mask_id,
@@ -155,6 +156,12 @@ class Runs:
             calls=state.calls,
             token_forwards=state.token_forwards,
         )
+        if begins and stopped == "finished" and not result.calls and state.tokens.numel():
+            logger.warning(
+                "%s: there was nothing to do: no position holds mask_id %d, or all that do are fixed",
+                parts.name,
+                mask_id,
+            )
         if stopped == "interrupted":
             if on_interrupt == "raise":
                 raise Interrupted(result)
@@ -194,6 +201,6 @@ def _recorded(history: object) -> tuple[bool, frozenset[str]]:
 def _then(advance: Callable[[], None], callback: Callback | None) -> Callback:
     def both(event: StepEvent) -> Any:
         advance()
-        return callback(event) if callback is not None else False
+        return callback is not None and asks_to_stop(callback, event)
 
     return both

@@ -34,6 +34,20 @@ Stop = Callable[[Tensor, Tensor], Tensor]
 TokensProcessor = Callable[[Tensor, Tensor | None], Tensor]
 
 
+def asks_to_stop(callback: Callback, event: StepEvent) -> bool:
+    """What a callback answers.
+
+    Raises:
+        TypeError: neither true nor false, as a tensor of several values.
+    """
+    answer = callback(event)
+    try:
+        return bool(answer)
+    except (RuntimeError, ValueError):
+        kind = f"a tensor {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+        raise TypeError(f"callback: expected it to return a bool, true to stop, got {kind}") from None
+
+
 @dataclass(frozen=True)
 class Ahead:
     """A step as the host knows it: rows that need a forward, those of them to correct, whether any is finishing.
@@ -99,7 +113,7 @@ class Engine:
                 event = self._event(index - 1, before, made, ahead, shown)
                 if record is not None:
                     record(event)
-                if callback is not None and callback(event):
+                if callback is not None and asks_to_stop(callback, event):
                     return state, "callback"
         except KeyboardInterrupt:  # a step cut short leaves no trace: the state is that of the step before
             return state, "interrupted"

@@ -13,7 +13,7 @@ from .. import _checks, rng
 from .call import Runs
 from .engine import Stop
 from .forward import LogitsProcessor
-from .identity import describe
+from .identity import identity
 from .state import State, initial_state
 
 
@@ -61,7 +61,7 @@ class FixedSteps:
             raise TypeError(f"sampler: expected a preset or a Sampler, got {type(sampler).__name__}")
         self.sampler = sampler.parts()
         self.mask_id = mask_id = _checks.token_id("mask_id", mask_id)
-        self.identity, self.draws = describe(self.sampler), self.sampler.random
+        self.identity, self.draws = identity(self.sampler, mask_id), self.sampler.random
         self.engine = self.sampler.engine(
             model,
             mask_id=mask_id,

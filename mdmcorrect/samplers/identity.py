@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, is_dataclass
+from itertools import zip_longest
 
 import torch
+
+
+def identity(sampler: object, mask_id: int) -> str:
+    """What a state must have been made by to be gone on with."""
+    return f"{describe(sampler)} with mask_id={mask_id}"
+
+
+def difference(one: str, other: str) -> tuple[str, str]:
+    """The setting in which two descriptions first differ, of each."""
+    pairs = zip_longest(*(re.split(r", | with ", text) for text in (one, other)), fillvalue="nothing more")
+    return next((a, b) for a, b in pairs if a != b)
 
 
 def describe(part: object) -> str:

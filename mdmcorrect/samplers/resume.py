@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, rng
+from .identity import difference
 from .state import State, check_mask
 
 
@@ -30,7 +31,8 @@ def check_agreement(
     if not isinstance(state, State):
         raise TypeError(f"state: expected a State (State.load makes one of a dict), got {type(state).__name__}")
     if state.sampler and state.sampler != sampler:
-        raise ValueError(f"state: it was made by {state.sampler}, and this sampler is {sampler}")
+        there, here = difference(state.sampler, sampler)
+        raise ValueError(f"state: it was made by another sampler, with {there} where this one has {here}")
     shape = state.tokens.shape
     same: dict[str, Tensor] = {}
     if tokens is not None:

@@ -274,7 +274,10 @@ BAD = {
     "logits: expected logits \\[1, 3, V\\]": {"model": lambda tokens: torch.zeros(1, 2, V)},
     "logits: expected floating logits": {"model": lambda tokens: torch.zeros(1, 3, V, dtype=torch.int64)},
     "model: expected logits or an object with .logits, got NoneType": {"model": lambda tokens: None},
-    "are mask_id and x0 within its vocabulary": {"model": torch.nn.Embedding(4, V), "x0": torch.tensor([[0, 9, 9]])},
+    "are mask_id and the tokens within its vocabulary": {
+        "model": torch.nn.Embedding(4, V),
+        "x0": torch.tensor([[0, 9, 9]]),
+    },
     "weight: expected 'elbo', 'uniform' or a callable": {"weight": "1/t"},
     "normalizer: expected one of": {"normalizer": "sum"},
     "schedule: expected one of": {"schedule": "sqrt"},

@@ -5,8 +5,9 @@ import torch
 from combinations import MASK, PRESETS, canvas
 from toys import Toy
 
+from mdmcorrect.likelihood import log_likelihood
 from mdmcorrect.model import Output
-from mdmcorrect.samplers import MDLM, PRISM, LLaDA, ReMDM, State
+from mdmcorrect.samplers import MDLM, PRISM, FixedSteps, LLaDA, ReMDM, State
 from mdmcorrect.samplers.state import initial_state
 
 each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -213,3 +214,54 @@ def test_logits_with_strides():
 
     one = LLaDA(steps=4)(transposed, canvas(), mask_id=MASK)
     assert torch.equal(one.tokens, LLaDA(steps=4)(Toy(), canvas(), mask_id=MASK).tokens)
+
+
+class Embedding(torch.nn.Module):
+    """Fails on ids it does not know, as networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = torch.nn.Embedding(50, 8), torch.nn.Linear(8, 50)
+
+    def forward(self, tokens):
+        return self.out(self.embed(tokens))
+
+
+@pytest.mark.parametrize(("tokens", "mask_id"), [([[1, 99, 99]], 99), ([[70, 49, 49]], 49)])
+def test_ids_beyond_the_vocabulary_are_named(tokens, mask_id):
+    tokens = torch.tensor(tokens)
+    text = "model: failed on token ids from .* to .*; are mask_id and the tokens within its vocabulary"
+    with pytest.raises(IndexError, match=text):
+        LLaDA(steps=2)(Embedding(), tokens, mask_id=mask_id)
+    with pytest.raises(IndexError, match=text):
+        FixedSteps(LLaDA(steps=2), Embedding(), mask_id=mask_id)(tokens, seed=torch.tensor([1]))
+    with pytest.raises(IndexError, match=text):
+        log_likelihood(Embedding(), torch.tensor([[1, 70, 2]]), mask_id=49, samples=2)
+
+
+def test_a_canvas_without_the_mask_is_told(caplog):
+    tokens = torch.tensor([[3, 4, 49, 49]])
+    result = LLaDA(steps=2)(Embedding(), tokens, mask_id=7)
+    assert torch.equal(result.tokens, tokens)
+    assert "there was nothing to do: no position holds mask_id 7" in caplog.text
+    caplog.clear()
+    LLaDA(steps=2)(Embedding(), tokens, mask_id=49)
+    assert not caplog.text
+
+
+def test_a_state_is_of_one_mask_and_one_sampler():
+    tokens = torch.tensor([[3] + [49] * 8])
+    state = LLaDA(steps=4)(Embedding(), tokens, mask_id=49, callback=lambda event: True).state
+    with pytest.raises(
+        ValueError, match="state: it was made by another sampler, with mask_id=49 where this one has mask_id=3"
+    ):
+        LLaDA(steps=4)(Embedding(), mask_id=3, state=state)
+    with pytest.raises(ValueError, match=r"with Sampler\(steps=4 where this one has Sampler\(steps=8"):
+        LLaDA(steps=8)(Embedding(), mask_id=49, state=state)
+
+
+def test_a_callback_answers_with_a_bool():
+    with pytest.raises(TypeError, match=r"callback: expected it to return a bool, true to stop, got a tensor \[2\]"):
+        LLaDA(steps=2)(
+            Embedding(), torch.tensor([[3, 49]]), mask_id=49, callback=lambda event: torch.tensor([True, False])
+        )

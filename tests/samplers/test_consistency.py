@@ -167,10 +167,10 @@ def test_a_state_refuses_another_sampler(preset, parts):
     saved = State.load(state.state_dict())
     parts(Toy(), mask_id=MASK, state=saved)  # the same sampler by another name
     other = PRISM(steps=3, remask_count=2)
-    with pytest.raises(ValueError, match=r"state: it was made by .*, and this sampler is Sampler"):
+    with pytest.raises(ValueError, match=r"state: it was made by another sampler, with .* where this one has .*"):
         other(Toy(), mask_id=MASK, state=saved)
     changed = replace(preset, temperature=preset.temperature + 0.125)
-    with pytest.raises(ValueError, match="state: it was made by"):
+    with pytest.raises(ValueError, match="state: it was made by another sampler"):
         changed(Toy(), mask_id=MASK, state=saved)
 
 
