@@ -1,15 +1,18 @@
-"""How dLLM calls models whose blocks see only themselves and earlier ones."""
+"""How dLLM calls models: those whose blocks see only themselves and earlier ones, masked ones, guided ones."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..adapters import Guided
 from ..model import Output, Request, Window
+from . import _common as common
 
 
 class BlockCausal:
@@ -130,3 +133,24 @@ def common_window(request: Request, tokens: Tensor) -> Window:
     if window.start == window.stop:
         return Window(window.row, window.index, 0, 0, tokens.shape[1])
     return window
+
+
+class Masked(common.HuggingFace):
+    """As the original, hands the model an attention mask whether or not there is padding."""
+
+    def __call__(self, tokens: Tensor, request: Any) -> Any:
+        if request.attention_mask is None:
+            request = replace(request, attention_mask=torch.ones_like(tokens, dtype=torch.bool))
+        return super().__call__(tokens, request)
+
+
+class PaddingKept:
+    """A guided model whose unconditional half keeps the padding as it is, too, where models that see it can tell."""
+
+    def __init__(self, model: Guided) -> None:
+        self.model, self.__name__ = model, model.__name__
+
+    def __call__(self, tokens: Tensor, request: Request) -> Output:
+        if request.fixed is not None and request.attention_mask is not None:
+            request = replace(request, fixed=request.fixed & request.attention_mask.bool())
+        return self.model(tokens, request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from ..adapters import Guided, RightShifted
 from ..canvas import token_rows
-from ..model import Output, Request
 from ..samplers import (
     Blocks,
     LLaDA2,
@@ -21,110 +20,25 @@ from ..samplers import (
     RoundedGrid,
     Sampler,
     SampleResult,
-    State,
     Unmask,
     UnmaskThenRemask,
-    View,
 )
 from ..samplers.counts import commit_shares, linear_stays
 from ..samplers.presets.llada import commit_order, llada_scoring
 from . import _common as common
-from ._dllm_models import BlockCausal, Staircase
+from ._dllm_models import BlockCausal, Masked, PaddingKept, Staircase
+from ._dllm_settings import (
+    BD3LMSamplerConfig,
+    LLaDA2SamplerConfig,
+    LLaDA21SamplerConfig,
+    MDLMSamplerConfig,
+    SamplerConfig,
+    SamplerOutput,
+)
+from ._dllm_windows import EndedAfter, LeftAtEnd, until_end
 from ._rounded import rounded_as
 
 MODULES = ("dllm.core.samplers", "dllm.pipelines.llada2.sampler", "dllm.pipelines.llada21.sampler")
-
-
-@dataclass
-class SamplerOutput:
-    """``sequences`` int64 ``[B, L]``; the canvas at the start and after each step if asked for; forwards per row."""
-
-    sequences: Tensor
-    histories: list[Tensor] | None = None
-    nfe: list[int] | None = None
-
-
-@dataclass(kw_only=True)
-class SamplerConfig:
-    """Settings that all samplers here share.
-
-    Attributes:
-        ties: how equal confidences are ordered, "lowest" index first or as "torch" does.
-        seed: default drawn from torch's global generator if anything is random.
-        quirks: defects of the original to keep; see each sampler.
-    """
-
-    return_dict: bool = False
-    ties: str = "lowest"
-    seed: int | None = None
-    quirks: str | Collection[str] = ()
-
-
-@dataclass(kw_only=True)
-class MDLMSamplerConfig(SamplerConfig):
-    """Settings of :class:`MDLMSampler`, by the names of the original."""
-
-    max_new_tokens: int | None = 128
-    max_length: int | None = None
-    block_size: int | None = 128
-    steps: int = 128
-    temperature: float = 0.0
-    remasking: str = "low_confidence"
-    stochastic_transfer: bool = False
-    cfg_scale: float = 0.0
-    cfg_keep_tokens: Sequence[int] | None = None
-    suppress_tokens: Sequence[int] | None = None
-    begin_suppress_tokens: Sequence[int] | None = None
-    right_shift_logits: bool = False
-
-
-@dataclass(kw_only=True)
-class BD3LMSamplerConfig(SamplerConfig):
-    """Settings of :class:`BD3LMSampler`, by the names of the original."""
-
-    max_new_tokens: int | None = 128
-    max_length: int | None = None
-    block_size: int = 32
-    steps: int = 128
-    steps_per_block: int | None = None
-    temperature: float = 0.0
-    remasking: str = "low_confidence"
-    stochastic_transfer: bool = False
-    cfg_scale: float = 0.0
-    cfg_keep_tokens: Sequence[int] | None = None
-    right_shift_logits: bool = False
-
-
-@dataclass(kw_only=True)
-class LLaDA2SamplerConfig(SamplerConfig):
-    """Settings of :class:`LLaDA2Sampler`, by the names of the original."""
-
-    max_new_tokens: int = 128
-    block_size: int = 32
-    steps_per_block: int = 32
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    threshold: float = 0.95
-    minimal_topk: int = 1
-    eos_early_stop: bool = False
-
-
-@dataclass(kw_only=True)
-class LLaDA21SamplerConfig(SamplerConfig):
-    """Settings of :class:`LLaDA21Sampler`, by the names of the original."""
-
-    max_new_tokens: int | None = 128
-    max_length: int | None = None
-    block_size: int = 32
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    threshold: float = 0.95
-    editing_threshold: float = 0.9
-    max_post_steps: int = 16
-    num_to_transfer: int = 1
-    eos_early_stop: bool = False
 
 
 def get_num_transfer_tokens(mask_index: Tensor, steps: int, scheduler: Any = None, stochastic: bool = False) -> Tensor:
@@ -237,9 +151,9 @@ class MDLMSampler(BaseSampler):
         tokens, real = _padded(rows, self.tokenizer.eos_token_id)
         assert settings.block_size is not None
         sampler = _sampler(settings, math.ceil(settings.steps / max(blocks, 1)), self.scheduler, behind)
-        model: Any = _Masked(self.model)
+        model: Any = Masked(self.model)
         if settings.cfg_scale > 0:
-            model = _PaddingKept(Guided(model, settings.cfg_scale, keep=settings.cfg_keep_tokens or ()))
+            model = PaddingKept(Guided(model, settings.cfg_scale, keep=settings.cfg_keep_tokens or ()))
         if settings.right_shift_logits:
             model = RightShifted(model)
         result = sampler(
@@ -285,7 +199,7 @@ class BD3LMSampler(BaseSampler):
             right_shift=settings.right_shift_logits,
         )
         sampler = _sampler(settings, steps, self.scheduler)
-        window = _until_end(sampler.window, self.tokenizer.eos_token_id, start, _EndedAfter)
+        window = until_end(sampler.window, self.tokenizer.eos_token_id, start, EndedAfter)
         result = replace(sampler, window=window)(
             model,
             tokens,
@@ -378,8 +292,8 @@ def _by_blocks(
     if unfilled:
         sampler = _with_unfilled_masks(sampler)
     if settings.eos_early_stop:
-        rule = _LeftAtEnd if unfinished else _EndedAfter
-        window = _until_end(window, owner.tokenizer.eos_token_id, given, rule)
+        rule = LeftAtEnd if unfinished else EndedAfter
+        window = until_end(window, owner.tokenizer.eos_token_id, given, rule)
         sampler = replace(sampler, finish=sampler.finish and not unfinished)
     scoring = rounded_as(sampler.scoring, rounded_nucleus="rounded_nucleus" in settings.quirks)
     result = replace(sampler, scoring=scoring, window=window)(
@@ -447,72 +361,6 @@ def _padded(rows: list[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
     tokens = torch.stack([F.pad(row, (0, width - len(row)), value=pad_id) for row in rows])
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=tokens.device)
     return tokens, torch.arange(width, device=tokens.device) < lengths[:, None]
-
-
-def _until_end(window: Blocks, eos_id: int | None, given: int, rule: type[_EndedAfter]) -> Blocks:
-    """The blocks, ended or left by a rule; as they are where there is no end of sequence."""
-    if eos_id is None:
-        return window
-    return rule(**{field.name: getattr(window, field.name) for field in fields(Blocks)}, eos_id=eos_id, given=given)
-
-
-@dataclass(frozen=True)
-class _EndedAfter(Blocks):
-    """Ends the run after a block if every row has generated an end of sequence so far.
-
-    Args:
-        eos_id: the end of sequence.
-        given: columns of the prompt.
-    """
-
-    eos_id: int = 0
-    given: int = 0
-
-    def advance(self, state: State, view: View, stays: Tensor) -> State:
-        after = super().advance(state, view, stays)
-        stop = view.span()[1][:, None]
-        column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
-        generated = (column >= self.given) & (column < stop)
-        ended = ((state.tokens == self.eos_id) & generated).any(1).all()
-        return replace(after, done=after.done | ((after.window > state.window) & ended))
-
-
-@dataclass(frozen=True)
-class _LeftAtEnd(_EndedAfter):
-    """Leaves a block, filled or not, after a step that finds an end of sequence in it, in whichever row."""
-
-    def advance(self, state: State, view: View, stays: Tensor) -> State:
-        after = Blocks.advance(self, state, view, stays)
-        start, stop = (edge[:, None] for edge in view.span())
-        column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
-        seen = ((state.tokens == self.eos_id) & (column >= start) & (column < stop)).any()
-        leave = seen & ~state.done
-        return replace(
-            after,
-            window=torch.where(leave, state.window + 1, after.window),
-            window_step=torch.where(leave, 0, after.window_step),
-        )
-
-
-class _Masked(common.HuggingFace):
-    """As the original, hands the model an attention mask whether or not there is padding."""
-
-    def __call__(self, tokens: Tensor, request: Any) -> Any:
-        if request.attention_mask is None:
-            request = replace(request, attention_mask=torch.ones_like(tokens, dtype=torch.bool))
-        return super().__call__(tokens, request)
-
-
-class _PaddingKept:
-    """A guided model whose unconditional half keeps the padding as it is, too, where models that see it can tell."""
-
-    def __init__(self, model: Guided) -> None:
-        self.model, self.__name__ = model, model.__name__
-
-    def __call__(self, tokens: Tensor, request: Request) -> Output:
-        if request.fixed is not None and request.attention_mask is not None:
-            request = replace(request, fixed=request.fixed & request.attention_mask.bool())
-        return self.model(tokens, request)
 
 
 REPLACES = {
