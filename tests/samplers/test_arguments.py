@@ -61,7 +61,9 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), CALLS, ids=lambda value: str(value)[:30].replace("\n", " "))
+@pytest.mark.parametrize(
+    ("name", "value"), CALLS, ids=lambda value: getattr(value, "__name__", str(value))[:30].replace("\n", " ")
+)
 def test_of_a_samplers_call(name, value):
     one_sentence(lambda: llada(**{name: value}), name)
 
@@ -330,7 +332,11 @@ def test_a_tokenizers_batch_encoding():
     assert canvas.lengths.tolist() == [4, 2]
 
 
-@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, torch.tensor, np.array, lambda x: np.int64(x)], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [np.int64, np.int32, np.uint8, torch.tensor, np.array, lambda x: np.int64(x)],
+    ids=lambda kind: kind.__name__,  # not its address, by which processes of one run would disagree
+)
 def test_whole_numbers_of_numpy_and_torch_are_taken(kind):
     """As configurations and tokenizers give them."""
     plain = LLaDA(steps=4, block_length=4)(Toy(), canvas(), mask_id=MASK, eos_id=5)
@@ -358,7 +364,7 @@ def says_ends(tokens):
     return logits
 
 
-@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, np.array], ids=str)
+@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, np.array], ids=lambda kind: kind.__name__)
 def test_configurations_have_several_ends(kind):
     config = SimpleNamespace(eos_token_id=[6, 5])
     tokens = torch.full((1, 12), MASK)
