@@ -156,12 +156,8 @@ class Runs:
             calls=state.calls,
             token_forwards=state.token_forwards,
         )
-        if begins and stopped == "finished" and not result.calls and state.tokens.numel():
-            logger.warning(
-                "%s: there was nothing to do: no position holds mask_id %d, or all that do are fixed",
-                parts.name,
-                mask_id,
-            )
+        if begins and fixed is None and stopped == "finished" and not result.calls and state.tokens.numel():
+            logger.warning("%s: there was nothing to do: no position holds mask_id %d", parts.name, mask_id)
         if stopped == "interrupted":
             if on_interrupt == "raise":
                 raise Interrupted(result)
