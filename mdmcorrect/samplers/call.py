@@ -156,7 +156,8 @@ class Runs:
             calls=state.calls,
             token_forwards=state.token_forwards,
         )
-        if begins and fixed is None and stopped == "finished" and not result.calls and state.tokens.numel():
+        idle = begins and fixed is None and not result.calls and state.tokens.numel() > 0
+        if idle and stopped == "finished" and not bool(state.tokens.eq(mask_id).any()):  # few runs are asked
             logger.warning("%s: there was nothing to do: no position holds mask_id %d", parts.name, mask_id)
         if stopped == "interrupted":
             if on_interrupt == "raise":
