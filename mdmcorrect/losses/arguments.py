@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from ..ops._arguments import require_tensor as tensor
 
 IGNORED = -100  # what Hugging Face's collators write where a label is not to be learnt
 
@@ -15,12 +16,6 @@ IGNORED = -100  # what Hugging Face's collators write where a label is not to be
 def check_generator(generator: Any) -> None:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
-
-
-def tensor(name: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    return value
 
 
 def tokens_like(name: str, value: Any, x0: Tensor) -> Tensor:

@@ -216,7 +216,6 @@ def _constant_function(native: Callable[..., Any]) -> type[torch.autograd.Functi
         @staticmethod
         def setup_context(ctx: Any, inputs: Arguments, output: Any) -> None:
             ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
-
             ctx.count = 1 if isinstance(output, Tensor) else len(output)
 
         @staticmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import _checks, rng
 from ..ops import TokenScores
-from .engine import Callback, Stop, TokensProcessor, asks_to_stop
+from .engine import Callback, Stop, TokensProcessor
 from .forward import LogitsProcessor
 from .identity import identity
 from .progress import progress_bar
@@ -198,6 +198,6 @@ def _recorded(history: object) -> tuple[bool, frozenset[str]]:
 def _then(advance: Callable[[], None], callback: Callback | None) -> Callback:
     def both(event: StepEvent) -> Any:
         advance()
-        return callback is not None and asks_to_stop(callback, event)
+        return callback(event) if callback is not None else False
 
     return both
