@@ -40,6 +40,8 @@ def library() -> Path:
 
 @pytest.fixture(scope="module")
 def tiles(library) -> ctypes.CDLL:
+    if "avx2" not in INFO["isas_supported"]:
+        pytest.skip("needs a processor with AVX2")
     return ctypes.CDLL(str(library.with_name("software_tiles.so")))
 
 
