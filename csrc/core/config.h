@@ -34,6 +34,8 @@ using uint64_t = unsigned long long;
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define MDM_INLINE __host__ __device__ __forceinline__ static
+#define MDM_METHOD __host__ __device__ __forceinline__
 #else
 #define MDM_INLINE __attribute__((always_inline)) static inline
+#define MDM_METHOD __attribute__((always_inline)) inline
 #endif

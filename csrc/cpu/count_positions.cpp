@@ -1,45 +1,11 @@
-// count_positions on the CPU: thresholds by one pass over a row, the rules that read an order after a radix sort of the
-// positions that take part. Sums run in float64 in sorted order, so they depend on nothing but the scores.
+// count_positions on the CPU: row after row (count_row.h).
 #include "core/count_positions_params.h"
 
-#include "core/select_key.h"
+#include "cpu/count_row.h"
 #include "cpu/kernels.h"
-#include "cpu/radix_sort.h"
 #include "cpu/rows.h"
 
 namespace MDM_NAMESPACE {
-
-namespace {
-
-static inline bool is_sorted_rule(CountRule rule) {
-  return rule != CountRule::threshold && rule != CountRule::strict_threshold;
-}
-
-// How many of n sorted keys the rule admits from the first on. descending: keys are those of negated scores.
-static inline int64_t admitted(CountRule rule, const uint32_t* keys, int64_t n, double bound) {
-  if (rule == CountRule::cut_off) {
-    if (!(bound > 0.0)) return 0;
-    if (bound >= static_cast<double>(n)) return n;
-    const uint32_t cut = keys[static_cast<int64_t>(bound)];
-    int64_t below = static_cast<int64_t>(bound);
-    while (below > 0 && keys[below - 1] == cut) --below;
-    return below;
-  }
-  double sum = 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double score = static_cast<double>(value_of_key(keys[i]));
-    if (rule == CountRule::factor) {
-      if (!(-score >= factor_limit(bound, i + 1))) return i;
-      continue;
-    }
-    const double with = sum + score;
-    if (!((rule == CountRule::cumulative ? with : sum) <= bound)) return i;
-    sum = with;
-  }
-  return n;
-}
-
-}  // namespace
 
 void count_positions(const CountPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch) {
   const int64_t length = params.length;
@@ -47,33 +13,9 @@ void count_positions(const CountPositionsParams& params, int64_t begin, int64_t 
     Scratch room{scratch};
     const float* scores = row_of(params.scores, row, length, room.take<float>(length));
     const uint8_t* eligible = row_of<uint8_t>(params.eligible, row, length, 1, room.take<uint8_t>(length));
-    const double bound = count_bound(params, row);
-    int64_t taking_part = 0, count = 0;
-    if (is_sorted_rule(params.rule)) {
-      const bool factor = params.rule == CountRule::factor;
-      // What the factor admits is at least its first, lowest limit: nothing below needs an order.
-      const double least = factor && bound >= 0.0 ? factor_limit(bound, 1) : -__builtin_inf();
-      uint32_t* keys = room.take<uint32_t>(length);
-      int64_t kept = 0;
-      for (int64_t col = 0; col < length; ++col) {
-        const uint32_t key = eligible[col] != 0 ? score_key(scores[col], !factor) : kLeftOut;
-        taking_part += key != kLeftOut;
-        keys[kept] = key;  // the write never overtakes the read
-        kept += (key != kLeftOut) & (static_cast<double>(scores[col]) >= least);
-      }
-      const uint32_t* sorted = radix_sort(keys, room.take<uint32_t>(length), kept);
-      count = admitted(params.rule, sorted, kept, bound);
-    } else {
-      const bool strict = params.rule == CountRule::strict_threshold;
-      for (int64_t col = 0; col < length; ++col) {
-        const double score = static_cast<double>(scores[col]);
-        const bool open = eligible[col] != 0;
-        taking_part += open & (score == score);
-        count += open & (strict ? score > bound : score >= bound);
-      }
-    }
-    if (count < params.at_least) count = params.at_least < taking_part ? params.at_least : taking_part;
-    params.counts[row] = count;
+    uint32_t* keys = room.take<uint32_t>(length);
+    params.counts[row] = count_row(params.rule, scores, eligible, length, count_bound(params, row), params.at_least,
+                                   keys, room.take<uint32_t>(length));
   }
 }
 

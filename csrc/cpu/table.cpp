@@ -16,6 +16,7 @@ const CpuKernels kernel_table = {
     uniform,
     count_positions,
     remask_step,
+    sampler_step,
     score_tokens,
     score_hidden,
     score_hidden_state_words,

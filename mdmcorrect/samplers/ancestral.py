@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, ops, rng
+from .lowering import Lowered, PlanKind, is_exactly, lowered
 from .plan import Intent, Update
 from .scoring import Scores
 from .sigma import Confidence, During, Moment, Sigma, Straight
@@ -99,6 +100,12 @@ class Ancestral:
             remask=intent.remask,
         )
         return Update(tokens, committed, remasked)
+
+    def lower(self) -> Lowered | None:
+        parts = lowered(self.sigma, self.alpha)
+        if parts is None or not is_exactly(self, Ancestral):
+            return None
+        return parts | Lowered({"plan": PlanKind.DRAWN, "eps": self.eps, "complete": self.complete})
 
     @property
     def _by_confidence(self) -> bool:

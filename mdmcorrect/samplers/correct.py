@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, ops
+from .lowering import Lowered, is_exactly
 from .rows import Rows
 from .scoring import Scores
 from .state import State
@@ -109,6 +110,12 @@ class FixedPoint:
     def due(self, state: State, view: View) -> Tensor:
         number = view.step + 1
         return (number % self.every == 0) & (number >= self.start) & ~view.finishing & (self.passes > 0)
+
+    def lower(self) -> Lowered | None:
+        if not is_exactly(self, FixedPoint):
+            return None
+        every = self.every if self.passes else 0
+        return Lowered({"settles": self.settles, "correct_every": every, "correct_start": self.start})
 
     def __call__(self, state: State, view: View, rows: Rows, scores: Scores, rescore: Rescore) -> tuple[Tensor, Scores]:
         committed, writable = state.committed(view.mask_id), rows.mask[:, None]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import _checks, ops, rng
 from .draws import draws
+from .lowering import CommitCount, Lowered, ScoreRule, is_exactly, lowered
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -46,6 +47,9 @@ class EvenSplit:
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
         return quota
 
+    def lower(self) -> Lowered | None:
+        return Lowered({"count": CommitCount.EVEN}) if is_exactly(self, EvenSplit) else None
+
 
 @dataclass(frozen=True)
 class CeilTarget:
@@ -63,6 +67,9 @@ class CeilTarget:
 
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
         return quota
+
+    def lower(self) -> Lowered | None:
+        return Lowered({"count": CommitCount.CEIL}) if is_exactly(self, CeilTarget) else None
 
 
 def _masks(state: State, view: View) -> Tensor:
@@ -99,6 +106,11 @@ class TimeGrid:
 
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
         return quota
+
+    def lower(self) -> Lowered | None:
+        if self.batch_mean or not is_exactly(self, TimeGrid):
+            return None
+        return Lowered({"count": CommitCount.GRID, "eps": self.eps})
 
     def _at(self, step: Tensor, steps: Tensor) -> Tensor:
         """``torch.linspace(1, eps, steps + 1)[step]``, bit for bit: from either end to the middle, rounded once."""
@@ -219,6 +231,14 @@ class Threshold:
             )
         return ops.count_positions(scores["confidence"], rule, self.threshold, eligible=masked).maximum(quota)
 
+    def lower(self) -> Lowered | None:
+        floor = Lowered({"count": CommitCount.ALL}) if isinstance(self.at_least, int) else lowered(self.at_least)
+        if floor is None or "score_rule" in floor.numbers or not is_exactly(self, Threshold):
+            return None
+        rule = ScoreRule.STRICT_THRESHOLD if self.strict else ScoreRule.THRESHOLD
+        at_least = self.at_least if isinstance(self.at_least, int) else -1
+        return floor | Lowered({"score_rule": rule, "score_bound": self.threshold, "at_least": at_least})
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -251,6 +271,12 @@ class Factor:
         masks = masked.sum(1)
         return torch.where(count == masks - 1, masks, count) if self.last_free else count
 
+    def lower(self) -> Lowered | None:
+        if not is_exactly(self, Factor):
+            return None
+        free = {"at_least": 1, "last_free": self.last_free}
+        return Lowered({"count": CommitCount.ALL, "score_rule": ScoreRule.FACTOR, "score_bound": self.factor, **free})
+
 
 @dataclass(frozen=True)
 class EntropyBound:
@@ -276,6 +302,12 @@ class EntropyBound:
 
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
         return ops.count_positions(scores["entropy"], "entropy_bound", self.gamma, eligible=masked, at_least=1)
+
+    def lower(self) -> Lowered | None:
+        if not is_exactly(self, EntropyBound):
+            return None
+        rule = {"score_rule": ScoreRule.ENTROPY_BOUND, "score_bound": self.gamma, "at_least": 1}
+        return Lowered({"count": CommitCount.ALL, **rule})
 
 
 def after_end(tokens: Tensor, eos_id: int) -> Tensor:

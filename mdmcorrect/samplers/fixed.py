@@ -108,12 +108,12 @@ class FixedSteps:
             raise ValueError("lengths, attention_mask: expected none with padded=False, got padding")
         if self.padded:
             state = replace(state, padded=True)
-        return self.engine.close(state, self.engine.layout(state))
+        return self.engine.steps_of(state).begin(state).state
 
     def step(self, state: State, *, closing: bool = False) -> State:
         """The state one step later. A ``closing`` step, the last, fills what is left with the argmax."""
         with torch.no_grad():
-            return self.engine.fixed_step(state, self.engine.layout(state), closing=closing)
+            return self.engine.steps_of(state).fixed_step(state, closing=closing)
 
     def __call__(
         self,

@@ -28,48 +28,52 @@ class Tally:
 
     Attributes:
         run: what adapters keep for the run, ``Request.run``.
-        nfe: forwards per row, None before the first.
+        made: who made each forward, and how many each of them made for it.
         calls, token_forwards: of the model, whatever their batch.
         logits: those of the step's last forward, if they are kept.
     """
 
     run: dict[Any, Any] = field(default_factory=dict)
-    nfe: Tensor | None = None
+    made: list[tuple[Rows, int | tuple[int, ...]]] = field(default_factory=list)
     calls: int = 0
     token_forwards: int = 0
     logits: Tensor | None = None
 
     def count(self, rows: Rows, asked: Tensor, forwards: int | tuple[int, ...]) -> None:
         """Add a call with the tokens ``asked [b, L]``, for which each row made so many forwards, or its own number."""
-        if isinstance(forwards, int):
-            made, total = rows.mask * forwards, forwards * asked.shape[0]
-        else:
-            each = torch.tensor(forwards, dtype=torch.int64, device=asked.device)
-            made, total = each if rows.index is None else _scattered(each, rows), sum(forwards)
-        self.nfe = made if self.nfe is None else self.nfe + made
+        self.made.append((rows, forwards))
         self.calls += 1
+        total = forwards * asked.shape[0] if isinstance(forwards, int) else sum(forwards)
         self.token_forwards += asked.shape[1] * total
 
-    def add(self, other: Tally) -> None:
-        """Add another model's counts."""
-        if other.nfe is not None:
-            self.nfe = other.nfe if self.nfe is None else self.nfe + other.nfe
-        self.calls += other.calls
-        self.token_forwards += other.token_forwards
+    @property
+    def nfe(self) -> Tensor | None:
+        """int64 ``[B]``: forwards per row, None before the first."""
+        total = None
+        for rows, forwards in self.made:
+            made = rows.mask * forwards if isinstance(forwards, int) else _scattered(forwards, rows)
+            total = made if total is None else total + made
+        return total
+
+    def number(self, rows: Rows) -> int | None:
+        """Forwards that each of these rows made, if all were made by them and by all alike; else None."""
+        alike = all(who is rows and isinstance(forwards, int) for who, forwards in self.made)
+        return sum(forwards for _, forwards in self.made if isinstance(forwards, int)) if alike else None
 
     def written(self, state: State) -> State:
         """``state`` with the counts added."""
+        nfe = self.nfe
         return replace(
             state,
-            nfe=state.nfe if self.nfe is None else state.nfe + self.nfe,
+            nfe=state.nfe if nfe is None else state.nfe + nfe,
             calls=state.calls + self.calls,
             token_forwards=state.token_forwards + self.token_forwards,
         )
 
 
-def _scattered(each: Tensor, rows: Rows) -> Tensor:
-    assert rows.index is not None
-    return torch.zeros_like(rows.mask, dtype=torch.int64).index_copy(0, rows.index, each)
+def _scattered(forwards: tuple[int, ...], rows: Rows) -> Tensor:
+    each, index = torch.tensor(forwards, dtype=torch.int64, device=rows.mask.device), rows.index
+    return each if index is None else torch.zeros_like(rows.mask, dtype=torch.int64).index_copy(0, index, each)
 
 
 class Forward:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import _checks, ops
 from .draws import draws
+from .lowering import Lowered, PlanKind, is_exactly, lowered
 from .remask import Remask
 from .scoring import Scores
 from .state import State
@@ -64,7 +65,8 @@ class Plan(Protocol):
     def revisits(self) -> bool:
         """Whether a row without masks may get some again, so that it must go on until its steps are used."""
 
-    # A plan that draws no random numbers itself says so by a false attribute `random`.
+    # A plan that draws no random numbers itself says so by a false attribute `random`; one that the operator of
+    # :mod:`.lowering` knows has a method `lower`.
 
     def time(self, state: State, view: View) -> Tensor:
         """float64 ``[B]``: the noise level a time-conditioned model is told."""
@@ -147,6 +149,12 @@ class UnmaskThenRemask:
             refill=self.refill,
         )
         return Update(tokens, committed, remasked)
+
+    def lower(self) -> Lowered | None:
+        parts = lowered(self.unmask, self.remask)
+        if parts is None or not is_exactly(self, UnmaskThenRemask):
+            return None
+        return parts | Lowered({"plan": PlanKind.RANKED, "refill_if_short": self.refill == "if_short"})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _checks, ops, rng
 from .counts import device_table
 from .draws import draws
+from .lowering import Lowered, Order, PlanKind, PoolNoise, is_exactly, lowered
 from .plan import Intent, Update
 from .scoring import Scores
 from .state import State
@@ -25,6 +26,7 @@ _READS: dict[str, set[str]] = {
     "lead": {"max_logprob", "second_logprob"},
     "log_quality": {"quality"},
 }
+_DERIVED = ("review", "lead", "log_quality")  # made of other scores
 _CUTS = ("count", "strict")
 
 
@@ -88,6 +90,13 @@ class Kappa:
             masked = torch.minimum(masked, now)
         return total - masked
 
+    def lower(self) -> Lowered | None:
+        named = isinstance(self.schedule, str)
+        if (named and self.schedule != "linear") or not is_exactly(self, Kappa):
+            return None
+        shares = {} if named else {"kept_share": tuple(1 - float(value) for value in self.schedule)}
+        return Lowered({"advance": self.advance}, tables=shares)
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -128,6 +137,15 @@ class Noise:
         if self.annealed:
             drawn = drawn * (1 - (view.step + 1).float() / view.steps.clamp(min=1)).clamp(min=0)[:, None]
         return drawn
+
+    def lower(self) -> Lowered | None:
+        if not is_exactly(self, Noise):
+            return None
+        kind = {"gumbel": PoolNoise.GUMBEL, "uniform": PoolNoise.UNIFORM}[self.kind]
+        own = Lowered({"noise": kind, "annealed": self.annealed})
+        if isinstance(self.scale, tuple):
+            return own | Lowered(tables={"noise_scales": self.scale})
+        return own | Lowered({"noise_scale": self.scale})
 
     @property
     def _scales(self) -> tuple[float, ...]:
@@ -210,6 +228,23 @@ class Pool:
             **chosen,
         )
         return Update(tokens, committed, remasked)
+
+    def lower(self) -> Lowered | None:
+        parts = lowered(self.keep, self.noise)
+        unknown = {"stays", *_DERIVED} & {self.masked} | {*_DERIVED} & {self.committed}
+        if parts is None or unknown or not is_exactly(self, Pool):
+            return None
+        orders = {"random": Order.RANDOM, "stays": Order.STAYS}
+        scores = {"rank": self.masked, "keep": self.committed}
+        own = {
+            "plan": PlanKind.POOL,
+            "order": orders.get(self.masked, Order.SCORE),
+            "keep_order": orders.get(self.committed, Order.SCORE),
+            "keep_eta": self.eta,
+            "strict": self.cut == "strict",
+            "steady": self.committed == "stays",
+        }
+        return parts | Lowered(own, {slot: name for slot, name in scores.items() if name not in orders})
 
     @staticmethod
     def _score(name: str, state: State, scores: Scores) -> Tensor:

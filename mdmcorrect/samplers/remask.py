@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .. import _checks, rng
 from .draws import draws
+from .lowering import Lowered, Order, is_exactly, lowered
+from .lowering import RemaskCount as Code
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -48,6 +50,9 @@ class Constant:
     def __call__(self, state: State, view: View) -> Tensor:
         return _feasible(torch.full_like(view.quota, self.count), _committed(state, view).sum(1), view)
 
+    def lower(self) -> Lowered | None:
+        return Lowered({"remask": Code.CONSTANT, "remask_number": self.count}) if is_exactly(self, Constant) else None
+
 
 @dataclass(frozen=True)
 class Binomial:
@@ -73,6 +78,9 @@ class Binomial:
         u = state.uniform(rng.Purpose.COUNT)
         return _feasible(((u < sigma[:, None]) & committed).sum(1), committed.sum(1), view)
 
+    def lower(self) -> Lowered | None:
+        return Lowered({"remask": Code.BINOMIAL, "remask_eta": self.eta}) if is_exactly(self, Binomial) else None
+
 
 @dataclass(frozen=True)
 class Centred:
@@ -94,6 +102,9 @@ class Centred:
         offset = 2 * view.step - (steps - 1)  # twice the signed distance to the centre
         nearer = (offset.abs() - 1).clamp(min=0) + (offset > 0)
         return self.total // steps + (nearer < self.total % steps)
+
+    def lower(self) -> Lowered | None:
+        return Lowered({"remask": Code.CENTRED, "remask_number": self.total}) if is_exactly(self, Centred) else None
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,15 @@ class Remask:
         if self.by == "confidence":
             return state.commit_score.nan_to_num(nan=torch.inf)
         return state.uniform(rng.Purpose.ORDER, 1)
+
+    def lower(self) -> Lowered | None:
+        count = lowered(self.count)
+        if count is None or not is_exactly(self, Remask):
+            return None
+        by = {"quality": Order.SCORE, "confidence": Order.COMMITTED, "random": Order.RANDOM}[self.by]
+        stop = -1 if self.stop is None else self.stop
+        own = {"remask_by": by, "remask_start": self.start, "remask_stop": stop}
+        return count | Lowered(own, {"keep": "quality"} if self.by == "quality" else {})
 
 
 def _feasible(count: Tensor, committed: Tensor, view: View) -> Tensor:

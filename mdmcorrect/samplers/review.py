@@ -73,7 +73,9 @@ class Review:
         where = torch.zeros_like(state.fixed) if self.reads == "quality" else ~state.fixed
         own = Tally(tally.run.setdefault("review", {}))
         read = forward(state, draft, rows, where, time, tally=own)
-        tally.add(own)
+        tally.made += own.made
+        tally.calls += own.calls
+        tally.token_forwards += own.token_forwards
         if self.reads == "lead":
             return Scores({**scores, "review": read["max_logprob"] - read["second_logprob"]})
         return Scores({**scores, "review": read["quality" if self.reads == "quality" else "current_logprob"]})

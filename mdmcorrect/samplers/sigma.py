@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .lowering import Lowered, SigmaKind, is_exactly, lowered
 from .state import State
 
 
@@ -46,6 +47,9 @@ class Cap:
     def __call__(self, state: State, committed: Tensor, moment: Moment) -> Tensor:
         return moment.limit.clamp(max=self.eta)
 
+    def lower(self) -> Lowered | None:
+        return Lowered({"sigma": SigmaKind.CAP, "eta": self.eta}) if is_exactly(self, Cap) else None
+
 
 @dataclass(frozen=True)
 class Rescale:
@@ -58,6 +62,9 @@ class Rescale:
 
     def __call__(self, state: State, committed: Tensor, moment: Moment) -> Tensor:
         return moment.limit * self.eta
+
+    def lower(self) -> Lowered | None:
+        return Lowered({"sigma": SigmaKind.RESCALE, "eta": self.eta}) if is_exactly(self, Rescale) else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,9 @@ class Confidence:
         psi = state.commit_score.double().nan_to_num(nan=1.0)
         share = torch.softmax((-psi).masked_fill(~committed, -torch.inf), dim=1).nan_to_num(nan=0.0)
         return share * moment.limit.clamp(max=self.eta)
+
+    def lower(self) -> Lowered | None:
+        return Lowered({"sigma": SigmaKind.CONFIDENCE, "eta": self.eta}) if is_exactly(self, Confidence) else None
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,11 @@ class Detour:
         back = extra * (moment.alpha_s - moment.alpha_t) / moment.alpha_t
         return torch.minimum(back.nan_to_num(nan=0.0), moment.limit)
 
+    def lower(self) -> Lowered | None:
+        if not is_exactly(self, Detour):
+            return None
+        return Lowered({"sigma": SigmaKind.DETOUR, "scale": self.scale, "power": self.power})
+
 
 @dataclass(frozen=True)
 class During:
@@ -121,6 +136,12 @@ class During:
         on = (moment.t > self.t_off) & (moment.t <= self.t_on)
         return torch.where(on, self.sigma(state, committed, moment), 0.0)
 
+    def lower(self) -> Lowered | None:
+        inner = lowered(self.sigma)
+        if inner is None or "during" in inner.numbers or not is_exactly(self, During):
+            return None
+        return inner | Lowered({"during": 1, "during_on": self.t_on, "during_off": self.t_off})
+
 
 @dataclass(frozen=True)
 class Straight:
@@ -128,6 +149,9 @@ class Straight:
 
     def __call__(self, t: Tensor) -> Tensor:
         return 1 - t
+
+    def lower(self) -> Lowered | None:
+        return Lowered() if is_exactly(self, Straight) else None
 
 
 @dataclass(frozen=True)
@@ -153,3 +177,9 @@ class Plateau:
         before = (1 - t) / (1 - self.t_on) * self.alpha_on
         after = 1 - t / self.t_off * (1 - self.alpha_on)
         return torch.maximum(before.clamp(max=self.alpha_on), after)
+
+    def lower(self) -> Lowered | None:
+        if not is_exactly(self, Plateau):
+            return None
+        times = {"plateau_on": self.t_on, "plateau_off": self.t_off}
+        return Lowered({"plateau": 1, **times, "plateau_alpha": self.alpha_on})

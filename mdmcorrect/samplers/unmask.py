@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import _checks, ops, rng
 from .counts import CountRule, EvenSplit, after_end
 from .draws import draws
+from .lowering import Lowered, Order, ScoreRule, is_exactly, lowered
 from .scoring import Scores
 from .state import State
 from .window import View
@@ -90,6 +91,17 @@ class Unmask:
         if self.spend_on_masks:
             return {"commit": ops.select_positions(rank, count, eligible=masked)}
         return {"unmask_score": rank, "unmask_count": count}
+
+    def lower(self) -> Lowered | None:
+        count = lowered(self.count)
+        if count is None or self.ties != "lowest" or not is_exactly(self, Unmask):
+            return None
+        if count.numbers.get("score_rule") == ScoreRule.ENTROPY_BOUND and self.order != "entropy":
+            return None
+        order = {"random": Order.RANDOM, "entropy": Order.NEGATED}.get(self.order, Order.SCORE)
+        own = {"order": order, "order_temperature": self.temperature, "spend_on_masks": self.spend_on_masks}
+        names = {"max_probability": "max_logprob"}
+        return count | Lowered(own, {} if order is Order.RANDOM else {"rank": names.get(self.order, self.order)})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .lowering import Behind, Lowered, WindowSteps, is_exactly
 from .state import State
 
 
@@ -198,6 +199,21 @@ class Blocks:
     def spent(state: State, layout: Layout) -> Tensor:
         """bool ``[B]``: rows that have been through all their windows."""
         return state.window >= layout.count
+
+    def lower(self) -> Lowered | None:
+        """Windows in numbers; not of rows that wait for one another."""
+        if self.together or not is_exactly(self, Blocks):
+            return None
+        steps = WindowSteps.SHARE if self.steps is None else WindowSteps.GIVEN
+        return Lowered(
+            {
+                "window_steps": WindowSteps.UNTIL_FILLED if self.until_filled else steps,
+                "block_steps": self.steps or 0,
+                "extra": self.extra,
+                "behind": {None: Behind.NONE, "always": Behind.ALWAYS, "first": Behind.FIRST}[self.behind],
+                "column_block": self.length if self.by == "column" and self.length else 0,
+            }
+        )
 
     def _span(self, state: State, own: Tensor) -> tuple[Tensor, Tensor]:
         """First column of the row's window and the one after its last; of a column block, given tokens included."""

@@ -1,0 +1,118 @@
+// Binding of sampler_step: tensors in, params out, kernel called.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "core/sampler_step_params.h"
+#include "torch/checks.h"
+#include "torch/cuda_launcher.h"
+#include "torch/parallel.h"
+
+namespace mdmcorrect {
+namespace {
+
+constexpr const char* kOp = "sampler_step";
+
+using OptionalTensor = std::optional<Tensor>;
+
+// A struct of nothing but numbers of one type, from a list in its order.
+template <class Numbers, class Number>
+Numbers unpacked(const char* name, const std::vector<Number>& list) {
+  constexpr size_t kCount = sizeof(Numbers) / sizeof(Number);
+  static_assert(sizeof(Numbers) == kCount * sizeof(Number), "no padding");
+  check(list.size() == kCount, kOp, name, ": expected ", kCount, " numbers, got ", list.size());
+  Numbers numbers;
+  memcpy(&numbers, list.data(), sizeof(numbers));
+  return numbers;
+}
+
+Grid<int64_t> optional_ints(const char* name, const OptionalTensor& tensor, int64_t batch, int64_t length,
+                            const Tensor& like) {
+  return tensor ? int_grid(kOp, name, *tensor, batch, length, like) : Grid<int64_t>{nullptr, 0, 0};
+}
+
+const float* table(const char* name, const OptionalTensor& tensor, const Tensor& like, int64_t* size) {
+  if (!tensor) return nullptr;
+  check(tensor->dim() == 1 && tensor->scalar_type() == ScalarType::Float && tensor->is_contiguous() &&
+            tensor->size(0) > 0 && tensor->device() == like.device(),
+        kOp, name, ": expected contiguous float32 [n], n > 0, on the device of the other tensors");
+  *size = tensor->size(0);
+  return static_cast<const float*>(tensor->const_data_ptr());
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sampler_step(
+    const Tensor& rows, const Tensor& tokens, const Tensor& fixed, const OptionalTensor& block, const Tensor& positions,
+    const OptionalTensor& real, const Tensor& commit_score, const Tensor& commits, const OptionalTensor& drawn,
+    std::vector<int64_t> ints, std::vector<double> reals, int64_t close, int64_t open, const OptionalTensor& token,
+    const OptionalTensor& argmax, const OptionalTensor& confidence, const OptionalTensor& rank,
+    const OptionalTensor& keep, const OptionalTensor& revised, const OptionalTensor& revised_logprob,
+    const OptionalTensor& nfe, int64_t forwards, const OptionalTensor& kept_share, const OptionalTensor& noise_scales) {
+  check(tokens.dim() == 2, kOp, "tokens: expected shape [B, L], got ", shape_of(tokens));
+  const int64_t batch = tokens.size(0), length = tokens.size(1);
+  check_grid(kOp, "rows", rows, batch, kRowFields, tokens);
+  check(rows.scalar_type() == ScalarType::Long && rows.is_contiguous(), kOp, "rows: expected contiguous int64");
+  check(!revised || revised_logprob, kOp, "revised: needs revised_logprob");
+
+  SamplerStepParams params{};
+  params.batch = batch;
+  params.length = length;
+  params.close_mode = close;
+  params.open_mode = open;
+  params.ints = unpacked<StepInts>("ints", ints);
+  params.reals = unpacked<StepReals>("reals", reals);
+  const bool draws = params.ints.plan == static_cast<int64_t>(PlanKind::drawn);
+  check((close & kClose) == 0 || !draws || drawn, kOp, "drawn: expected the marks of the step's opening");
+  params.rows = static_cast<const int64_t*>(rows.const_data_ptr());
+  params.tokens = int_grid(kOp, "tokens", tokens, batch, length, tokens);
+  params.fixed = bool_grid(kOp, "fixed", fixed, batch, length, tokens);
+  params.block = optional_ints("block", block, batch, length, tokens);
+  params.positions = position_grid(kOp, positions, batch, length, tokens);
+  params.real = bool_grid(kOp, "real", real, batch, length, tokens);
+  params.commit_score = float_grid(kOp, "commit_score", commit_score, batch, length, tokens);
+  params.commits = int_grid(kOp, "commits", commits, batch, length, tokens);
+  if (drawn) {
+    check(drawn->dim() == 3 && drawn->size(0) == kMarks && drawn->size(1) == batch && drawn->size(2) == length &&
+              drawn->scalar_type() == ScalarType::Bool && drawn->is_contiguous() && drawn->device() == tokens.device(),
+          kOp, "drawn: expected contiguous bool [", kMarks, ", ", batch, ", ", length, "], got ", shape_of(*drawn));
+    params.drawn = static_cast<const uint8_t*>(drawn->const_data_ptr());
+  }
+  params.token = optional_ints("token", token, batch, length, tokens);
+  params.argmax = optional_ints("argmax", argmax, batch, length, tokens);
+  params.confidence = float_grid(kOp, "confidence", confidence, batch, length, tokens);
+  params.rank = float_grid(kOp, "rank", rank, batch, length, tokens);
+  params.keep = float_grid(kOp, "keep", keep, batch, length, tokens);
+  params.revised = optional_ints("revised", revised, batch, length, tokens);
+  params.revised_logprob = float_grid(kOp, "revised_logprob", revised_logprob, batch, length, tokens);
+  params.nfe = row_ints(kOp, "nfe", nfe, batch, tokens);
+  params.forwards = forwards;
+  params.kept_share = table("kept_share", kept_share, tokens, &params.kept_steps);
+  params.noise_scales = table("noise_scales", noise_scales, tokens, &params.noise_steps);
+
+  const auto device = tokens.device();
+  Tensor out_rows = allocate(kOp, {batch, kRowFields}, ScalarType::Long, device);
+  Tensor out_tokens = allocate(kOp, {batch, length}, ScalarType::Long, device);
+  Tensor out_commit_score = allocate(kOp, {batch, length}, ScalarType::Float, device);
+  Tensor out_commits = allocate(kOp, {batch, length}, ScalarType::Long, device);
+  Tensor out_marks = allocate(kOp, {kMarks, batch, length}, ScalarType::Bool, device);
+  Tensor out_time = allocate(kOp, {batch}, ScalarType::Double, device);
+  params.out_rows = static_cast<int64_t*>(out_rows.mutable_data_ptr());
+  params.out_tokens = static_cast<int64_t*>(out_tokens.mutable_data_ptr());
+  params.out_commit_score = static_cast<float*>(out_commit_score.mutable_data_ptr());
+  params.out_commits = static_cast<int64_t*>(out_commits.mutable_data_ptr());
+  params.out_marks = static_cast<uint8_t*>(out_marks.mutable_data_ptr());
+  params.out_time = static_cast<double*>(out_time.mutable_data_ptr());
+
+  if (batch > 0) {
+    const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
+    parallel_rows(kOp, batch, 8 * length, 2 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
+      kernels.sampler_step(params, begin, end, scratch);
+    });
+  }
+  return {out_rows, out_tokens, out_commit_score, out_commits, out_marks, out_time};
+}
+
+}  // namespace
+}  // namespace mdmcorrect
+
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) { m.impl("sampler_step", TORCH_BOX(&mdmcorrect::sampler_step)); }

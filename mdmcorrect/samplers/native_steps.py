@@ -1,0 +1,261 @@
+"""Steps made by one operator each: it closes a step, given its scores, and opens the next.
+
+They are the steps of the engine's parts (:mod:`.part_steps`), of which :mod:`.lowering` has a description in numbers. A
+row's numbers are one int64 tensor ``[B, k]``, whose columns :class:`RowField` names; a :class:`State` is made of them
+where somebody looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..model import Window
+from ..ops.sampler_step import MARKS, sampler_step
+from .counts import device_table
+from .forward import Tally
+from .lowering import MOST_ENDS, Lowered, Mark, RowField, StepMode, Waiting, lowered
+from .plan import Update
+from .rows import Rows, indices
+from .scoring import Scores
+from .state import State
+from .steps import Ahead, negative_ids
+from .window import Layout
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+_STATE_FIELDS = ("seed", "origin", "step", "window", "window_step", "quota", "done", "settled", "nfe")
+
+
+def description(engine: Engine, shown: frozenset[str]) -> Lowered | None:
+    """The engine's parts in numbers, with ``shown`` scores asked beside; None if the operator does not know them."""
+    asks = (engine.stop, engine.tokens_processor, engine.review)
+    if any(part is not None for part in asks) or len(engine.eos_ids) > MOST_ENDS or hasattr(engine.plan, "waiting"):
+        return None
+    parts = lowered(engine.window, engine.plan, engine.correct)
+    if parts is None:
+        return None
+    waiting = Waiting.NONE
+    if engine.plan.revisits:
+        waiting = Waiting.ALL
+    elif engine.correct is not None and engine.correct.revisits:
+        waiting = Waiting.UNTIL_SETTLED
+    ends = [*engine.eos_ids, *[-1] * MOST_ENDS][:MOST_ENDS]
+    return parts | Lowered(
+        {
+            "mask_id": engine.mask_id,
+            "finish": engine.finish,
+            "use_cache": engine.cache,
+            "waiting": waiting,
+            "want_masked": bool(shown),
+            "want_committed": "current_logprob" in engine.forward.wants,
+            "want_span": engine.forward.reads_windows,
+            **{f"end_{index}": end for index, end in enumerate(ends)},
+        }
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """A run between two steps, the next of them opened.
+
+    Attributes:
+        begun: the state the run began with, for what no step changes.
+        rows: int64 ``[B, k]``, see :class:`RowField`.
+        tokens, commit_score, commits: as of a :class:`State`.
+        marks: bool ``[6, B, L]``, see :class:`Mark`: what the last step did, and what the next one wants.
+        time: float64 ``[B]``, the noise level of the next step.
+        calls, token_forwards: as of a :class:`State`.
+        scores: those of the last step.
+    """
+
+    begun: State
+    rows: Tensor
+    tokens: Tensor
+    commit_score: Tensor
+    commits: Tensor
+    marks: Tensor
+    time: Tensor
+    calls: int
+    token_forwards: int
+    scores: Scores = field(default_factory=Scores)
+
+    @property
+    def fixed(self) -> Tensor:
+        return self.begun.fixed
+
+    @property
+    def positions(self) -> Tensor:
+        return self.begun.positions
+
+    @property
+    def attention_mask(self) -> Tensor:
+        return self.begun.attention_mask
+
+    @property
+    def padded(self) -> bool:
+        return self.begun.padded
+
+    @property
+    def placed(self) -> bool:
+        return self.begun.placed
+
+    @property
+    def seed(self) -> Tensor:
+        return self.begun.seed
+
+    @cached_property
+    def step(self) -> Tensor:
+        return self.rows.select(1, RowField.STEP)
+
+    @cached_property
+    def state(self) -> State:
+        columns = self.rows[:, : len(_STATE_FIELDS)].t().contiguous().unbind(0)
+        values: dict[str, Any] = dict(zip(_STATE_FIELDS, columns, strict=True))
+        values.update(done=values["done"].bool(), settled=values["settled"].bool())
+        written = {"tokens": self.tokens, "commit_score": self.commit_score, "commits": self.commits}
+        return replace(self.begun, **values, **written, calls=self.calls, token_forwards=self.token_forwards)
+
+    @property
+    def update(self) -> Update:
+        return Update(self.tokens, self.marks[Mark.COMMITTED], self.marks[Mark.REMASKED])
+
+    @property
+    def corrected(self) -> Tensor:
+        return self.marks[Mark.CORRECTED]
+
+
+class NativeSteps:
+    """The steps of one run, of an engine all of whose parts lower.
+
+    Args:
+        engine: the parts, the model and the rules that end a row.
+        numbers: :func:`description` of it.
+        layout: the run's windows.
+        begun: the state it begins with.
+    """
+
+    def __init__(self, engine: Engine, numbers: Lowered, layout: Layout, begun: State) -> None:
+        self.engine, self.layout, self.begun = engine, layout, begun
+        self.ints, self.reals, self.slots = numbers.ints, numbers.reals, numbers.scores
+        device = begun.tokens.device
+        tables = {name: device_table(values, torch.float32, device) for name, values in numbers.tables.items()}
+        self.tables = (tables.get("kept_share"), tables.get("noise_scales"))
+        self.block = None if engine.window.length is None else layout.block
+        self.real = begun.attention_mask if begun.padded else None
+        self.every_row = Rows(torch.ones_like(begun.done), tuple(range(len(begun.done))))
+        self.no_row = Rows(torch.zeros_like(begun.done), ())
+
+    def begin(self, state: State, mode: int = StepMode.OPEN | StepMode.FIRST) -> Canvas:
+        """The run before its first step, which is opened."""
+        columns = [getattr(state, name).long() for name in _STATE_FIELDS]
+        columns += [self.layout.count, self.layout.each, self.layout.more]
+        blank = [torch.zeros_like(state.step)] * (len(RowField) - len(columns))
+        marks = torch.zeros(MARKS, *state.tokens.shape, dtype=torch.bool, device=state.tokens.device)
+        rows = torch.stack(columns + blank, 1)
+        at_first = Canvas(
+            state, rows, state.tokens, state.commit_score, state.commits, marks, state.step, state.calls,
+            state.token_forwards,
+        )  # fmt: skip
+        return self._after(at_first, Tally(), Scores(), 0, mode)
+
+    def ahead(self, standing: Canvas, *, first: bool) -> Ahead:
+        forward = self.engine.forward
+        stop = RowField.STOP if forward.reads_windows else RowField.UNFILLED
+        answers = standing.rows[:, RowField.LIVE : stop + 1].tolist()
+        live, needed, correcting, finishing, unfilled, *spans = zip(*answers, strict=True) if answers else [()] * 7
+        windows = None
+        if forward.reads_windows:
+            made = standing.rows[:, : RowField.WINDOW_STEP + 1].tolist()
+            windows = [
+                Window(row, index=made[row][RowField.WINDOW], step=made[row][RowField.WINDOW_STEP], start=start,
+                       stop=stop, made=made[row][RowField.STEP])
+                for row, (start, stop) in enumerate(zip(*spans, strict=True))
+            ]  # fmt: skip
+        if first and any(unfilled):
+            raise negative_ids(indices(unfilled))
+        return Ahead(
+            self._rows(standing, RowField.NEED, needed),
+            self._rows(standing, RowField.CORRECT, correcting),
+            any(finishing),
+            windows,
+            live=any(live),
+            unfilled=indices(unfilled),
+        )
+
+    def make(self, standing: Canvas, ahead: Ahead) -> Canvas:
+        return self._made(standing, ahead, self.engine.memory, StepMode.CLOSE, StepMode.OPEN)
+
+    def fixed_step(self, state: State, *, closing: bool) -> State:
+        mode = StepMode.FIXED_STEPS | (StepMode.LAST_STEP if closing else 0)
+        standing = self.begin(state, StepMode.OPEN | mode)
+        # The operator counts the forward for the rows that needed it. A corrector's rows are counted beside them.
+        rows, correcting = self.every_row, self.no_row
+        if self.engine.correct is not None:
+            rows = Rows(standing.rows.select(1, RowField.NEED).bool(), rows.listed)
+            correcting = Rows(standing.rows.select(1, RowField.CORRECT).bool())
+        ahead = Ahead(rows, correcting, closing, None)
+        after = self._made(standing, ahead, {}, StepMode.CLOSE | mode, 0).state
+        return replace(after, calls=state.calls, token_forwards=state.token_forwards)
+
+    def _rows(self, standing: Canvas, column: RowField, flags: list[int]) -> Rows:
+        if all(flags):
+            return self.every_row
+        listed = indices(flags)
+        return Rows(standing.rows.select(1, column).bool(), listed) if listed else self.no_row
+
+    def _made(self, standing: Canvas, ahead: Ahead, memory: dict[Any, Any], close: int, open: int) -> Canvas:
+        tally, revised = Tally(memory), None
+        if ahead.rows.empty:
+            scores = self.engine.forward.nothing(standing.tokens)
+        else:
+            also = frozenset({"argmax"} if ahead.finishing else ())
+            wanted = standing.marks[Mark.WANTED]
+            scores = self.engine.forward(
+                standing, standing.tokens, ahead.rows, wanted, standing.time, also=also, windows=ahead.windows,
+                tally=tally,
+            )  # fmt: skip
+        if not ahead.correcting.empty:
+            revised, scores = self._corrected(standing, ahead, scores, tally)
+        return self._after(standing, tally, scores, close, open, revised, ahead.rows)
+
+    def _corrected(self, standing: Canvas, ahead: Ahead, scores: Scores, tally: Tally) -> tuple[Tensor, Scores]:
+        """The tokens of the corrector, and its scores."""
+
+        def rescore(tokens: Tensor, rows: Rows, where: Tensor, correction: int, judged: Tensor | None = None) -> Scores:
+            return self.engine.forward(
+                standing, tokens, rows, where, standing.time, correction, windows=ahead.windows, judged=judged,
+                tally=tally,
+            )  # fmt: skip
+
+        assert self.engine.correct is not None
+        state = standing.state
+        _, view = self.engine.window.view(state, self.layout, self.engine.mask_id)
+        return self.engine.correct(state, view, ahead.correcting, scores, rescore)
+
+    def _after(
+        self,
+        standing: Canvas,
+        tally: Tally,
+        scores: Scores,
+        close: int,
+        open: int,
+        revised: Tensor | None = None,
+        rows: Rows | None = None,
+    ) -> Canvas:
+        forwards = 0 if rows is None else tally.number(rows)
+        read = scores.get
+        made = sampler_step(
+            standing.rows, standing.tokens, self.begun.fixed, self.block, self.begun.positions, self.real,
+            standing.commit_score, standing.commits, standing.marks, self.ints, self.reals, close, open,
+            read("token"), read("argmax"), read("confidence"), read(self.slots.get("rank", "")),
+            read(self.slots.get("keep", "")), revised, None if revised is None else scores["max_logprob"],
+            tally.nfe if forwards is None else None, forwards or 0, *self.tables,
+        )  # fmt: skip
+        calls, token_forwards = standing.calls + tally.calls, standing.token_forwards + tally.token_forwards
+        return Canvas(self.begun, *made, calls, token_forwards, scores)

@@ -1,0 +1,244 @@
+"""One operator per step against the parts it composes: the same tokens, numbers and events, for whatever lowers."""
+
+import random
+from dataclasses import fields
+
+import pytest
+import torch
+from combinations import MASK, PRESETS, canvas
+from toys import Toy
+
+from mdmcorrect.samplers import (
+    Ancestral,
+    Binomial,
+    Blocks,
+    Cap,
+    CeilTarget,
+    Centred,
+    Confidence,
+    Constant,
+    Detour,
+    During,
+    EntropyBound,
+    EvenSplit,
+    Factor,
+    FixedPoint,
+    FixedSteps,
+    Kappa,
+    LLaDA,
+    Noise,
+    Plateau,
+    Pool,
+    Remask,
+    Rescale,
+    Sampler,
+    Scoring,
+    Threshold,
+    TimeGrid,
+    Unmask,
+    UnmaskThenRemask,
+)
+from mdmcorrect.samplers import engine as engine_module
+from mdmcorrect.samplers.native_steps import NativeSteps, description
+from mdmcorrect.samplers.part_steps import PartSteps
+
+# Presets whose every part the operator knows; a preset that leaves this list has become slower.
+NATIVE = [
+    "mdlm", "remdm-cap", "remdm-conf", "remdm-switch", "remdm-loop", "forward-backward", "dfm", "proseco-sampled",
+    "proseco-top-k", "llada", "fast-dllm", "entropy-bounded", "dream", "dream-origin", "remedi", "prism",
+    "block-prism", "proseco", "block-proseco",
+]  # fmt: skip
+
+
+def lowers(sampler):
+    engine = sampler.parts().engine(Toy(), mask_id=MASK)
+    return description(engine, frozenset()) is not None
+
+
+@pytest.fixture
+def by_parts(monkeypatch):
+    """Runs a call with every step made by the parts."""
+
+    def run(call):
+        with monkeypatch.context() as patched:
+            patched.setattr(engine_module, "description", lambda engine, shown: None)
+            return call()
+
+    return run
+
+
+def same_state(ours, parts):
+    for item in fields(ours):
+        mine, theirs = getattr(ours, item.name), getattr(parts, item.name)
+        if not isinstance(mine, torch.Tensor):
+            assert mine == theirs, item.name
+        elif mine.is_floating_point():
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=0, equal_nan=True, msg=item.name)
+        else:
+            assert torch.equal(mine, theirs), item.name
+
+
+def same_run(sampler, by_parts, tokens=None, toy=None, **options):
+    tokens = canvas() if tokens is None else tokens
+    options = {"mask_id": MASK, "seed": torch.arange(len(tokens)) + 3, "history": {"confidence"}, **options}
+    models = [(toy or Toy)() for _ in range(2)]
+    ours = sampler(models[0], tokens, **options)
+    parts = by_parts(lambda: sampler(models[1], tokens, **options))
+    same_state(ours.state, parts.state)
+    assert ours.stopped == parts.stopped
+    assert models[0].rows == models[1].rows  # the same forwards, of the same rows
+    assert len(ours.history) == len(parts.history)
+    for mine, theirs in zip(ours.history, parts.history, strict=True):
+        for item in fields(mine):
+            if item.name in ("index", "scores"):
+                continue
+            assert torch.equal(getattr(mine, item.name), getattr(theirs, item.name)), item.name
+    return ours
+
+
+def test_the_list_of_presets_that_lower():
+    assert [name for name, preset in PRESETS.items() if lowers(preset)] == NATIVE
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
+def test_presets(name, ragged, by_parts):
+    options = {}
+    if ragged:
+        options = {"attention_mask": torch.arange(16) >= torch.tensor([0, 1, 4, 2])[:, None], "eos_id": [5, 2]}
+    same_run(PRESETS[name], by_parts, **options)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_presets_go_on_from_a_state(name, by_parts):
+    """Stopped by a callback after three steps, on one road, and taken further on the other."""
+    tokens, options = canvas(), {"mask_id": MASK, "seed": torch.arange(4)}
+    whole = PRESETS[name](Toy(), tokens, **options)
+    half = PRESETS[name](Toy(), tokens, callback=lambda event: event.index == 2, **options)
+    rest = by_parts(lambda: PRESETS[name](Toy(), state=half.state, mask_id=MASK))
+    assert torch.equal(rest.tokens, whole.tokens)
+    assert torch.equal(rest.nfe, whole.nfe)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_fixed_steps(name, by_parts):
+    tokens = canvas(3, 12)
+    run = FixedSteps(PRESETS[name], Toy(), mask_id=MASK, eos_id=5)
+    steps = 30 if PRESETS[name].parts().window.until_filled else None
+    ours = run(tokens, steps=steps, seed=torch.arange(3))
+    same_state(ours, by_parts(lambda: run(tokens, steps=steps, seed=torch.arange(3))))
+
+
+def drawn_counts(rng):
+    simple = [EvenSplit(), CeilTarget(), TimeGrid(eps=rng.choice([1e-3, 0.2]))]
+    at_least = rng.choice([0, 1, 3, rng.choice(simple)])
+    threshold = Threshold(rng.choice([0.2, 0.35, 0.9]), strict=rng.random() < 0.5, at_least=at_least)
+    return rng.choice([*simple, threshold, Factor(rng.choice([0.3, 1.5]), last_free=rng.random() < 0.5)])
+
+
+def drawn_ranked(rng):
+    order = rng.choice(["random", "confidence", "max_probability", "margin", "entropy"])
+    count = EntropyBound(rng.choice([0.1, 2.5])) if order == "entropy" and rng.random() < 0.5 else drawn_counts(rng)
+    unmask = Unmask(order, count, temperature=rng.choice([0.0, 0.3]), spend_on_masks=rng.random() < 0.2)
+    number = rng.choice([Constant(rng.randrange(4)), Binomial(rng.random()), Centred(rng.randrange(9))])
+    stop = rng.choice([None, 5])
+    remask = Remask(rng.choice(["quality", "confidence", "random"]), number, start=rng.randrange(3), stop=stop)
+    refill = rng.choice(["if_short", "never"])
+    return UnmaskThenRemask(unmask, rng.choice([None, remask]), refill=refill)
+
+
+def drawn_ancestral(rng):
+    eta = rng.random()
+    sigma = rng.choice([None, Cap(eta), Rescale(eta), Confidence(eta), Detour(2.0, 0.25), During(Cap(eta), 0.8, 0.2)])
+    alpha = {"alpha": Plateau(0.55, 0.05, 0.9)} if rng.random() < 0.3 else {}
+    return Ancestral(sigma, eps=rng.choice([1e-5, 0.1]), complete=rng.random() < 0.3, **alpha)
+
+
+def drawn_pool(rng):
+    schedule = rng.choice(["linear", (0.1, 0.4, 0.4, 0.9, 1.0)])
+    noise = rng.choice(
+        [None, Noise(1.5), Noise((2.0, 0.5), "uniform", annealed=False), Noise(0.7, "uniform"), Noise(0.5)]
+    )
+    return Pool(
+        Kappa(schedule, advance=rng.random() < 0.3),
+        masked=rng.choice(["logprob", "confidence", "random", "quality"]),
+        committed=rng.choice(["current_logprob", "quality", "random", "stays"]),
+        eta=rng.choice([1.0, 0.0, 1.7]),
+        noise=noise,
+        cut=rng.choice(["count", "strict"]),
+    )
+
+
+def drawn_window(rng):
+    if rng.random() < 0.3:
+        return Blocks()
+    until_filled = rng.random() < 0.3
+    return Blocks(
+        rng.choice([1, 3, 5, 7]),
+        until_filled=until_filled,
+        steps=None if until_filled or rng.random() < 0.6 else rng.choice([1, 3]),
+        extra=rng.choice([0, 0, 2]),
+        by=rng.choice(["generated", "column"]),
+        behind=rng.choice([None, None, "always", "first"]),
+    )
+
+
+def drawn_sampler(seed):
+    rng = random.Random(seed)
+    plan = rng.choice([drawn_ranked, drawn_ancestral, drawn_pool])(rng)
+    correct = None
+    if rng.random() < 0.3:
+        correct = FixedPoint(
+            passes=rng.randrange(3), every=rng.choice([1, 2]), start=rng.randrange(3), revisits=rng.random() < 0.5,
+            carry_over=rng.random() < 0.5, update=rng.choice(["argmax", "sample"]),
+        )  # fmt: skip
+    scoring = Scoring(
+        temperature=rng.choice([0.0, 1.0]),
+        mask_token=rng.choice(["suppress", "forbid", "propose"]),
+        confidence_dtype=rng.choice([None, "logits", torch.bfloat16, torch.float16]),
+    )
+    window = drawn_window(rng)
+    flags = {"finish": rng.random() < 0.7, "cache": rng.random() < 0.7}
+    return Sampler(steps=rng.choice([1, 4, 9, 30]), plan=plan, window=window, correct=correct, scoring=scoring, **flags)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_parts_in_any_combination(seed, by_parts):
+    """With prompts of several lengths, given tokens, padding, ends of sequence and logits in half precision."""
+    rng, sampler = random.Random(seed + 1000), drawn_sampler(seed)
+    assert lowers(sampler)
+    batch, length = rng.choice([(1, 1), (3, 16), (2, 33), (4, 9)])
+    tokens = torch.full((batch, length), MASK)
+    tokens[torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < rng.choice([0.0, 0.2, 0.6])] = 4
+    options = {}
+    if rng.random() < 0.4:
+        options["lengths"] = torch.arange(batch) % 3 * (length // 2) + length // 3
+        options["lengths"].clamp_(max=length)
+    if rng.random() < 0.3:
+        options["eos_id"] = rng.choice([[5], [5, 2, 9]])
+    dtype, scale = rng.choice([torch.float32, torch.bfloat16, torch.float16]), rng.choice([2.0, 6.0])
+    same_run(sampler, by_parts, tokens, lambda: Toy(dtype=dtype, scale=scale), **options)
+
+
+class CappedUnmask(Unmask):
+    """Somebody's own rule, by one method."""
+
+    def rank(self, state, scores):
+        return super().rank(state, scores).clamp(max=0.5)
+
+
+def test_a_subclass_is_not_taken_for_its_base():
+    state = LLaDA(steps=3)(Toy(), canvas(), mask_id=MASK).state
+    for unmask, road in ((CappedUnmask(), PartSteps), (Unmask(), NativeSteps)):
+        assert isinstance(Sampler(steps=3, unmask=unmask).engine(Toy(), mask_id=MASK).steps_of(state), road)
+
+
+def test_what_the_host_makes_goes_by_parts():
+    engine = LLaDA(steps=3).parts().engine
+    for options in (
+        {"stop": lambda tokens, fixed: fixed.any(1)},
+        {"tokens_processor": lambda tokens, logits: tokens},
+        {"eos_id": list(range(9))},
+    ):
+        assert description(engine(Toy(), mask_id=MASK, **options), frozenset()) is None
+    assert not lowers(LLaDA(steps=3, ties="torch"))
