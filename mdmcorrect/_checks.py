@@ -33,6 +33,8 @@ def integer(name: str, value: object, *, minimum: int | None = None, what: str =
         TypeError: a bool, a float (3.0 as well), or several.
         ValueError: less than ``minimum``.
     """
+    if type(value) is int and -(2**63) <= value < 2**63 and (minimum is None or value >= minimum):
+        return value
     plain = plain_number(name, value, expected)
     if isinstance(plain, bool) or not isinstance(plain, (int, torch.SymInt)):
         raise TypeError(f"{name}: expected {expected}, got {_kind(value)}")
@@ -50,6 +52,8 @@ def number(name: str, value: object, *, low: float = -math.inf, high: float = ma
         TypeError: a bool, text, or several.
         ValueError: out of range, NaN or infinite.
     """
+    if type(value) is float and low <= value <= high and -math.inf < value < math.inf:
+        return value
     plain = plain_number(name, value, "a number")
     if isinstance(plain, bool) or not isinstance(plain, (int, float, *_SYMBOLS)):
         raise TypeError(f"{name}: expected {expected or 'a number'}, got {_kind(value)}")
@@ -78,6 +82,8 @@ def flag(name: str, value: object) -> bool:
     Raises:
         TypeError: anything but a bool.
     """
+    if value is True or value is False:
+        return value
     plain = plain_number(name, value, "a bool")
     if not isinstance(plain, bool):
         raise TypeError(f"{name}: expected a bool, got {_kind(value)}")

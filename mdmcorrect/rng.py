@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdmcorrect import _constants
 from mdmcorrect._kernels import require_kernel
 from mdmcorrect.purpose import Purpose
 
@@ -30,6 +31,7 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_uniform = torch.ops.mdmcorrect.uniform.default
 
 
 def _philox(words: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -92,9 +94,13 @@ def seed_tensor(seed: Seed, batch: int, *, device: torch.device | str | None = N
     if isinstance(seed, np.integer):
         seed = int(seed)
     if isinstance(seed, int) and not isinstance(seed, bool):
-        wrapped = (seed + 2**63) % 2**64 - 2**63
-        return torch.full((), wrapped, dtype=torch.int64, device=device)
+        return torch.full((), wrapped(seed), dtype=torch.int64, device=device)
     raise TypeError(f"seed: expected an int, an int64 tensor or a torch.Generator, got {type(seed).__name__}")
+
+
+def wrapped(seed: int) -> int:
+    """A seed modulo 2^64, as the int64 it is."""
+    return (seed + 2**63) % 2**64 - 2**63
 
 
 def fresh_seed(generator: torch.Generator | None = None) -> int:
@@ -173,14 +179,15 @@ def uniform(
         raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
     batch = seed.shape[0]
     if isinstance(positions, int):
-        positions = torch.arange(positions, dtype=torch.int64, device=seed.device)
+        positions = _constants.count_up(positions, seed)
     if positions.dtype != torch.int64 or positions.dim() not in (1, 2):
         raise ValueError(
             f"positions: expected a length or int64 [L] or [B, L], got {positions.dtype} {list(positions.shape)}"
         )
     if positions.dim() == 2 and positions.shape[0] != batch:
         raise ValueError(f"positions: expected [{batch}, L] as seed has it, got {list(positions.shape)}")
-    step, call = _number(step, seed), _number(call, seed)
+    step = step if isinstance(step, Tensor) else _constants.number(step, torch.int64, seed)
+    call = call if isinstance(call, Tensor) else _constants.number(call, torch.int64, seed)
     for name, number in (("step", step), ("call", call)):
         if number.dtype != torch.int64:
             raise ValueError(f"{name}: expected an int or an int64 tensor, got {number.dtype}")
@@ -191,7 +198,7 @@ def uniform(
     for name, value in (("positions", positions), ("step", step), ("call", call)):
         if value.device != seed.device:
             raise ValueError(f"{name}: expected device {seed.device} as seed has it, got {value.device}")
-    return torch.ops.mdmcorrect.uniform(seed, positions, step, int(purpose), call, dtype)
+    return _uniform(seed, positions, step, int(purpose), call, dtype)
 
 
 def _number(value: Tensor | int, like: Tensor) -> Tensor:

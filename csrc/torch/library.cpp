@@ -8,7 +8,7 @@
 
 STABLE_TORCH_LIBRARY(mdmcorrect, m) {
   // ids holds token and argmax, stats the other scores, each [wanted, B, L] in the order of TokenScore; want: a bit
-  // each.
+  // each. temperature, top_k, top_p and guidance are [B, L] or [].
   m.def(
       "score_tokens(Tensor logits, Tensor? uncond_logits, Tensor? guidance, int shift, int want, Tensor temperature, "
       "Tensor? tokens, Tensor? rows, Tensor? positions, Tensor? top_k, Tensor? top_p, bool top_p_inclusive, "

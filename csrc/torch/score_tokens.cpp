@@ -40,7 +40,7 @@ void set_guidance(const Tensor& logits, const std::optional<Tensor>& uncond, con
   params->uncond_logits = uncond->const_data_ptr();
   params->uncond_batch_stride = uncond->stride(0);
   params->uncond_position_stride = uncond->stride(1);
-  params->guidance = double_grid(kOp, "guidance", *guidance, params->batch, params->length, logits);
+  params->guidance = number_grid<double>(kOp, "guidance", *guidance, params->batch, params->length, logits);
 }
 
 std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optional<Tensor>& uncond_logits,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "core/score_tokens_params.h"
@@ -63,11 +64,20 @@ inline FloatType score_dtype(const char* op, const char* name, ScalarType type) 
   }
 }
 
-inline Grid<double> double_grid(const char* op, const char* name, const Tensor& tensor, int64_t batch, int64_t length,
-                                const Tensor& like) {
-  check_grid(op, name, tensor, batch, length, like);
-  check(tensor.scalar_type() == ScalarType::Double, op, name, ": expected dtype float64");
-  return {static_cast<const double*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1)};
+// A number for each position, [B, L], or one for all, [].
+template <class Number>
+Grid<Number> number_grid(const char* op, const char* name, const Tensor& tensor, int64_t batch, int64_t length,
+                         const Tensor& like) {
+  constexpr bool kFloating = std::is_same_v<Number, double>;
+  check(tensor.scalar_type() == (kFloating ? ScalarType::Double : ScalarType::Long), op, name,
+        kFloating ? ": expected dtype float64" : ": expected dtype int64");
+  const Number* data = static_cast<const Number*>(tensor.const_data_ptr());
+  if (tensor.dim() != 0) {
+    check_grid(op, name, tensor, batch, length, like);
+    return {data, tensor.stride(0), tensor.stride(1)};
+  }
+  check(tensor.device() == like.device(), op, name, ": expected the device of the other tensors");
+  return {data, 0, 0};
 }
 
 // A list of ids that stays on the device, where its values cannot be looked at: the kernels take any order and any id.
@@ -95,9 +105,9 @@ inline void prepare_scores(const char* op, const ScoreOptions& options, int64_t 
   params.row_count = batch * length;
   if (options.tokens) params.tokens = int_grid(op, "tokens", *options.tokens, batch, length, like);
   params.positions = position_grid(op, options.positions, batch, length, like);
-  params.temperature = double_grid(op, "temperature", options.temperature, batch, length, like);
-  if (options.top_k) params.top_k = int_grid(op, "top_k", *options.top_k, batch, length, like);
-  if (options.top_p) params.top_p = double_grid(op, "top_p", *options.top_p, batch, length, like);
+  params.temperature = number_grid<double>(op, "temperature", options.temperature, batch, length, like);
+  if (options.top_k) params.top_k = number_grid<int64_t>(op, "top_k", *options.top_k, batch, length, like);
+  if (options.top_p) params.top_p = number_grid<double>(op, "top_p", *options.top_p, batch, length, like);
   params.top_p_inclusive = options.top_p_inclusive;
   params.top_p_first = options.top_p_first;
   if (like.is_cuda()) {

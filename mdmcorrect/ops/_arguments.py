@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdmcorrect import _checks, rng
+from mdmcorrect import _checks, _constants, rng
 from mdmcorrect._kernels import require_kernel as require_kernel
 
 SCORE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -49,12 +49,16 @@ def require_matrix(name: str, value: object) -> tuple[int, int]:
     return tensor.shape[0], tensor.shape[1]
 
 
-def require_like(name: str, value: object, shape: tuple[int, ...], like: Tensor, like_name: str) -> None:
-    """Shape and device of an argument that must match those of the operator's first tensor."""
+def require_like(
+    name: str, value: object, shape: tuple[int, ...], like: Tensor, like_name: str, *dtypes: torch.dtype
+) -> None:
+    """Shape, device and, where some are named, dtype of an argument that must match the operator's first tensor."""
     tensor = require_tensor(name, value)
-    if tuple(tensor.shape) != shape:
+    if tensor.shape != shape:
         raise ValueError(f"{name}: expected shape {list(shape)} as {like_name} has it, got {list(tensor.shape)}")
     require_device(name, tensor, like, like_name)
+    if dtypes:
+        require_dtype(name, tensor, *dtypes)
 
 
 def require_device(name: str, tensor: Tensor, like: Tensor, like_name: str) -> None:
@@ -68,28 +72,29 @@ def require_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:
         raise TypeError(f"{name}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
 
 
-def require_scores(name: str, value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
-    require_like(name, value, shape, like, like_name)
-    require_dtype(name, require_tensor(name, value), *SCORE_DTYPES)
+def require_scores(name: str, value: object, shape: tuple[int, ...], like: Tensor, like_name: str) -> None:
+    require_like(name, value, shape, like, like_name, *SCORE_DTYPES)
 
 
-def require_mask(name: str, value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
-    require_like(name, value, shape, like, like_name)
-    require_dtype(name, require_tensor(name, value), torch.bool)
+def require_mask(name: str, value: object, shape: tuple[int, ...], like: Tensor, like_name: str) -> None:
+    require_like(name, value, shape, like, like_name, torch.bool)
 
 
 def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum: int | None = None) -> Tensor:
-    """An int, or int64 ``[]`` or ``[B]``, as an int64 tensor on the device of ``like``.
+    """An int, or int64 ``[]`` or ``[B]``, as an int64 tensor on the device of ``like``, which nobody may write into.
 
     ``minimum`` is held against a Python int only; what a tensor holds is clamped by the kernels.
     """
     if not isinstance(value, Tensor):
         value = _checks.integer(name, value, minimum=minimum, expected="an int or an int64 tensor")
-        return torch.full((), value, dtype=torch.int64, device=like.device)
+        return _constants.number(value, torch.int64, like)
     require_dtype(name, value, torch.int64)
-    if value.dim() != 0 and tuple(value.shape) != (batch,):
+    shared = value.dim() == 0
+    if not shared and tuple(value.shape) != (batch,):
         raise ValueError(f"{name}: expected shape [] or [{batch}], one per row, got {list(value.shape)}")
-    if value.dim() == 0 and value.device != like.device:
+    if value.device == like.device:
+        return value
+    if shared:
         return value.to(like.device)
     require_device(name, value, like, "the scores")
     return value
@@ -101,21 +106,23 @@ def require_one_call(call: object) -> None:
         raise ValueError(f"call: expected an int or int64 [], got shape {list(call.shape)}")
 
 
-def row_seeds(seed: rng.Seed, batch: int, like: Tensor, *, temperature: object) -> Tensor:
+def row_seeds(seed: rng.Seed, batch: int, like: Tensor, *, draws: bool) -> Tensor:
     """int64 ``[B]``, one per row, or ``[]``, from which the kernel derives the rows' own; on ``like``'s device.
 
-    At a ``temperature`` of 0 nothing is drawn, from a generator neither.
+    ``draws``: whether anything will be drawn; if not, not from a generator either.
     """
-    draws = isinstance(temperature, Tensor) or temperature != 0
-    return rng.seed_tensor(seed, batch, device=like.device, draws=draws).contiguous()
+    if type(seed) is int:
+        return _constants.number(rng.wrapped(seed), torch.int64, like)
+    seeds = rng.seed_tensor(seed, batch, device=like.device, draws=draws)
+    return seeds if seeds.is_contiguous() else seeds.contiguous()
 
 
-def require_positions(value: object, shape: tuple[int, int], like: Tensor, like_name: str) -> None:
-    """positions: int64 ``[L]`` or ``[B, L]``."""
+def require_positions(value: object, shape: tuple[int, ...], like: Tensor, like_name: str) -> None:
+    """positions: int64 ``[L]`` or ``[..., L]``, the shape."""
     tensor = require_tensor("positions", value)
     require_dtype("positions", tensor, torch.int64)
-    if tuple(tensor.shape) not in (shape, shape[1:]):
-        raise ValueError(f"positions: expected shape [{shape[1]}] or {list(shape)}, got {list(tensor.shape)}")
+    if tensor.shape not in (shape, shape[-1:]):
+        raise ValueError(f"positions: expected shape [{shape[-1]}] or {list(shape)}, got {list(tensor.shape)}")
     require_device("positions", tensor, like, like_name)
 
 

@@ -67,11 +67,18 @@ def detached(native: Callable[..., Any], *arguments: Any) -> Any:
     return _constant_function(native).apply(*arguments)
 
 
+def constant(tensor: Tensor) -> Tensor:
+    """The tensor without gradient, itself where it has none."""
+    if torch.compiler.is_compiling() or tensor.requires_grad or forward_ad._current_level >= 0:
+        return tensor.detach()
+    return tensor
+
+
 def is_watched(arguments: Sequence[Any]) -> bool:
     """Whether torch records or transforms what is done with these arguments, in one way or another."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
-    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments)
+    return torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)
 
 
 def wants_gradient(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from mdmcorrect import _checks
+from mdmcorrect import _checks, _constants
 from mdmcorrect.ops import _arguments as arguments
 
 Ids: TypeAlias = int | Sequence[int] | Tensor
@@ -54,6 +54,136 @@ class TokenScores(NamedTuple):
 # The order of core/score_tokens_params.h: bit i of the native `want`.
 SCORES = TokenScores._fields
 _ID_SCORES = 2
+_KEPT_AT_MOST = 256
+_kept: dict[Any, ScoreOptions] = {}
+
+
+class ScoreOptions(NamedTuple):
+    """How to score, checked, as the native operators take it: what stays the same from step to step."""
+
+    want: int
+    id_places: tuple[int, ...]
+    """Where in TokenScores the ids that the operator returns belong."""
+    stat_places: tuple[int, ...]
+    """Where its other scores do."""
+    temperature: Tensor
+    draws: bool
+    """Whether a token may be drawn, so that a seed is needed."""
+    top_k: Tensor | None
+    top_p: Tensor | None
+    top_p_inclusive: bool
+    top_p_first: bool
+    suppress: Tensor | None
+    forbid: Tensor | None
+    proposal_law: bool
+    probabilities: bool
+    dense_noise: bool
+    confidence_dtype: torch.dtype
+
+
+def score_options(
+    like: Tensor,
+    lead: torch.Size,
+    vocab: int,
+    has_tokens: bool,
+    *,
+    want: Iterable[str] | None,
+    suppress: Ids | None,
+    forbid: Ids | None,
+    temperature: float | Tensor,
+    top_k: int | Tensor | None,
+    top_p: float | Tensor | None,
+    top_p_rule: str,
+    filter_order: str,
+    law: str,
+    confidence_dtype: torch.dtype | None,
+    input: str = "logits",
+    noise: str = "lazy",
+) -> ScoreOptions:
+    """The options of :func:`~mdmcorrect.ops.score_tokens`, which says what each is, for logits ``[*lead, vocab]``.
+
+    Plain numbers, names and ids are checked and made tensors once and then looked up by value.
+
+    Args:
+        like: a tensor on the device of the logits.
+        lead: ``[..., L]``, which options that are tensors are held against.
+        has_tokens: whether ``tokens`` will be given.
+    """
+    suppress, forbid = _by_value(suppress), _by_value(forbid)
+    if want is not None and not isinstance(want, (str, tuple)):
+        want = tuple(want)
+    numbers = (temperature, top_k, top_p, suppress, forbid)
+    names: tuple[Any, ...] = (want, top_p_rule, filter_order, law, input, noise, confidence_dtype)
+    place = _constants.place_of(like)
+    if place is None or not _by_value_only(numbers):
+        return _make_options(like, lead, vocab, has_tokens, *numbers, *names)
+    key = (place, vocab, has_tokens, numbers, tuple(map(type, numbers)), names)
+    try:
+        options = _kept.get(key)
+    except TypeError:  # something in it is no name: the error says which
+        return _make_options(like, lead, vocab, has_tokens, *numbers, *names)
+    if options is None:
+        options = _make_options(like, lead, vocab, has_tokens, *numbers, *names)
+        _constants.keep(_kept, key, options, _KEPT_AT_MOST)
+    return options
+
+
+def _by_value(ids: Ids | None) -> Any:
+    """A list of ids as a tuple, which can be looked up."""
+    return tuple(ids) if type(ids) is list else ids
+
+
+def _by_value_only(numbers: tuple[Any, ...]) -> bool:
+    """Whether what is equal to these means the same, once the types of those that stand alone are.
+
+    Of what stands in a list they are not looked at, and ``1 == True``. A tensor's values may change.
+    """
+    for value in numbers:
+        if isinstance(value, Tensor):
+            return False
+        if type(value) is tuple and (len(value) > _constants.LONGEST or any(type(index) is not int for index in value)):
+            return False
+    return True
+
+
+def _make_options(
+    like: Tensor,
+    lead: torch.Size,
+    vocab: int,
+    has_tokens: bool,
+    temperature: float | Tensor,
+    top_k: int | Tensor | None,
+    top_p: float | Tensor | None,
+    suppress: Ids | None,
+    forbid: Ids | None,
+    want: Iterable[str] | None,
+    top_p_rule: str,
+    filter_order: str,
+    law: str,
+    input: str,
+    noise: str,
+    confidence_dtype: torch.dtype | None,
+) -> ScoreOptions:
+    dense = _checks.choice("noise", noise, "lazy", "dense") == "dense"
+    mask = want_mask(want, has_tokens, dense)
+    wanted = [bit for bit in range(len(SCORES)) if mask >> bit & 1]
+    return ScoreOptions(
+        want=mask,
+        id_places=tuple(bit for bit in wanted if bit < _ID_SCORES),
+        stat_places=tuple(bit for bit in wanted if bit >= _ID_SCORES),
+        temperature=per_position("temperature", temperature, lead, like, torch.float64, 0.0, math.inf),
+        draws=isinstance(temperature, Tensor) or bool(temperature != 0),
+        top_k=None if top_k is None else per_position("top_k", top_k, lead, like, torch.int64, 1, math.inf),
+        top_p=None if top_p is None else per_position("top_p", top_p, lead, like, torch.float64, 0.0, 1.0),
+        top_p_inclusive=_checks.choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
+        top_p_first=_checks.choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
+        suppress=id_list("suppress", suppress, vocab, like),
+        forbid=id_list("forbid", forbid, vocab, like),
+        proposal_law=_checks.choice("law", law, "raw", "proposal") == "proposal",
+        probabilities=_checks.choice("input", input, "logits", "probs") == "probs",
+        dense_noise=dense,
+        confidence_dtype=rounding_dtype(confidence_dtype),
+    )
 
 
 def want_mask(want: Iterable[str] | None, has_tokens: bool, dense_noise: bool = False) -> int:
@@ -95,31 +225,30 @@ def id_list(name: str, value: Ids | None, vocab: int, like: Tensor) -> Tensor | 
         return value.reshape(-1).contiguous()
     ids = _checks.token_ids(name, value)
     _checks.ids_within(name, ids, vocab)
-    if like.device.type == "cpu" or not ids:
-        return torch.tensor(ids, dtype=torch.int64, device=like.device)
-    # A copy from the host would make it wait for the device, and no CUDA graph could capture it.
-    return torch.cat([torch.full((1,), index, dtype=torch.int64, device=like.device) for index in ids])
+    return _constants.integers(ids, like)
 
 
 def per_position(
     name: str, value: object, lead: torch.Size, like: Tensor, dtype: torch.dtype, low: float, high: float
 ) -> Tensor:
-    """A number, or a tensor [], one per sequence or one per position, as a view [B, L] of ``dtype``.
+    """A number, or a tensor [], one per sequence or one per position, as [] or a view [B, L] of ``dtype``.
 
     The bounds are held against Python numbers only.
     """
-    batch, length = math.prod(lead[:-1]), lead[-1]
     integer = not dtype.is_floating_point
     if isinstance(value, Tensor):
         if value.dtype != dtype if integer else not value.is_floating_point():
             expected = "int64" if integer else "a floating-point dtype"
             raise TypeError(f"{name}: expected {expected}, got {str(value.dtype).removeprefix('torch.')}")
         arguments.require_device(name, value, like, "logits")
-        if value.shape not in (torch.Size(), lead[:-1], lead):
+        if value.dim() == 0:
+            return value.to(dtype)
+        if value.shape not in (lead[:-1], lead):
             raise ValueError(
                 f"{name}: expected shape [], {list(lead[:-1])} (per sequence) or {list(lead)} (per position), "
                 f"got {list(value.shape)}"
             )
+        batch, length = math.prod(lead[:-1]), lead[-1]
         shape = (batch, length) if value.shape == lead else (-1, 1)
         return value.to(dtype).reshape(shape).expand(batch, length)
     if integer:
@@ -127,16 +256,19 @@ def per_position(
     else:
         bounds = "" if math.isinf(low) else f" >= {low:g}" if math.isinf(high) else f" in [{low:g}, {high:g}]"
         plain = _checks.number(name, value, low=low, high=high, expected=f"a finite number{bounds} or a tensor")
-    return torch.full((), plain, dtype=dtype, device=like.device).expand(batch, length)
+    return _constants.number(plain, dtype, like)
 
 
-def named_scores(mask: int, ids: Tensor, stats: Tensor, lead: torch.Size) -> TokenScores:
+def named_scores(options: ScoreOptions, ids: Tensor, stats: Tensor, lead: torch.Size) -> TokenScores:
     """The native outputs ``[wanted, B, L]`` by name."""
-    names = [name for bit, name in enumerate(SCORES) if mask >> bit & 1]
-    outputs = [*ids.unbind(0), *stats.unbind(0)]
-    if len(lead) != 2:
-        outputs = [output.reshape(lead) for output in outputs]
-    return TokenScores(**dict(zip(names, outputs, strict=True)))
+    values = [_LEFT_OUT] * len(SCORES)
+    for places, outputs in ((options.id_places, ids), (options.stat_places, stats)):
+        if len(places) == 1:
+            values[places[0]] = outputs.squeeze(0) if len(lead) == 2 else outputs.reshape(lead)
+        elif places:
+            for place, output in zip(places, outputs.unbind(0), strict=True):
+                values[place] = output if len(lead) == 2 else output.reshape(lead)
+    return TokenScores(*values)
 
 
 def fake_scores(want: int, batch: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

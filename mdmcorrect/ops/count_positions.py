@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from mdmcorrect import _checks
+from mdmcorrect import _checks, _constants
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import detached
 
 # The order of core/count_positions_params.h.
 RULES = ("threshold", "strict_threshold", "factor", "entropy_bound", "cumulative", "cut_off")
+_NATIVE = torch.ops.mdmcorrect.count_positions.default
 
 
 def count_positions(
@@ -70,7 +71,7 @@ def count_positions(
     if eligible is not None:
         arguments.require_mask("eligible", eligible, shape, scores, "scores")
     limit = _bound(bound, shape[0], scores)
-    return detached(torch.ops.mdmcorrect.count_positions, scores, RULES.index(rule), limit, eligible, at_least)
+    return detached(_NATIVE, scores, RULES.index(rule), limit, eligible, at_least)
 
 
 def _bound(bound: object, batch: int, scores: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def _bound(bound: object, batch: int, scores: Tensor) -> Tensor:
     if isinstance(bound, (int, float)) and not isinstance(bound, bool):
         if math.isnan(bound):
             raise ValueError("bound: expected a number, got nan")
-        return torch.full((), float(bound), dtype=torch.float64, device=scores.device)
+        return _constants.number(float(bound), torch.float64, scores)
     if not isinstance(bound, Tensor) or not bound.is_floating_point():
         got = bound.dtype if isinstance(bound, Tensor) else type(bound).__name__
         raise TypeError(f"bound: expected a number or a floating-point tensor, got {got}")

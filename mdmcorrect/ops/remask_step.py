@@ -10,6 +10,7 @@ from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import detached
 
 REFILL = ("if_short", "never")
+_NATIVE = torch.ops.mdmcorrect.remask_step.default
 
 
 def remask_step(
@@ -85,40 +86,35 @@ def remask_step(
     """
     shape = arguments.require_matrix("tokens", tokens)
     arguments.require_kernel("remask_step", tokens)
-    batch = shape[0]
     arguments.require_dtype("tokens", tokens, torch.int64)
-    arguments.require_like("proposals", proposals, shape, tokens, "tokens")
-    arguments.require_dtype("proposals", proposals, torch.int64)
+    arguments.require_like("proposals", proposals, shape, tokens, "tokens", torch.int64)
     mask_id = _checks.token_id("mask_id", arguments.no_tensor("mask_id", mask_id, "an int"))
     _checks.choice("refill", refill, *REFILL)
     _require_one_way(unmask_score, keep_score, unmask_count, remask_count, keep_count, commit, remask)
 
-    scores = {"unmask_score": unmask_score, "keep_score": keep_score}
-    for name, score in scores.items():
+    for name, score in (("unmask_score", unmask_score), ("keep_score", keep_score)):
         if score is not None:
             arguments.require_scores(name, score, shape, tokens, "tokens")
-    masks = {"fixed": fixed, "eligible": eligible, "commit": commit, "remask": remask}
-    for name, mask in masks.items():
+    for name, mask in (("fixed", fixed), ("eligible", eligible), ("commit", commit), ("remask", remask)):
         if mask is not None:
             arguments.require_mask(name, mask, shape, tokens, "tokens")
-    counts = {"unmask_count": unmask_count, "remask_count": remask_count, "keep_count": keep_count}
-    tensors = {
-        name: None if count is None else arguments.row_integers(name, count, batch, tokens, minimum=0)
-        for name, count in counts.items()
-    }
+
+    def counts(name: str, count: int | Tensor | None) -> Tensor | None:
+        return None if count is None else arguments.row_integers(name, count, shape[0], tokens, minimum=0)
+
     return detached(
-        torch.ops.mdmcorrect.remask_step,
+        _NATIVE,
         tokens,
         proposals,
         unmask_score,
         keep_score,
-        tensors["unmask_count"],
-        tensors["remask_count"],
+        counts("unmask_count", unmask_count),
+        counts("remask_count", remask_count),
         mask_id,
         fixed,
         eligible,
         refill == "if_short",
-        tensors["keep_count"],
+        counts("keep_count", keep_count),
         commit,
         remask,
     )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from mdmcorrect import _checks, _native, rng
+from mdmcorrect import _native, rng
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops import _scoring as scoring
-from mdmcorrect.ops._differentiation import detached
+from mdmcorrect.ops._differentiation import constant, detached
 from mdmcorrect.ops._scoring import Ids, TokenScores
 
 _native.load()
+_NATIVE = torch.ops.mdmcorrect.score_hidden.default
 
 
 def score_hidden(
@@ -89,43 +89,56 @@ def score_hidden(
     if row_index is not None:
         arguments.require_row_index(row_index, grid, "hidden")
     if tokens is not None:
-        arguments.require_like("tokens", tokens, tuple(lead), grid, logits_shape)
-        arguments.require_dtype("tokens", tokens, torch.int64)
-        tokens = tokens.reshape(batch, length)
+        arguments.require_like("tokens", tokens, lead, grid, logits_shape, torch.int64)
+        tokens = tokens if len(lead) == 2 else tokens.reshape(batch, length)
     if positions is not None:
-        arguments.require_positions(positions, tuple(lead), grid, logits_shape)
-        positions = positions if positions.dim() == 1 else positions.reshape(batch, length)
+        arguments.require_positions(positions, lead, grid, logits_shape)
+        positions = positions if positions.dim() <= 2 else positions.reshape(batch, length)
     arguments.require_one_call(call)
-
-    mask = scoring.want_mask(want, tokens is not None)
+    options = scoring.score_options(
+        grid,
+        lead,
+        vocab,
+        tokens is not None,
+        want=want,
+        suppress=suppress,
+        forbid=forbid,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        top_p_rule=top_p_rule,
+        filter_order=filter_order,
+        law=law,
+        confidence_dtype=confidence_dtype,
+    )
     ids, stats = detached(
-        torch.ops.mdmcorrect.score_hidden,
-        grid.to(dtype),
-        weight.detach(),
-        None if bias is None else bias.detach().to(dtype),
+        _NATIVE,
+        grid if grid.dtype == dtype else grid.to(dtype),
+        constant(weight),
+        None if bias is None else constant(bias).to(dtype),
         row_index,
-        mask,
-        scoring.per_position("temperature", temperature, lead, grid, torch.float64, 0.0, math.inf),
+        options.want,
+        options.temperature,
         tokens,
         positions,
-        None if top_k is None else scoring.per_position("top_k", top_k, lead, grid, torch.int64, 1, math.inf),
-        None if top_p is None else scoring.per_position("top_p", top_p, lead, grid, torch.float64, 0.0, 1.0),
-        _checks.choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
-        _checks.choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
-        scoring.id_list("suppress", suppress, vocab, grid),
-        scoring.id_list("forbid", forbid, vocab, grid),
-        _checks.choice("law", law, "raw", "proposal") == "proposal",
-        scoring.rounding_dtype(confidence_dtype),
-        arguments.row_seeds(seed, batch, grid, temperature=temperature),
+        options.top_k,
+        options.top_p,
+        options.top_p_inclusive,
+        options.top_p_first,
+        options.suppress,
+        options.forbid,
+        options.proposal_law,
+        options.confidence_dtype,
+        arguments.row_seeds(seed, batch, grid, draws=options.draws),
         arguments.row_integers("step", step, batch, grid),
         arguments.row_integers("call", call, batch, grid),
     )
-    return scoring.named_scores(mask, ids, stats, lead)
+    return scoring.named_scores(options, ids, stats, lead)
 
 
 def _as_grid(hidden: object) -> Tensor:
     """Hidden states as [B, L, D], without gradient."""
-    tensor = arguments.require_tensor("hidden", hidden).detach()
+    tensor = constant(arguments.require_tensor("hidden", hidden))
     if tensor.dim() < 2:
         raise ValueError(f"hidden: expected shape [..., L, D], got {list(tensor.shape)}")
     arguments.require_dtype("hidden", tensor, *arguments.SCORE_DTYPES)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdmcorrect import _checks, _native, rng
+from mdmcorrect import _native, rng
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops import _scoring as scoring
-from mdmcorrect.ops._differentiation import detached
-from mdmcorrect.ops._scoring import Ids, TokenScores
+from mdmcorrect.ops._differentiation import constant, detached
+from mdmcorrect.ops._scoring import Ids, ScoreOptions, TokenScores
 
 _native.load()
+_NATIVE = torch.ops.mdmcorrect.score_tokens.default
+_LEAD = "logits (without V)"
 
 
 def score_tokens(
@@ -108,68 +111,225 @@ def score_tokens(
         (tensor([1]), tensor([0.]))
     """
     grid = _as_grid("logits", logits)
+    options = scoring.score_options(
+        grid,
+        logits.shape[:-1],
+        logits.shape[-1],
+        tokens is not None,
+        want=want,
+        suppress=suppress,
+        forbid=forbid,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        top_p_rule=top_p_rule,
+        filter_order=filter_order,
+        law=law,
+        confidence_dtype=confidence_dtype,
+        input=input,
+        noise=noise,
+    )
+    return _named(options, logits, grid, tokens, rows, positions, seed, step, call, uncond_logits, guidance, shift)
+
+
+class PreparedScoring:
+    """:func:`score_tokens` with options that stay the same, checked and made tensors once: a call costs little more
+    than the operator's own. Made by :func:`prepare_score_tokens`, once a run.
+
+    The options' tensors live as long as this does and were filled on the stream that was current then: a CUDA graph may
+    read them if this outlives it and the capture began after that stream's work.
+    """
+
+    __slots__ = ("options", "vocab")
+
+    def __init__(self, options: ScoreOptions, vocab: int) -> None:
+        self.options = options
+        self.vocab = vocab
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The wanted scores in the order of :meth:`native`'s results, ids first."""
+        return tuple(scoring.SCORES[place] for place in (*self.options.id_places, *self.options.stat_places))
+
+    def __call__(
+        self,
+        logits: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        rows: Tensor | None = None,
+        positions: Tensor | None = None,
+        seed: rng.Seed = 0,
+        step: int | Tensor = 0,
+        call: int | Tensor = 0,
+        uncond_logits: Tensor | None = None,
+        guidance: float | Tensor = 0.0,
+        shift: int = 0,
+    ) -> TokenScores:
+        """The scores of logits ``[..., L, V]``; arguments and errors are those of :func:`score_tokens`."""
+        grid = self._grid(logits, tokens)
+        return _named(
+            self.options, logits, grid, tokens, rows, positions, seed, step, call, uncond_logits, guidance, shift
+        )
+
+    def native(
+        self,
+        logits: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        rows: Tensor | None = None,
+        positions: Tensor | None = None,
+        seed: rng.Seed = 0,
+        step: int | Tensor = 0,
+        call: int | Tensor = 0,
+        uncond_logits: Tensor | None = None,
+        guidance: float | Tensor = 0.0,
+        shift: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """The same as the operator returns it: ids int64 and other scores float32, ``[wanted, B, L]`` in the order of
+        ``names``. One operator, no views."""
+        grid = self._grid(logits, tokens)
+        return _score(
+            self.options, logits, grid, tokens, rows, positions, seed, step, call, uncond_logits, guidance, shift
+        )
+
+    def _grid(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
+        grid = _as_grid("logits", logits)
+        if grid.shape[-1] != self.vocab:
+            raise ValueError(f"logits: expected {self.vocab} ids, as was prepared for, got {grid.shape[-1]}")
+        if tokens is None and "current_logprob" in self.names:
+            raise ValueError("tokens: expected int64 [..., L], of which current_logprob was prepared for, got None")
+        return grid
+
+
+def prepare_score_tokens(
+    *,
+    vocab: int,
+    device: torch.device | str,
+    has_tokens: bool = True,
+    temperature: float | Tensor = 0.0,
+    top_k: int | Tensor | None = None,
+    top_p: float | Tensor | None = None,
+    top_p_rule: str = "inclusive",
+    filter_order: str = "top_k_first",
+    suppress: Ids | None = None,
+    forbid: Ids | None = None,
+    law: str = "raw",
+    noise: str = "lazy",
+    input: str = "logits",
+    confidence_dtype: torch.dtype | None = None,
+    want: Iterable[str] | None = None,
+) -> PreparedScoring:
+    """Check the options of :func:`score_tokens` that stay the same through a run, and make them tensors.
+
+    Args:
+        vocab: V of the logits.
+        device: theirs.
+        has_tokens: whether ``tokens`` will be given; without them ``want=None`` leaves out ``current_logprob``.
+        temperature, top_k, top_p: as there, but a tensor has to be ``[]``.
+        top_p_rule, filter_order, suppress, forbid, law, noise, input, confidence_dtype, want: as there.
+
+    Raises:
+        TypeError, ValueError: as there.
+
+    Example:
+        >>> prepared = prepare_score_tokens(vocab=4, device="cpu", suppress=3, want=("token", "margin"))
+        >>> prepared(torch.tensor([[0.0, 2.0, 2.0, 9.0]])).token
+        tensor([1])
+    """
+    options = scoring.score_options(
+        torch.empty(0, dtype=torch.float32, device=device),
+        torch.Size(),
+        vocab,
+        has_tokens,
+        want=want,
+        suppress=suppress,
+        forbid=forbid,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        top_p_rule=top_p_rule,
+        filter_order=filter_order,
+        law=law,
+        confidence_dtype=confidence_dtype,
+        input=input,
+        noise=noise,
+    )
+    return PreparedScoring(options, vocab)
+
+
+def _named(options: ScoreOptions, logits: Tensor, *call: Any) -> TokenScores:
+    ids, stats = _score(options, logits, *call)
+    return scoring.named_scores(options, ids, stats, logits.shape[:-1])
+
+
+def _score(
+    options: ScoreOptions,
+    logits: Tensor,
+    grid: Tensor,
+    tokens: Tensor | None,
+    rows: Tensor | None,
+    positions: Tensor | None,
+    seed: rng.Seed,
+    step: int | Tensor,
+    call: int | Tensor,
+    uncond_logits: Tensor | None,
+    guidance: float | Tensor,
+    shift: int,
+) -> tuple[Tensor, Tensor]:
+    """The native operator, and the checks of what differs from call to call."""
     arguments.require_kernel("score_tokens", grid)
-    lead, (batch, length, vocab) = logits.shape[:-1], grid.shape
-    for name, value in (("tokens", tokens), ("rows", rows)):
-        if value is not None:
-            arguments.require_like(name, value, tuple(lead), logits, "logits (without V)")
+    lead, (batch, length, _) = logits.shape[:-1], grid.shape
     if tokens is not None:
-        arguments.require_dtype("tokens", tokens, torch.int64)
-        tokens = tokens.reshape(batch, length)
+        arguments.require_like("tokens", tokens, lead, logits, _LEAD, torch.int64)
+        tokens = tokens if len(lead) == 2 else tokens.reshape(batch, length)
     if rows is not None:
-        arguments.require_dtype("rows", rows, torch.bool)
-        rows = rows.reshape(batch, length)
+        arguments.require_like("rows", rows, lead, logits, _LEAD, torch.bool)
+        rows = rows if len(lead) == 2 else rows.reshape(batch, length)
     if positions is not None:
-        arguments.require_positions(positions, tuple(lead), logits, "logits (without V)")
-        positions = positions if positions.dim() == 1 else positions.reshape(batch, length)
+        arguments.require_positions(positions, lead, logits, _LEAD)
+        positions = positions if positions.dim() <= 2 else positions.reshape(batch, length)
     arguments.require_one_call(call)
-
     shift = arguments.integer("shift", shift, minimum=0)
-    uncond, weight = _guidance(uncond_logits, guidance, logits, input)
-
-    dense = _checks.choice("noise", noise, "lazy", "dense") == "dense"
-    mask = scoring.want_mask(want, tokens is not None, dense)
-    ids, stats = detached(
-        torch.ops.mdmcorrect.score_tokens,
+    uncond, weight = _guidance(uncond_logits, guidance, logits, options.probabilities)
+    return detached(
+        _NATIVE,
         grid,
         uncond,
         weight,
         shift,
-        mask,
-        scoring.per_position("temperature", temperature, lead, logits, torch.float64, 0.0, math.inf),
+        options.want,
+        options.temperature,
         tokens,
         rows,
         positions,
-        None if top_k is None else scoring.per_position("top_k", top_k, lead, logits, torch.int64, 1, math.inf),
-        None if top_p is None else scoring.per_position("top_p", top_p, lead, logits, torch.float64, 0.0, 1.0),
-        _checks.choice("top_p_rule", top_p_rule, "inclusive", "exclusive") == "inclusive",
-        _checks.choice("filter_order", filter_order, "top_k_first", "top_p_first") == "top_p_first",
-        scoring.id_list("suppress", suppress, vocab, logits),
-        scoring.id_list("forbid", forbid, vocab, logits),
-        _checks.choice("law", law, "raw", "proposal") == "proposal",
-        _checks.choice("input", input, "logits", "probs") == "probs",
-        dense,
-        scoring.rounding_dtype(confidence_dtype),
-        arguments.row_seeds(seed, batch, logits, temperature=temperature),
+        options.top_k,
+        options.top_p,
+        options.top_p_inclusive,
+        options.top_p_first,
+        options.suppress,
+        options.forbid,
+        options.proposal_law,
+        options.probabilities,
+        options.dense_noise,
+        options.confidence_dtype,
+        arguments.row_seeds(seed, batch, logits, draws=options.draws),
         arguments.row_integers("step", step, batch, logits),
         arguments.row_integers("call", call, batch, logits),
     )
-    return scoring.named_scores(mask, ids, stats, lead)
 
 
 def _guidance(
-    uncond_logits: object, guidance: float | Tensor, logits: Tensor, input: str
+    uncond_logits: object, guidance: float | Tensor, logits: Tensor, probabilities: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Unconditional logits [B, L, V] and their weight [B, L], or neither."""
+    """Unconditional logits [B, L, V] and their weight [] or [B, L], or neither."""
     off = not isinstance(guidance, Tensor) and guidance == 0
     if uncond_logits is None and not off:
         raise ValueError("guidance: needs uncond_logits, the logits it moves away from")
     if uncond_logits is None or off:
         return None, None
-    arguments.require_like("uncond_logits", uncond_logits, tuple(logits.shape), logits, "logits")
+    arguments.require_like("uncond_logits", uncond_logits, logits.shape, logits, "logits", logits.dtype)
     uncond = _as_grid("uncond_logits", uncond_logits)
-    arguments.require_dtype("uncond_logits", uncond, logits.dtype)
-    if input == "probs":
+    if probabilities:
         raise ValueError('guidance: mixes logits, and with input="probs" there are none')
     lead = logits.shape[:-1]
     return uncond, scoring.per_position("guidance", guidance, lead, logits, torch.float64, -math.inf, math.inf)
@@ -177,7 +337,7 @@ def _guidance(
 
 def _as_grid(name: str, logits: object) -> Tensor:
     """Logits as a view [B, L, V], without gradient."""
-    tensor = arguments.require_tensor(name, logits).detach()
+    tensor = constant(arguments.require_tensor(name, logits))
     if tensor.dim() < 2 or tensor.shape[-1] < 1:
         raise ValueError(f"{name}: expected shape [..., L, V] with V >= 1, got {list(tensor.shape)}")
     arguments.require_dtype(name, tensor, *arguments.SCORE_DTYPES)

@@ -9,6 +9,8 @@ from mdmcorrect import _checks, rng
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import detached
 
+_NATIVE = torch.ops.mdmcorrect.select_positions.default
+
 
 def select_positions(
     scores: Tensor,
@@ -76,11 +78,11 @@ def select_positions(
     if positions is not None:
         arguments.require_positions(positions, shape, scores, "scores")
     arguments.require_one_call(call)
-    seeds = arguments.row_seeds(seed, batch, scores, temperature=temperature)
+    seeds = arguments.row_seeds(seed, batch, scores, draws=temperature != 0)
     steps = arguments.row_integers("step", step, batch, scores)
     call = arguments.row_integers("call", call, batch, scores)
     return detached(
-        torch.ops.mdmcorrect.select_positions,
+        _NATIVE,
         scores,
         counts,
         eligible,
