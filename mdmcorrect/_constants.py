@@ -36,11 +36,14 @@ def place_of(like: Tensor) -> Place | None:
         return None
     if _modes() and any(torch._C._get_dispatch_mode(key) is not None for key in _DISGUISES):
         return None
-    if not like.is_cuda:
-        return like.device, 0
+    return (like.device, 0) if not like.is_cuda else _current_place(like.device)
+
+
+def _current_place(device: torch.device) -> Place | None:
+    """A CUDA device and its current stream, unless that is recorded into a graph, whose tensors have to stay."""
     if torch.cuda.is_current_stream_capturing():
         return None
-    return like.device, torch.cuda.current_stream(like.device).cuda_stream
+    return device, torch.cuda.current_stream(device).cuda_stream
 
 
 def number(value: float, dtype: torch.dtype, like: Tensor) -> Tensor:
