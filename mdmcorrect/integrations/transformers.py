@@ -12,6 +12,7 @@ and Dream do, with ``is_causal=False`` in its config. Needs transformers: ``pip 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,9 +46,15 @@ CAUSAL = (
 )
 
 
-def register() -> None:
-    """Make ``attn_implementation="mdmcorrect"`` known to transformers, for every model that uses its interface."""
-    AttentionInterface.register(NAME, attention_forward)
+def register(*, batch_invariant: bool = False) -> None:
+    """Make ``attn_implementation="mdmcorrect"`` known to transformers, for every model that uses its interface.
+
+    Args:
+        batch_invariant: attend by our kernel also where no row is padded and torch's attention is taken to be the
+            faster one (:func:`~mdmcorrect.ops.attention_backend`), so that a row has the same bits in any batch.
+    """
+    attend = functools.partial(attention_forward, batch_invariant=True) if batch_invariant else attention_forward
+    AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, padding_runs)
 
 
@@ -124,6 +131,8 @@ def attention_forward(
     scaling: float | None = None,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
+    *,
+    batch_invariant: bool = False,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """What an ``AttentionInterface`` calls: ``query [B, Hq, Sq, D]``, ``key, value [B, Hkv, Sk, D]`` to
@@ -153,7 +162,7 @@ def attention_forward(
     if sliding_window is not None and key.shape[2] > sliding_window:
         raise ValueError(f"sliding_window: {layer} asks for one of {sliding_window}, and its mask does not hold it")
     masking = _masking(module, query, key, attention_mask)
-    attend = attention_backend(query, key, value)
+    attend = attention_backend(query, key, value, batch_invariant=batch_invariant)
     return attend(query, key, value, scale=scaling, **masking).transpose(1, 2), None
 
 

@@ -18,6 +18,8 @@ from mdmcorrect.ops.bidirectional_attention import WIDTHS, bidirectional_attenti
 
 logger = logging.getLogger(__name__)
 WIDEST_CUDA_BACKWARD = 128
+# Compute capabilities, by their major number, whose torch has attention made for them (cuDNN) and ours has not.
+AHEAD = (9, 10)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class AttentionBackend:
     """ "mdmcorrect" or "sdpa"."""
     reason: str
     """One sentence."""
+    dense: str = ""
+    """Why a call without any masking goes to torch's attention all the same; empty: it does not."""
 
     def __call__(
         self,
@@ -41,6 +45,9 @@ class AttentionBackend:
     ) -> Tensor:
         """``[B, Hq, Sq, D]``: :func:`~mdmcorrect.ops.bidirectional_attention` of the same arguments, by either backend.
 
+        With "mdmcorrect" and a reason in ``dense``, a call without masking goes to torch's. Only whether arguments are
+        given counts, never what a tensor holds.
+
         "sdpa" makes a boolean ``[B, 1, Sq, Sk]`` of the masking, so padding costs as much there as tokens do, or takes
         ``attn_mask``, boolean or additive, as it is.
 
@@ -52,9 +59,11 @@ class AttentionBackend:
             raise ValueError("return_lse: call bidirectional_attention itself; torch's attention does not return it")
         if attn_mask is not None and (masking or self.name == "mdmcorrect"):
             raise ValueError("attn_mask: expected no other masking, and a choice that attention_backend made with it")
+        groups = q.shape[1] != k.shape[1]
+        if self.dense and q.shape[2] == k.shape[2] and not _is_masked(masking):
+            return F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=groups)
         if self.name == "mdmcorrect":
             return bidirectional_attention(q, k, v, scale=scale, **masking)
-        groups = q.shape[1] != k.shape[1]
         if not masking:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=scale, enable_gqa=groups)
         seen = visible_keys(q.shape[0], q.shape[2], k.shape[2], device=q.device, **masking)[:, None]
@@ -62,16 +71,24 @@ class AttentionBackend:
         return out.masked_fill(~seen.any(-1, keepdim=True), 0.0)  # some of torch's kernels give such rows NaN
 
 
-def attention_backend(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None = None) -> AttentionBackend:
+def attention_backend(
+    q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None = None, batch_invariant: bool = False
+) -> AttentionBackend:
     """Choose how to attend from ``q [B, Hq, Sq, D]`` to ``k, v [B, Hkv, Sk, D]``, without looking at their values.
 
     Our operator wherever it has a kernel for their width, dtype and device, and for gradients if they are needed, and
     is not the slower one; docs/attention.md has the measurements on the CPU. Otherwise torch's, and then the reason is
     logged, once, as a warning of the logger ``mdmcorrect.ops.attention_backend``.
 
+    Calls without masking are a case of their own: on sm_90 and sm_100 torch's attention is taken to be ahead for them,
+    until ``mdmcorrect tune`` has measured it. Its bits may depend on the batch, and a padded row's are those of our
+    kernel. ``batch_invariant`` keeps ours for every call.
+
     Args:
         q, k, v: what will be attended to; only shapes, dtypes, device and whether they require gradients count.
         attn_mask: a mask of every query and key, as torch's attention takes it. Ours has no such argument.
+        batch_invariant: a row's bits have to be the same in any batch and under any padding. Where there is no kernel
+            of ours for it, torch's attention runs even so.
 
     Example:
         >>> q = k = v = torch.ones(1, 2, 5, 64)
@@ -82,11 +99,19 @@ def attention_backend(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | No
         torch.Size([1, 2, 5, 64])
     """
     obstacle = _obstacle(q, k, v, attn_mask)
-    if obstacle is None:
-        kernel = f"{_name(q.dtype)} heads of {q.shape[-1]} on {q.device.type}"
-        return AttentionBackend("mdmcorrect", f"there is a kernel for {kernel}")
-    _say(obstacle)
-    return AttentionBackend("sdpa", obstacle)
+    if obstacle is not None:
+        _say(obstacle)
+        return AttentionBackend("sdpa", obstacle)
+    kernel = f"{_name(q.dtype)} heads of {q.shape[-1]} on {q.device.type}"
+    dense = "" if batch_invariant else _dense(q.device.type, q.device.index, _name(q.dtype), q.shape[-1])
+    return AttentionBackend("mdmcorrect", f"there is a kernel for {kernel}", dense)
+
+
+def _is_masked(masking: dict[str, Any]) -> bool:
+    for value in masking.values():
+        if value is not None and value is not False and (isinstance(value, Tensor) or value != "full"):
+            return True
+    return False
 
 
 def _obstacle(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> str | None:
@@ -118,13 +143,29 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _dense(kind: str, index: int | None, dtype: str, width: int) -> str:
+    """Why torch's attention runs calls without masking, or nothing."""
+    if kind != "cuda":
+        return ""
+    major, minor = _capability(index)
+    if major in AHEAD and dtype in ("bfloat16", "float16"):
+        return f"torch's attention is taken to be ahead on sm_{major}{minor}, which nobody has measured"
+    return ""
+
+
+@functools.cache
+def _capability(index: int | None) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index) if torch.cuda.is_available() else (0, 0)
+
+
 def _say(reason: str) -> None:
     _say_once(reason)
 
 
-# Runs while a graph is compiled, in which nothing could be logged. This is what torch.compiler.assume_constant_result
-# does, once it has imported Dynamo and SymPy, which takes as long as torch itself.
+# They run while a graph is compiled, in which nothing could be logged or asked of a driver. This is what
+# torch.compiler.assume_constant_result does, once it has imported Dynamo and SymPy, which takes as long as torch itself.
 _say._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_dense._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mdmcorrect
+from mdmcorrect.ops import attention_backend
 from mdmcorrect.ops.attention_backend import _say_once
 
 WHY = "needs transformers: pip install 'mdmcorrect[transformers]'"
@@ -251,3 +252,19 @@ def test_the_rest_of_the_package_does_not_import_transformers():
     sources = [path for path in package.rglob("*.py") if path.parent.name != "integrations"]
     assert len(sources) > 50
     assert not [path for path in sources if re.search(r"^\s*(import|from) transformers", path.read_text(), re.M)]
+
+
+def test_batch_invariance_reaches_every_layer(monkeypatch):
+    asked = []
+
+    def record(*tensors, batch_invariant=False, **options):
+        asked.append(batch_invariant)
+        return attention_backend(*tensors, **options)
+
+    monkeypatch.setattr(integration, "attention_backend", record)
+    for invariant in (False, True):
+        integration.register(batch_invariant=invariant)
+        model = llama()
+        model.set_attn_implementation("mdmcorrect")
+        model(torch.zeros(1, 5, dtype=torch.int64))
+    assert asked == [False, False, True, True]

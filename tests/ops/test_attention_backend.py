@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from mdmcorrect import _kernels, reference
 from mdmcorrect.ops import attention_backend, bidirectional_attention
 from mdmcorrect.ops.attention_backend import AttentionBackend, _say_once, visible_keys
+
+backends = sys.modules["mdmcorrect.ops.attention_backend"]  # its function hides the module's name
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -136,3 +139,81 @@ def test_no_log_sum_exp_from_a_choice():
     q, k, v = heads(1, 5, 32)
     with pytest.raises(ValueError, match="return_lse: call bidirectional_attention itself"):
         attention_backend(q, k, v)(q, k, v, return_lse=True)
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """A CUDA device of some capability that is made up, and who attended on it."""
+    monkeypatch.setattr(_kernels, "CUDA_OPS", frozenset(ALL))
+
+    def pretend(capability: tuple[int, int]) -> list[str]:
+        monkeypatch.setattr(backends, "_capability", lambda index: capability)
+        attended: list[str] = []
+
+        def attend(name):
+            return lambda q, *others, **options: attended.append(name) or torch.empty_like(q)
+
+        monkeypatch.setattr(F, "scaled_dot_product_attention", attend("torch"))
+        monkeypatch.setattr(backends, "bidirectional_attention", attend("ours"))
+        return attended
+
+    return pretend
+
+
+DENSE = [{}, {"starts": None, "lengths": None, "mask": "full", "hide_self": False, "block_size": None}]
+MASKED = [
+    {"lengths": 5},
+    {"lengths": 0},
+    {"starts": 0},
+    {"lengths": "tensor"},
+    {"q_positions": "tensor"},
+    {"hide_self": True},
+    {"mask": "block_causal", "block_size": 4},
+]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "keep", "dense"),
+    [
+        ((9, 0), torch.bfloat16, False, "torch"),
+        ((9, 0), torch.float16, False, "torch"),
+        ((10, 0), torch.bfloat16, False, "torch"),
+        ((9, 0), torch.bfloat16, True, "ours"),
+        ((8, 0), torch.bfloat16, False, "ours"),
+        ((8, 9), torch.bfloat16, False, "ours"),
+        ((12, 0), torch.bfloat16, False, "ours"),
+        ((0, 0), torch.bfloat16, False, "ours"),
+    ],
+)
+def test_dense_calls_go_to_torch_where_it_is_ahead(on_device, capability, dtype, keep, dense):
+    attended = on_device(capability)
+    with FakeTensorMode():
+        q = torch.empty(2, 2, 8, 64, dtype=dtype, device="cuda")
+        numbers = torch.empty(2, dtype=torch.int64, device="cuda")
+        chosen = attention_backend(q, q, q, batch_invariant=keep)
+        for masking in DENSE:
+            chosen(q, q, q, **masking)
+        for masking in MASKED:
+            chosen(q, q, q, **{name: numbers if value == "tensor" else value for name, value in masking.items()})
+    assert chosen.name == "mdmcorrect"
+    assert bool(chosen.dense) == (dense == "torch")
+    assert attended == [dense] * len(DENSE) + ["ours"] * len(MASKED)
+
+
+def test_a_dense_call_of_other_rows_is_ours(on_device):
+    """Rows of q that stand among more keys without saying where: our operator's error, not torch's guess."""
+    attended = on_device((9, 0))
+    with FakeTensorMode():
+        q, k = (torch.empty(2, 2, rows, 64, dtype=torch.bfloat16, device="cuda") for rows in (4, 8))
+        attention_backend(q, k, k)(q, k, k)
+    assert attended == ["ours"]
+
+
+def test_dense_calls_attend_alike_and_compile():
+    q, k, v = heads(2, 70, 32)
+    chosen = AttentionBackend("mdmcorrect", "", "torch's is ahead")
+    torch.testing.assert_close(chosen(q, k, v), bidirectional_attention(q, k, v))
+    compiled = torch.compile(lambda q: attention_backend(q, q, q)(q, q, q), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(q), bidirectional_attention(q, q, q))
+    with pytest.raises(ValueError, match="return_lse: call bidirectional_attention itself"):
+        chosen(q, k, v, return_lse=True)
