@@ -15,6 +15,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mdmcorrect import _tuned
+
 TORCH_MINIMUM = (2, 10)
 LIBRARY = Path(__file__).resolve().parent / "_C.abi3.so"
 
@@ -55,6 +57,8 @@ def load() -> None:
 
     try:
         torch.ops.load_library(str(LIBRARY))
+        for group, isa in _tuned.instruction_sets().items():
+            torch.ops.mdmcorrect.prefer_isa(group, isa)  # before anything asks for a kernel
         torch.ops.mdmcorrect.build_info()
     except (OSError, RuntimeError) as error:
         raise ImportError(

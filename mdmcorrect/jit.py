@@ -15,15 +15,13 @@ import functools
 import hashlib
 import importlib.util
 import logging
-import os
-import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from mdmcorrect import _native
+from mdmcorrect import _cache, _native
+from mdmcorrect._cache import cache_dir as cache_dir
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +42,6 @@ def sources() -> Path:
 def cuda_ops() -> frozenset[str]:
     """Operators that have CUDA sources."""
     return frozenset(path.stem for path in (sources() / "cuda").glob("*.cu"))
-
-
-def cache_dir() -> Path:
-    """Where compiled kernels are kept: ``$MDMCORRECT_CACHE``, or ``mdmcorrect`` in the user's cache folder."""
-    chosen = os.environ.get("MDMCORRECT_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mdmcorrect"
 
 
 def available(op: str) -> bool:
@@ -165,18 +155,17 @@ def _kept(path: Path) -> bytes | None:
     """The image of a file that :func:`_keep` wrote, or None: what cannot be read, is damaged, or could have been
     written by someone else is compiled again."""
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            kept = file.read()
-    except FileNotFoundError:
+        kept = _cache.read_own(path)
+    except PermissionError as error:
+        logger.warning("compiling again: %s", error)
         return None
     except OSError as error:
         logger.warning("compiling again: could not read the kernels in %s: %s", path, error)
         return None
+    if kept is None:
+        return None
     digest, image = kept[:_DIGEST_SIZE], kept[_DIGEST_SIZE:]
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        logger.warning("compiling again: others may write to the kernels in %s", path)
-    elif not image or _digest(image) != digest:
+    if not image or _digest(image) != digest:
         logger.warning("compiling again: the kernels in %s are damaged", path)
     else:
         return image
@@ -184,19 +173,11 @@ def _kept(path: Path) -> bytes | None:
 
 
 def _keep(path: Path, image: bytes) -> None:
-    """Write it, its digest first, for this user alone, whole or not at all: processes may compile the same kernel at
-    once. A full disk is no reason to fail."""
-    temporary = None
+    """Write it, its digest first: processes may compile the same kernel at once. A full disk is no reason to fail."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # made with mode 0600
-            temporary = Path(file.name)
-            file.write(_digest(image) + image)
-        os.replace(temporary, path)
+        _cache.write_whole(path, _digest(image) + image)
     except OSError as error:
         logger.warning("could not keep the compiled kernels in %s: %s", path.parent, error)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _digest(image: bytes) -> bytes:

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include <iterator>
 #include <sstream>
 
 #include "cpu/measured_processors.h"
@@ -48,9 +49,16 @@ const char* set_of(const ProcessorEntry& entry, KernelGroup group) {
   }
 }
 
+// By KernelGroup; empty: no preference. Written before anything is chosen.
+IsaChoice preferred[std::size(kGroups)];
+bool chosen = false;
+
 IsaChoice choose_here(KernelGroup group) {
+  chosen = true;
   const char* wanted = getenv("MDMCORRECT_ISA");
   if (wanted != nullptr && *wanted != '\0') return {wanted, false, "MDMCORRECT_ISA"};
+  const IsaChoice& preference = preferred[static_cast<int>(group)];
+  if (has_word(isas_supported(), preference.isa)) return preference;
   return choose_isa(this_processor(), isas_supported(), group);
 }
 
@@ -82,6 +90,11 @@ IsaChoice choose_isa(const Processor& processor, const std::string& isas, Kernel
     return {isa, entry.measured, std::string(entry.name) + ": " + entry.source};
   }
   return {widest, false, "the widest this machine runs"};
+}
+
+bool prefer_isa(KernelGroup group, const std::string& isa, const std::string& why) {
+  if (!chosen) preferred[static_cast<int>(group)] = {isa, true, why};
+  return !chosen;
 }
 
 const IsaChoice& isa_choice(KernelGroup group) {

@@ -1,5 +1,6 @@
-// Which instruction set each group of kernels takes: the one that MDMCORRECT_ISA names for all, else by the table in
-// measured_processors.h. Never by timing: a choice must not depend on what else a machine does, for bits depend on it.
+// Which instruction set each group of kernels takes: the one that MDMCORRECT_ISA names for all, else what a user had
+// measured (`mdmcorrect tune`), else by the table in measured_processors.h. Nothing is timed here: a choice must not
+// depend on what else a machine does, for bits depend on it.
 #pragma once
 
 #include <string>
@@ -32,6 +33,10 @@ Processor this_processor();
 
 // isas: names of sets that the machine runs, the widest first, space separated.
 IsaChoice choose_isa(const Processor& processor, const std::string& isas, KernelGroup group);
+
+// A set that the machine runs, for one group in place of the table's; "why" is for doctor. Says whether it was in time:
+// a group that was asked for keeps its set.
+bool prefer_isa(KernelGroup group, const std::string& isa, const std::string& why);
 
 // This process' choice, MDMCORRECT_ISA included.
 const IsaChoice& isa_choice(KernelGroup group);

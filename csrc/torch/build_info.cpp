@@ -60,9 +60,17 @@ std::string build_info() {
   return out.str();
 }
 
+// What scores and draws has its set from the table alone: their bits are not a matter of what a machine was doing.
+bool prefer(std::string group, std::string isa) {
+  const bool attention = group == "attention";
+  check(attention || group == "loss", "prefer_isa", "group: expected attention or loss, got ", group);
+  return prefer_isa(attention ? KernelGroup::attention : KernelGroup::loss, isa, "mdmcorrect tune");
+}
+
 }  // namespace
 }  // namespace mdmcorrect
 
 STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CompositeExplicitAutograd, m) {
   m.impl("build_info", TORCH_BOX(&mdmcorrect::build_info));
+  m.impl("prefer_isa", TORCH_BOX(&mdmcorrect::prefer));
 }

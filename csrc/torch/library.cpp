@@ -78,6 +78,9 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
 
   m.def("build_info() -> str");
 
+  // Before anything else is called: the instruction set of attention, or of the loss. Whether it was in time.
+  m.def("prefer_isa(str group, str isa) -> bool");
+
   // An image (cubin or fatbin) of an op's CUDA kernels, uint8 [n], for a library that was built without nvcc.
   m.def("add_cuda_image(str op, Tensor image) -> ()");
 }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import mdmcorrect
 
-SUBCOMMANDS = ("demo", "compare", "doctor", "bench")
+SUBCOMMANDS = ("demo", "compare", "doctor", "bench", "tune")
 
 
 def build_parser() -> argparse.ArgumentParser:

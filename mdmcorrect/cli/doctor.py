@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mdmcorrect
-from mdmcorrect import _native
+from mdmcorrect import _native, _tuned
 
 # Oldest driver that runs what an nvcc of that major version made.
 DRIVER_FOR_NVCC = {12: 525, 13: 580}
@@ -73,7 +73,10 @@ def diagnose() -> Diagnosis:
     processor = info["processor"]
     found.facts["processor"] = f"{processor['vendor']} family {processor['family']} model {processor['model']:#x}"
     found.facts["instruction sets"] = _instruction_sets(info)
+    found.facts["tuned"] = _tuned.summary("cpu")
     _cuda(info, torch, found)
+    if torch.cuda.is_available():
+        found.facts["tuned for CUDA"] = _tuned.summary("cuda")
     on_device = "a CUDA kernel" if torch.cuda.is_available() else "a CUDA kernel, no device to run it"
     for op in info["ops"]:
         cuda = on_device if op in info["cuda_ops"] else "compiled at first use" if jit.available(op) else "none"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mdmcorrect import _tuned
 from mdmcorrect._kernels import has_kernel
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._plain_attention import visible_keys
@@ -145,6 +146,10 @@ def _name(dtype: torch.dtype) -> str:
 
 def _dense(kind: str, index: int | None, dtype: str, width: int) -> str:
     """Why torch's attention runs calls without masking, or nothing."""
+    measured = _tuned.dense_attention(kind, index, dtype, width)
+    if measured is not None:
+        name = _tuned.processor() if kind == "cpu" else torch.cuda.get_device_name(index)
+        return f"mdmcorrect tune found torch's attention ahead on this {name}" if measured == "sdpa" else ""
     if kind != "cuda":
         return ""
     major, minor = _capability(index)
@@ -162,8 +167,8 @@ def _say(reason: str) -> None:
     _say_once(reason)
 
 
-# They run while a graph is compiled, in which nothing could be logged or asked of a driver. This is what
-# torch.compiler.assume_constant_result does, once it has imported Dynamo and SymPy, which takes as long as torch itself.
+# They run while a graph is compiled, in which nothing could be logged, read or asked of a driver. This is what
+# torch.compiler.assume_constant_result does, once it has imported Dynamo and SymPy, which takes as long as torch.
 _say._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _dense._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
