@@ -53,6 +53,8 @@ def require_like(
     name: str, value: object, shape: tuple[int, ...], like: Tensor, like_name: str, *dtypes: torch.dtype
 ) -> None:
     """Shape, device and, where some are named, dtype of an argument that must match the operator's first tensor."""
+    if isinstance(value, Tensor) and value.shape == shape and value.device == like.device and value.dtype in dtypes:
+        return
     tensor = require_tensor(name, value)
     if tensor.shape != shape:
         raise ValueError(f"{name}: expected shape {list(shape)} as {like_name} has it, got {list(tensor.shape)}")
@@ -88,8 +90,10 @@ def row_integers(name: str, value: object, batch: int, like: Tensor, *, minimum:
     if not isinstance(value, Tensor):
         value = _checks.integer(name, value, minimum=minimum, expected="an int or an int64 tensor")
         return _constants.number(value, torch.int64, like)
-    require_dtype(name, value, torch.int64)
     shared = value.dim() == 0
+    if shared and value.dtype == torch.int64 and value.device == like.device:
+        return value
+    require_dtype(name, value, torch.int64)
     if not shared and tuple(value.shape) != (batch,):
         raise ValueError(f"{name}: expected shape [] or [{batch}], one per row, got {list(value.shape)}")
     if value.device == like.device:
@@ -113,6 +117,8 @@ def row_seeds(seed: rng.Seed, batch: int, like: Tensor, *, draws: bool) -> Tenso
     """
     if type(seed) is int:
         return _constants.number(rng.wrapped(seed), torch.int64, like)
+    if type(seed) is Tensor and seed.dtype == torch.int64 and seed.shape == (batch,) and seed.device == like.device:
+        return seed if seed.is_contiguous() else seed.contiguous()
     seeds = rng.seed_tensor(seed, batch, device=like.device, draws=draws)
     return seeds if seeds.is_contiguous() else seeds.contiguous()
 
@@ -121,7 +127,7 @@ def require_positions(value: object, shape: tuple[int, ...], like: Tensor, like_
     """positions: int64 ``[L]`` or ``[..., L]``, the shape."""
     tensor = require_tensor("positions", value)
     require_dtype("positions", tensor, torch.int64)
-    if tensor.shape not in (shape, shape[-1:]):
+    if tensor.shape != shape[-1:] and tensor.shape != shape:
         raise ValueError(f"positions: expected shape [{shape[-1]}] or {list(shape)}, got {list(tensor.shape)}")
     require_device("positions", tensor, like, like_name)
 
