@@ -1,8 +1,10 @@
-"""Counter-based randomness: the same draw for any batch, device, thread count and restart.
+"""Counter-based randomness: the same bits for any batch, device, thread count and restart.
 
 Every random number of the package is one Philox4x32-10 output (Salmon et al., SC 2011). Its key is the 64-bit seed of
 a sequence, its counter ``(index, position, step, purpose << 16 | call)``, four 32-bit words; nothing else enters. The
 same arithmetic stands in ``csrc/core/philox.h`` and in :mod:`mdmcorrect.reference`, and all three agree bit for bit.
+What operators draw with these bits goes through logarithms and sums, which another device or instruction set rounds
+otherwise: there a draw near a tie may differ.
 
 :func:`uniform` and :func:`gumbel`, drawn in every step, are an operator of the compiled library; :func:`random_bits`,
 which gives any draw, is plain int64 tensor arithmetic. Both run where their tensors are, under ``torch.compile`` and

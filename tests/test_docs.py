@@ -69,9 +69,37 @@ def test_readme_names_both_commands() -> None:
     assert "make test" in text
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+EVERY_PAGE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SPEED = re.compile(
+    r"\d ?(us|ms|microseconds|milliseconds|[GT]FLOP/s|[GT]B/s)\b|\d s\b|\d(\.\d+)?x\b|\d times (as (fast|slow)|faster)"
 )
+PROCESSOR = re.compile(r"AMD|EPYC|Zen \d|Intel|Xeon|Sapphire Rapids|\b[ABH][12]00\b")
+GPU = re.compile(r"\b[ABH][12]00\b")
+
+
+def unmeasured(text: str) -> list[str]:
+    """Sections that state speeds and name no processor, or name a GPU and do not say that they predict."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    sections = [section for section in re.split(r"(?m)^(?=## )", prose) if SPEED.search(section)]
+    return [
+        section.splitlines()[0]
+        for section in sections
+        if not PROCESSOR.search(section) or (GPU.search(section) and "predicted" not in section)
+    ]
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: page.name)
+def test_speeds_name_their_processor(page: Path) -> None:
+    assert unmeasured(page.read_text()) == []
+
+
+def test_a_speed_without_a_processor_is_found() -> None:
+    named, nameless, measured = "## A\n3 ms on an AMD EPYC\n", "## B\n3.5x ours\n", "## C\nan H100 takes 7 us\n"
+    assert unmeasured(named + nameless + measured) == ["## B", "## C"]
+    assert unmeasured("## D\nan H100 is predicted to take 7 us\n") == []
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", page.read_text()):
         assert (page.parent / link).exists(), link

@@ -1,8 +1,9 @@
 // Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //
-// A counter-based generator has no state: the draw belongs to its counter, so it is the same on every device, for every
-// batch, thread count and launch shape. Key: the sequence's seed. Counter: (index, position, step, purpose << 16 |
-// call).
+// A counter-based generator has no state: its bits belong to their counter, so they are the same on every device, for
+// every batch, thread count and launch shape. What is drawn with them is not, quite: logarithms and sums are rounded
+// otherwise by another device or instruction set, which decides near ties. Key: the sequence's seed. Counter: (index,
+// position, step, purpose << 16 | call).
 #pragma once
 
 #include "core/config.h"
