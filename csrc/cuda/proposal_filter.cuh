@@ -56,6 +56,20 @@ __device__ inline void cross_bins(FilterState& state, int shift, uint64_t limit)
   }
 }
 
+// Adds weights of the keys that begin with `prefix`. A type with a name, since NVRTC 12.8 to 13.1 takes the call operator of
+// a lambda with an `auto` parameter for a function of the host.
+struct AddToBins {
+  FilterState& state;
+  uint32_t prefix, fixed_bits;
+  int shift;
+
+  __device__ __forceinline__ void operator()(uint32_t key, uint64_t weight) const {
+    if ((key & fixed_bits) == prefix) {
+      atomicAdd(&state.bins[key >> shift & 255], static_cast<unsigned long long>(weight));
+    }
+  }
+};
+
 // each(smallest, add) calls add(key, weight) for this thread's candidates, of which those with a key below `smallest` may
 // be left out; every thread of the block calls this.
 template <class Each>
@@ -67,11 +81,7 @@ __device__ inline Crossing find_crossing(FilterState& state, uint64_t limit, con
     __syncthreads();
     const uint32_t prefix = state.crossing.key;
     const uint32_t fixed_bits = shift == 24 ? 0 : 0xffffffffu << (shift + 8);
-    each(prefix, [&](uint32_t key, uint64_t weight) {
-      if ((key & fixed_bits) == prefix) {
-        atomicAdd(&state.bins[key >> shift & 255], static_cast<unsigned long long>(weight));
-      }
-    });
+    each(prefix, AddToBins{state, prefix, fixed_bits, shift});
     __syncthreads();
     if (warp_id() == 0) cross_bins(state, shift, limit);
     __syncthreads();
@@ -156,14 +166,14 @@ __device__ inline float kth_largest(const ScoredRow& row, FilterState& state, in
   const float nothing = -__builtin_inff();
   const uint64_t limit = static_cast<uint64_t>(k - 1);
   // The k-th largest chunk maximum is a lower bound, and usually close.
-  const Crossing bound = find_crossing(state, limit, [&](uint32_t, const auto& add) {
+  const Crossing bound = find_crossing(state, limit, [&](uint32_t, const AddToBins& add) {
 #pragma unroll 1
     for (int64_t c = threadIdx.x; c < row.chunks; c += blockDim.x) {
       if (row.proposal[c].max > nothing) add(ordered_bits(row.proposal[c].max), 1);
     }
   });
   const float floor = bound.found ? value_of_key(bound.key) : nothing;
-  const Crossing kth = find_crossing(state, limit, [&](uint32_t smallest, const auto& add) {
+  const Crossing kth = find_crossing(state, limit, [&](uint32_t smallest, const AddToBins& add) {
     const float prefix = value_of_key(smallest);
     visit_values(row, prefix > floor ? prefix : floor, [&](float x) { add(ordered_bits(x), 1); });
   });
@@ -192,7 +202,7 @@ __device__ inline KeptSet nucleus(const ScoredRow& row, FilterState& state, floa
     const float reach = max - kReach[i] / scale;
     if (state.mass[1 + i] > limit && reach > floor) floor = reach;
   }
-  const Crossing crossing = find_crossing(state, limit, [&](uint32_t smallest, const auto& add) {
+  const Crossing crossing = find_crossing(state, limit, [&](uint32_t smallest, const AddToBins& add) {
     const float prefix = value_of_key(smallest);
     visit_values(row, prefix > floor ? prefix : floor, [&](float x) { add(ordered_bits(x), mass_of(x, max, scale)); });
   });
