@@ -29,7 +29,7 @@ def upcast(x: Tensor) -> Tensor:
 
 def without_mask(logits: Tensor, mask_id: int) -> Tensor:
     """Upcast logits with the mask token at -inf (SUBS, arXiv 2406.07524). The input is left as it is."""
-    index = torch.tensor([mask_id], dtype=torch.int64, device=logits.device)
+    index = torch.full((1,), mask_id, dtype=torch.int64, device=logits.device)
     return upcast(logits).index_fill(-1, index, float("-inf"))
 
 

@@ -43,20 +43,23 @@ def visible_keys(
 ) -> Tensor:
     """Which keys each query of :func:`~mdmcorrect.ops.bidirectional_attention` sees: bool ``[B, Sq, Sk]``.
 
-    For attention that takes a mask; the operator itself never makes this.
+    For attention that takes a mask; the operator itself never makes this. Numbers are filled in on the device: a copy
+    from the host would make it wait, and no CUDA graph could capture it.
     """
 
-    def per_sequence(value: int | Tensor | None, default: int) -> Tensor:
-        numbers = torch.as_tensor(default if value is None else value, device=device)
-        return numbers.expand(batch)[:, None, None]
+    def filled(value: int) -> Tensor:
+        return torch.full((), value, dtype=torch.int64, device=device)
 
-    key = torch.arange(keys, device=device)[None, None]
+    def per_sequence(value: int | Tensor | None, default: int) -> Tensor:
+        if not isinstance(value, Tensor):
+            value = filled(default if value is None else value)
+        return value.to(device).expand(batch).view(batch, 1, 1)
+
+    key = torch.arange(keys, device=device).view(1, 1, keys)
     row = torch.arange(queries, device=device) if q_positions is None else q_positions
-    row = row.expand(batch, queries)[..., None]
+    row = row.expand(batch, queries).unsqueeze(-1)
     begin = per_sequence(starts, 0).clamp(0, keys)
-    end = torch.minimum(
-        begin + per_sequence(lengths, keys).clamp(0, keys), torch.tensor(keys, dtype=torch.int64, device=device)
-    )
+    end = torch.minimum(begin + per_sequence(lengths, keys).clamp(0, keys), filled(keys))
     seen = (row >= begin) & (row < end) & (key >= begin) & (key < end)
     if mask == "block_causal":
         seen &= (key - begin) // block_size <= (row - begin) // block_size

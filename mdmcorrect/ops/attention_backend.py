@@ -67,9 +67,10 @@ class AttentionBackend:
             return bidirectional_attention(q, k, v, scale=scale, **masking)
         if not masking:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=scale, enable_gqa=groups)
-        seen = visible_keys(q.shape[0], q.shape[2], k.shape[2], device=q.device, **masking)[:, None]
+        seen = visible_keys(q.shape[0], q.shape[2], k.shape[2], device=q.device, **masking).unsqueeze(1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=groups)
-        return out.masked_fill(~seen.any(-1, keepdim=True), 0.0)  # some of torch's kernels give such rows NaN
+        # Some of torch's kernels give NaN to rows that see nothing.
+        return out.masked_fill(seen.any(-1, keepdim=True).logical_not(), 0.0)
 
 
 def attention_backend(

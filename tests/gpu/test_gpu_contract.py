@@ -11,11 +11,10 @@ import pytest
 import scoring_cases
 import torch
 from cases import Case, assert_same_bits, moved, overwrite, returned, run
+from crossings import Crossings, pretended
 from devices import Captured, busy_stream, no_synchronisation
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mdmcorrect import _kernels
 
@@ -117,23 +116,6 @@ def test_a_tensor_on_another_device_is_named(case, device):
             case.call(**{**arguments, name: elsewhere})
 
 
-class Crossings(TorchDispatchMode):
-    """Refuses operations on tensors of a device that involve the host: copies either way, and reading a value."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        results = func(*args, **(kwargs or {}))
-        given, made = (
-            {leaf.device.type for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}
-            for values in ((args, kwargs), results)
-        )
-        waits = len(given | made) > 1 or func in (
-            torch.ops.aten._local_scalar_dense.default,
-            torch.ops.aten.nonzero.default,
-        )
-        assert not waits, f"{func} from {given} to {made}"
-        return results
-
-
 DRAW = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "suppress": (3, 5), "forbid": 2, "seed": 1, "step": 2}
 NUMBERS = {  # plain numbers where a user may write them
     "score_tokens": DRAW,
@@ -155,14 +137,9 @@ def test_the_host_is_not_asked(case: Case, monkeypatch):
     of_rows = {"score_tokens"}  # score_hidden's, where there are filters
     monkeypatch.setattr(_kernels, "CUDA_OPS", frozenset({case.op, f"{case.op}_backward"} | of_rows))
 
-    def pretended(value):
-        if not isinstance(value, Tensor):
-            return value
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
-
     arguments = {name: value for name, value in case.make(0).items() if name != "upstream"}
     with FakeTensorMode():
-        on_device = {name: pretended(value) for name, value in arguments.items()}
+        on_device = pretended(arguments)
         with Crossings():
             case.call(**on_device)
             case.call(**{**on_device, **NUMBERS[case.op]})

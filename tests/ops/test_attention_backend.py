@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from attention import MASKINGS, arrays, heads, ragged
+from crossings import Crossings, pretended
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
@@ -217,3 +218,18 @@ def test_dense_calls_attend_alike_and_compile():
     torch.testing.assert_close(compiled(q), bidirectional_attention(q, q, q))
     with pytest.raises(ValueError, match="return_lse: call bidirectional_attention itself"):
         chosen(q, k, v, return_lse=True)
+
+
+@pytest.mark.parametrize("padding", [{}, {"starts": 2, "lengths": 50}, ragged(70)], ids=["none", "numbers", "tensors"])
+@pytest.mark.parametrize("masking", MASKINGS.values(), ids=MASKINGS)
+def test_neither_backend_asks_the_host(masking, padding, monkeypatch):
+    """So a model that attends by them waits for nothing, and is captured in a CUDA graph."""
+    monkeypatch.setattr(_kernels, "CUDA_OPS", frozenset({"bidirectional_attention"}))
+    given = (heads(3, 70, 64, torch.bfloat16), {**padding, **masking})
+    with FakeTensorMode():
+        (q, k, v), options = pretended(given)
+        with Crossings():
+            attend = attention_backend(q, k, v)
+            assert attend.name == "mdmcorrect"
+            assert attend(q, k, v, **options).shape == q.shape
+            assert AttentionBackend("sdpa", "")(q, k, v, **options).shape == q.shape
