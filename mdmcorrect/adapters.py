@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, ops
+from ._tables import device_table
 from .caches import DualCache, PrefixCache
 from .model import (
     Caller,
@@ -108,8 +109,7 @@ class Guided:
             raise ValueError("fixed: Guided hides what was given, which the request must say; got None")
         hidden = request.fixed
         if self.keep:
-            kept = torch.tensor(self.keep, dtype=tokens.dtype, device=tokens.device)
-            hidden = hidden & ~torch.isin(tokens, kept)
+            hidden = hidden & ~torch.isin(tokens, device_table(self.keep, tokens.dtype, tokens.device))
         unconditional = torch.where(hidden, request.mask_id, tokens)
         half = len(tokens)
         again = None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._tables import device_table
 from ..model import Output
 from ..samplers import Scores, Scoring
 from ..samplers.forward import combine
@@ -121,9 +122,8 @@ class RoundedScoring(Scoring):
         scored = scores["token"] >= 0  # else the row has NaN or nothing that may be proposed
         if self.temperature == 0:
             barred = [*self.suppress, *self.forbid, *([mask_id] if self.mask_token != "propose" else [])]
-            best = probability.index_fill(-1, torch.tensor(barred, device=read.device, dtype=torch.int64), -1).argmax(
-                -1
-            )
+            index = device_table(tuple(barred), torch.int64, read.device)
+            best = probability.index_fill(-1, index, -1).argmax(-1)
             scores["token"] = torch.where(scored, best, -1)
         dtype = read.dtype if self.confidence_dtype == "logits" else self.confidence_dtype
         found = {"confidence": probability.gather(-1, scores["token"].clamp(min=0)[:, None])[:, 0]}

@@ -52,9 +52,9 @@ def get_num_transfer_tokens(mask_index: Tensor, steps: int, scheduler: Any = Non
     """
     left = mask_index.sum(1)
     columns = []
-    for share in commit_shares(steps, _stays(scheduler), mask_index.device):
+    for share in commit_shares(steps, _stays(scheduler)):
         expected = left.double()
-        drawn = torch.binomial(expected, share.expand_as(expected)) if stochastic else expected * share
+        drawn = torch.binomial(expected, torch.full_like(expected, share)) if stochastic else expected * share
         columns.append(torch.round(drawn).long().minimum(left))
         left = left - columns[-1]
     counts = torch.stack(columns, 1)

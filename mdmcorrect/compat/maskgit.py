@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, rng
+from .._tables import device_table
 from ..model import Output, Request
 from ..samplers import Intent, Noise, Pool, Sampler, Scores, Scoring, State, Update, View
 from . import _common as common
@@ -266,9 +267,7 @@ class _Redraw:
         return 1 - view.step.double() / view.steps.clamp(min=1)
 
     def prepare(self, state: State, view: View) -> Intent:
-        counts = torch.tensor(self.counts, dtype=torch.int64, device=view.step.device)[
-            view.step.clamp(max=len(self.counts) - 1)
-        ]
+        counts = device_table(self.counts, torch.int64, view.step.device)[view.step.clamp(max=len(self.counts) - 1)]
         due = (self.place < counts[:, None]) & view.eligible
         return Intent(need=due.any(1), wanted=due)
 
@@ -323,7 +322,7 @@ class _Table:
     counts: tuple[int, ...]
 
     def __call__(self, state: State, view: View) -> Tensor:
-        table = torch.tensor(self.counts, dtype=torch.int64, device=view.step.device)
+        table = device_table(self.counts, torch.int64, view.step.device)
         stands = (state.tokens != view.mask_id).sum(1)
         return torch.maximum(table[view.step.clamp(max=len(self.counts) - 1)], stands)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .._tables import device_table
 from ..adapters import Guided
 from ..model import Output, Request, read_output
 from ..samplers import Blocks, FastDLLM, Noise, Pool, Sampler, Scoring, State, View
@@ -231,9 +232,7 @@ class _Left:
     counts: tuple[int, ...]
 
     def __call__(self, state: State, view: View) -> Tensor:
-        table = torch.tensor(self.counts, dtype=torch.int64, device=view.step.device)[
-            view.step.clamp(max=len(self.counts) - 1)
-        ]
+        table = device_table(self.counts, torch.int64, view.step.device)[view.step.clamp(max=len(self.counts) - 1)]
         now = ((state.tokens == view.mask_id) & view.eligible).sum(1)
         left = torch.minimum(torch.minimum(table, now - 1).clamp(min=1), now)
         return view.eligible.sum(1) - torch.where(view.step + 1 >= view.steps, 0, left)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, ops, rng
+from .._tables import device_table, kept
 from .draws import draws
 from .lowering import CommitCount, Lowered, ScoreRule, is_exactly, lowered
 from .scoring import Scores
@@ -153,7 +154,8 @@ class RoundedGrid:
 
     def before(self, state: State, view: View) -> Tensor:
         if self.stochastic:
-            share = commit_shares(self.steps, self.stays, view.own.device)[view.step.clamp(max=self.steps - 1)]
+            shares = device_table(commit_shares(self.steps, self.stays), torch.float64, view.own.device)
+            share = shares[view.step.clamp(max=self.steps - 1)]
             masked = view.masked
             u = state.uniform(rng.Purpose.COUNT)
             return ((u < share[:, None]) & masked).sum(1)
@@ -165,24 +167,17 @@ class RoundedGrid:
 
 
 @lru_cache(maxsize=16)
-def device_table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The values on the device, copied there once: a copy in every step would make the host wait for it."""
-    return torch.tensor(values, dtype=dtype, device=device)
+def commit_shares(steps: int, stays: Callable[[float, float], float]) -> tuple[float, ...]:
+    """The share of the masks left that each step commits."""
+    return tuple(1 - stays((left - 1) / steps, left / steps) for left in range(steps, 0, -1))
 
 
-@lru_cache(maxsize=16)
-def commit_shares(steps: int, stays: Callable[[float, float], float], device: torch.device) -> Tensor:
-    """float64 ``[steps]``: the share of the masks left that each step commits."""
-    shares = [1 - stays((left - 1) / steps, left / steps) for left in range(steps, 0, -1)]
-    return torch.tensor(shares, dtype=torch.float64, device=device)
-
-
-@lru_cache(maxsize=16)
+@kept
 def rounded_grid(length: int, steps: int, stays: Callable[[float, float], float], device: torch.device) -> Tensor:
     """int64 ``[length + 1, steps]``: how many of n masks each step commits, steps that commit none moved to the end."""
     left = torch.arange(length + 1, dtype=torch.int64, device=device)
     columns = []
-    for share in commit_shares(steps, stays, device):
+    for share in commit_shares(steps, stays):
         count = torch.round(left.double() * share).long().minimum(left)
         columns.append(count)
         left = left - count

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, ops, rng
-from .counts import device_table
+from .._tables import device_table
 from .draws import draws
 from .lowering import Lowered, Order, PlanKind, PoolNoise, is_exactly, lowered
 from .plan import Intent, Update
