@@ -51,9 +51,8 @@ def visible_keys(
         return torch.full((), value, dtype=torch.int64, device=device)
 
     def per_sequence(value: int | Tensor | None, default: int) -> Tensor:
-        if not isinstance(value, Tensor):
-            value = filled(default if value is None else value)
-        return value.to(device).expand(batch).view(batch, 1, 1)
+        numbers = value.to(device) if isinstance(value, Tensor) else filled(default if value is None else value)
+        return numbers.expand(batch).view(batch, 1, 1)
 
     key = torch.arange(keys, device=device).view(1, 1, keys)
     row = torch.arange(queries, device=device) if q_positions is None else q_positions
