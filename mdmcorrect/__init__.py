@@ -9,6 +9,8 @@ they are first asked for, are
     mdmcorrect.reference   the same operators in plain NumPy, float64: the truth the kernels are tested against
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"
 
 _PARTS = (
@@ -27,6 +29,25 @@ _PARTS = (
     "samplers",
     "schedules",
 )
+
+
+def preload(device: object = None) -> None:
+    """Load every operator's CUDA kernels on a device, and compile those that NVRTC has to.
+
+    Otherwise an operator does so at its first call, which takes a while. That may be while a CUDA graph is captured, as
+    far as the driver allows it (550 and newer).
+
+    Args:
+        device: a ``torch.device``, its name or its index. Default: the current CUDA device.
+
+    Raises:
+        ValueError: a device that is not CUDA's.
+        RuntimeError: this build has no CUDA kernels and no means to compile them, or there is no such device.
+        ImportError: CuPy or its NVRTC is needed and missing.
+    """
+    from mdmcorrect import _kernels
+
+    _kernels.preload(device)  # type: ignore[arg-type]
 
 
 def __getattr__(name: str) -> object:

@@ -20,6 +20,27 @@ def has_kernel(op: str, tensor: Tensor) -> bool:
     return kind in ("cpu", "meta") or (kind == "cuda" and (op in CUDA_OPS or jit.available(op)))
 
 
+def preload(device: torch.device | int | str | None = None) -> None:
+    """See :func:`mdmcorrect.preload`."""
+    device = torch.device("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+    if device.type != "cuda":
+        raise ValueError(f"device: expected a CUDA device, got {device}")
+    ops = _native.build_info()["ops"]
+    missing = [op for op in ops if not (op in CUDA_OPS or (op in jit.cuda_ops() and jit.has_compiler()))]
+    if missing:
+        raise RuntimeError(
+            f"preload: this build of mdmcorrect has no CUDA kernels for {', '.join(missing)}; see `mdmcorrect doctor` "
+            "for how to get them."
+        )
+    found = torch.cuda.device_count()
+    if (device.index or 0) >= found:
+        raise RuntimeError(f"preload: expected a CUDA device, got {device}, and torch finds {found or 'none'}")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    jit.load(device=index)
+    for op in ops:
+        torch.ops.mdmcorrect.load_cuda_kernels(op, index)
+
+
 def require_kernel(op: str, tensor: Tensor) -> None:
     """An answer in one sentence where the dispatcher would give a page. Compiles a missing CUDA kernel if it can."""
     kind = tensor.device.type

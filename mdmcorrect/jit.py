@@ -46,7 +46,12 @@ def cuda_ops() -> frozenset[str]:
 
 def available(op: str) -> bool:
     """Whether :func:`load` could give an operator its CUDA kernel here: sources, CuPy and a device are there."""
-    return op in cuda_ops() and importlib.util.find_spec("cupy") is not None and torch.cuda.is_available()
+    return op in cuda_ops() and has_compiler() and torch.cuda.is_available()
+
+
+def has_compiler() -> bool:
+    """Whether CuPy is here."""
+    return importlib.util.find_spec("cupy") is not None
 
 
 def compile(op: str, capability: tuple[int, int]) -> bytes:

@@ -34,10 +34,19 @@ def launch(kernel: str = "op_kernel", shared: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory):
+    return fake_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """A driver before CUDA 12.4, which cannot load kernels one by one."""
+    return fake_driver(tmp_path_factory.mktemp("old_driver"), "-DOLD")
+
+
+def fake_driver(folder: Path, *options: str) -> Path:
     if COMPILER is None:
         pytest.skip("needs a compiler")
-    folder = tmp_path_factory.mktemp("driver")
-    command = [COMPILER, "-std=c++17", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}"]
+    command = [COMPILER, "-std=c++17", "-shared", "-fPIC", *options, f"-I{ROOT / 'csrc'}"]
     subprocess.run([*command, str(ROOT / "tests/cuda/fake_driver.cpp"), "-o", str(folder / "libcuda.so.1")], check=True)
     return folder
 
@@ -50,6 +59,8 @@ def test_a_launch_reaches_the_driver(fake):
         "retain 3",  # a thread without a context gets the device's primary one
         "current",
         "load image",
+        "function op_kernel",  # all kernels of the operator, now
+        "function op_other",
         "kernel op_kernel",
         shape,
         shape,  # neither image nor kernel is looked for twice
@@ -64,6 +75,40 @@ def test_much_shared_memory_is_asked_for(fake):
     assert lines.count("attribute 8 = 49168 on device 3") == 1
     assert lines.index("attribute 8 = 49168 on device 3") == len(lines) - 2
     assert "49152 bytes" in lines[-3]
+
+
+def test_what_was_granted_stays(fake):
+    """Another thread may be about to launch the same kernel with more."""
+    lines = run(fake, IMAGE, *(launch(shared=size) for size in (60000, 50000, 60000, 70000))).stdout.splitlines()
+    granted = [line for line in lines if line.startswith("attribute")]
+    assert granted == [f"attribute 8 = {size} on device 3" for size in (60000, 70000)]
+
+
+def test_the_first_launch_may_be_captured(fake):
+    """Code is loaded while the thread has relaxed its captures, and the launch is captured as before."""
+    result = run(fake, IMAGE, launch(), launch(kernel="op_other"), FAKE_CAPTURE="1")
+    assert result.returncode == 0, result.stderr
+    assert "still relaxed" not in result.stdout
+    assert result.stdout.count("launch 7 2 1") == 2
+
+
+def test_kernels_are_loaded_ahead(fake):
+    loaded = ["retain 3", "current", "load image", "function op_kernel", "function op_other"]
+    result = run(fake, IMAGE, "_host.load_by_driver('op', 3)", "_host.load_by_driver('op', 3)", launch())
+    assert result.stdout.splitlines()[:-1] == [*loaded, "kernel op_kernel"]
+    result = run(fake, IMAGE, "_host.load_by_driver('op', 3)", "_host.load_by_driver('op', 4)", FAKE_CAPTURE="1")
+    assert result.stdout.splitlines() == [*loaded, *loaded[-2:]]  # an image once, its kernels on each device
+    assert NO_KERNEL in run(fake, "_host.load_by_driver('op', 3)").stderr
+
+
+def test_an_old_driver_loads_at_the_first_launch(old):
+    result = run(old, IMAGE, "_host.load_by_driver('op', 3)", launch())
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[2:4] == ["load image", "kernel op_kernel"]
+    refused = run(old, IMAGE, launch(), FAKE_CAPTURE="1")
+    assert (
+        "cuLaunchKernel says: the fake's error (what a CUDA graph captures must have run once before" in refused.stderr
+    )
 
 
 def test_a_refused_launch_is_one_sentence(fake):

@@ -28,6 +28,9 @@ class DriverLauncher final : public Launcher {
  public:
   DriverLauncher(const char* op, int32_t device, void* stream);
   void launch(const Launch& launch, const void* params, size_t size) override;
+  // Loads op's kernels on the device, all of them, if they are not yet. The first launch does so too, also while a CUDA
+  // graph is captured (where drivers before 550 may refuse it).
+  void load();
 
  private:
   const char* op_;

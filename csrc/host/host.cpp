@@ -139,6 +139,8 @@ PYBIND11_MODULE(_host, m) {
            unsigned dynamic_bytes, const pybind11::bytes& params, int device, uintptr_t stream) {
           launch_by_driver(op, kernel, blocks_x, blocks_y, threads, dynamic_bytes, params, device, stream);
         });
+  m.def("load_by_driver",
+        [](const std::string& op, int device) { cuda::DriverLauncher(op.c_str(), device, nullptr).load(); });
   m.def("worst_error",
         [](const std::string& isa, const std::string& function, uint32_t first, uint32_t last, uint32_t stride) {
           const WorstError worst = worst_error(isa, function, first, last, stride);

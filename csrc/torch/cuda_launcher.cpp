@@ -34,6 +34,12 @@ void add_cuda_image(std::string op, const Tensor& image) {
   cuda::add_image(op, image.const_data_ptr(), static_cast<size_t>(image.numel()));
 }
 
+void load_cuda_kernels(std::string op, int64_t device) {
+  const auto index = static_cast<int32_t>(device);
+  const torch::stable::accelerator::DeviceGuard guard(index);
+  cuda::DriverLauncher(op.c_str(), index, nullptr).load();
+}
+
 }  // namespace
 
 CudaLauncher::CudaLauncher(const char* op, const Tensor& tensor)
@@ -44,4 +50,5 @@ CudaLauncher::CudaLauncher(const char* op, const Tensor& tensor)
 
 STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CompositeExplicitAutograd, m) {
   m.impl("add_cuda_image", TORCH_BOX(&mdmcorrect::add_cuda_image));
+  m.impl("load_cuda_kernels", TORCH_BOX(&mdmcorrect::load_cuda_kernels));
 }

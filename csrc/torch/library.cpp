@@ -83,4 +83,7 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
 
   // An image (cubin or fatbin) of an op's CUDA kernels, uint8 [n], for a library that was built without nvcc.
   m.def("add_cuda_image(str op, Tensor image) -> ()");
+
+  // Loads an op's CUDA kernels on a device, for those who cannot wait at the first launch.
+  m.def("load_cuda_kernels(str op, int device) -> ()");
 }

@@ -10,6 +10,8 @@ using namespace mdmcorrect::cuda;
 static_assert(api::kSuccess == CUDA_SUCCESS);
 static_assert(api::kNoBinaryForGpu == CUDA_ERROR_NO_BINARY_FOR_GPU);
 static_assert(api::kUnsupportedPtx == CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+static_assert(api::kCaptureUnsupported == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+static_assert(api::kRelaxedCapture == CU_STREAM_CAPTURE_MODE_RELAXED);
 static_assert(api::kMaxDynamicSharedBytes == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
 
 // Passed alike: both pointers, or both integers (enums among them) of the same size.
@@ -34,4 +36,11 @@ static_assert(Same<api::CtxGetCurrent, decltype(cuCtxGetCurrent)>::value);
 static_assert(Same<api::CtxSetCurrent, decltype(cuCtxSetCurrent)>::value);
 static_assert(Same<api::DevicePrimaryCtxRetain, decltype(cuDevicePrimaryCtxRetain)>::value);
 static_assert(Same<api::GetErrorString, decltype(cuGetErrorString)>::value);
+static_assert(Same<api::ThreadExchangeStreamCaptureMode, decltype(cuThreadExchangeStreamCaptureMode)>::value);
+static_assert(Same<api::KernelGetFunction, decltype(cuKernelGetFunction)>::value);
+#if CUDA_VERSION >= 12040
+static_assert(Same<api::LibraryGetKernelCount, decltype(cuLibraryGetKernelCount)>::value);
+static_assert(Same<api::LibraryEnumerateKernels, decltype(cuLibraryEnumerateKernels)>::value);
+static_assert(Same<api::FuncLoad, decltype(cuFuncLoad)>::value);
+#endif
 static_assert(!Same<api::CtxSetCurrent, decltype(cuDevicePrimaryCtxRetain)>::value);
