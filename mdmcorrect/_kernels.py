@@ -22,9 +22,9 @@ def has_kernel(op: str, tensor: Tensor) -> bool:
 
 def preload(device: torch.device | int | str | None = None) -> None:
     """See :func:`mdmcorrect.preload`."""
-    device = torch.device("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
-    if device.type != "cuda":
-        raise ValueError(f"device: expected a CUDA device, got {device}")
+    wanted = torch.device("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+    if wanted.type != "cuda":
+        raise ValueError(f"device: expected a CUDA device, got {wanted}")
     ops = _native.build_info()["ops"]
     missing = [op for op in ops if not (op in CUDA_OPS or (op in jit.cuda_ops() and jit.has_compiler()))]
     if missing:
@@ -33,9 +33,9 @@ def preload(device: torch.device | int | str | None = None) -> None:
             "for how to get them."
         )
     found = torch.cuda.device_count()
-    if (device.index or 0) >= found:
-        raise RuntimeError(f"preload: expected a CUDA device, got {device}, and torch finds {found or 'none'}")
-    index = torch.cuda.current_device() if device.index is None else device.index
+    if (wanted.index or 0) >= found:
+        raise RuntimeError(f"preload: expected a CUDA device, got {wanted}, and torch finds {found or 'none'}")
+    index = torch.cuda.current_device() if wanted.index is None else wanted.index
     jit.load(device=index)
     for op in ops:
         torch.ops.mdmcorrect.load_cuda_kernels(op, index)

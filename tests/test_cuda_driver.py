@@ -106,9 +106,7 @@ def test_an_old_driver_loads_at_the_first_launch(old):
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[2:4] == ["load image", "kernel op_kernel"]
     refused = run(old, IMAGE, launch(), FAKE_CAPTURE="1")
-    assert (
-        "cuLaunchKernel says: the fake's error (what a CUDA graph captures must have run once before" in refused.stderr
-    )
+    assert "says: the fake's error (what a CUDA graph captures must have run once before" in refused.stderr
 
 
 def test_a_refused_launch_is_one_sentence(fake):
