@@ -2,7 +2,7 @@
 
 CMakeLists.txt is the only list of sources. This file finds torch, a compiler and cmake, says in one sentence what is
 missing, and tells CMake where the results go. Environment variables: MDMCORRECT_CUDA (auto, on, off),
-MDMCORRECT_CUDA_ARCHS (such as "80;90"), CMAKE_BUILD_PARALLEL_LEVEL, CXX.
+MDMCORRECT_CUDA_ARCHS (such as "80,90a" or "native"), CMAKE_BUILD_PARALLEL_LEVEL, CXX.
 """
 
 from __future__ import annotations

@@ -21,32 +21,39 @@ if(NOT MDMCORRECT_CUDA STREQUAL "off")
   endif()
 endif()
 
+set(archs 80 86 89 90 100 120)
+if(nvcc)
+  include(cmake/architectures.cmake)
+  if(MDMCORRECT_CUDA_ARCHS)
+    mdm_read_architectures("${MDMCORRECT_CUDA_ARCHS}" archs)
+  endif()
+  mdm_known_architectures(${nvcc} ${nvcc_version} "${archs}" archs)
+  if(NOT archs AND MDMCORRECT_CUDA STREQUAL "on")
+    message(FATAL_ERROR "MDMCORRECT_CUDA=on, but nvcc ${nvcc_version} knows none of the architectures that are wanted")
+  elseif(NOT archs)
+    message(STATUS "mdmcorrect: no architecture to compile for, so a CPU-only build")
+    set(nvcc "")
+  endif()
+endif()
+
 set(MDM_CUDA_IMAGES "")        # assembler lines that hold the fatbins
 set(MDM_CUDA_DECLARATIONS "")  # C++ declarations of their labels
 set(MDM_CUDA_TABLE "")         # entries of the table of images
 set(fatbins "")
 if(nvcc)
-  set(archs 80 86 89 90 100 120)
-  if(MDMCORRECT_CUDA_ARCHS)
-    set(archs ${MDMCORRECT_CUDA_ARCHS})
+  mdm_architecture_options("${archs}" code)
+  # An operator's architectures at once, by as many threads as there are processors, or as the build may have.
+  set(threads 0)
+  if(DEFINED ENV{CMAKE_BUILD_PARALLEL_LEVEL})
+    set(threads $ENV{CMAKE_BUILD_PARALLEL_LEVEL})
   endif()
-  list(GET archs 0 oldest)
-  list(GET archs -1 newest)
-  set(code "")
-  foreach(arch ${archs})
-    list(APPEND code -gencode=arch=compute_${arch},code=sm_${arch})
-  endforeach()
-  foreach(arch ${oldest} ${newest})
-    list(APPEND code -gencode=arch=compute_${arch},code=compute_${arch})
-  endforeach()
-  list(REMOVE_DUPLICATES code)
 
   foreach(op ${MDMCORRECT_CUDA_OPS})
     set(fatbin ${CMAKE_CURRENT_BINARY_DIR}/${op}.fatbin)
     # Contraction off, as on the CPU (CMakeLists.txt).
     add_custom_command(
       OUTPUT ${fatbin}
-      COMMAND ${nvcc} -fatbin -std=c++17 -O3 --fmad=false -lineinfo -Xptxas=-warn-spills ${code}
+      COMMAND ${nvcc} -fatbin -std=c++17 -O3 --threads ${threads} --fmad=false -lineinfo -Xptxas=-warn-spills ${code}
               -I${CMAKE_CURRENT_SOURCE_DIR}/csrc -MD -MF ${fatbin}.d -MT ${fatbin} -o ${fatbin}
               ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/${op}.cu
       DEPENDS csrc/cuda/${op}.cu

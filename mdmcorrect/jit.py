@@ -15,6 +15,7 @@ import functools
 import hashlib
 import importlib.util
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,18 +55,19 @@ def has_compiler() -> bool:
     return importlib.util.find_spec("cupy") is not None
 
 
-def compile(op: str, capability: tuple[int, int]) -> bytes:
+def compile(op: str, capability: tuple[int, int] | str) -> bytes:
     """The image of an operator's kernels for one kind of device, from the cache or from NVRTC. Needs no device.
 
     Args:
         op: name of an operator that has CUDA sources, :func:`cuda_ops`.
-        capability: compute capability of the device, such as ``(9, 0)``.
+        capability: compute capability of the device, such as ``(9, 0)`` or "9.0"; or an architecture, such as "sm_90a",
+            whose letter means code that no other device runs.
 
     Returns:
         A cubin; or PTX of the newest architecture below, where this NVRTC does not know the device's own.
 
     Raises:
-        ValueError: an operator without CUDA sources, or a capability below all that NVRTC knows.
+        ValueError: an operator without CUDA sources, no capability, or one below all that NVRTC knows.
         ImportError: CuPy or its NVRTC is missing.
         RuntimeError: NVRTC refused the source; its log is in the message.
     """
@@ -123,13 +125,30 @@ def _nvrtc():
     return nvrtc
 
 
-def _target(capability: tuple[int, int], supported: Iterable[int]) -> str:
-    """``sm_90`` (a cubin) where NVRTC knows the device, else ``compute_120`` (PTX, which the driver compiles)."""
-    own = capability[0] * 10 + capability[1]
+def _target(capability: tuple[int, int] | str, supported: Iterable[int]) -> str:
+    """``sm_90`` (a cubin) where NVRTC knows the device, else ``compute_120`` (PTX, which the driver compiles).
+
+    With a letter as in ``sm_90a`` it has to know it: there is no such PTX for a later device.
+    """
+    own, letter = _architecture(capability)
     older = [arch for arch in supported if arch <= own]
     if not older:
         raise ValueError(f"capability: expected at least {min(supported) / 10}, got {own / 10}")
-    return f"sm_{own}" if max(older) == own else f"compute_{max(older)}"
+    if max(older) == own:
+        return f"sm_{own}{letter}"
+    if letter:
+        raise ValueError(f"capability: this NVRTC does not know sm_{own}{letter}, only up to sm_{max(older)}")
+    return f"compute_{max(older)}"
+
+
+def _architecture(capability: tuple[int, int] | str) -> tuple[int, str]:
+    """``(90, "a")`` of "sm_90a", "90a", "9.0a"; ``(90, "")`` of ``(9, 0)``: as ``MDMCORRECT_CUDA_ARCHS`` takes them."""
+    if not isinstance(capability, str):
+        return capability[0] * 10 + capability[1], ""
+    found = re.fullmatch(r"(?:sm_|compute_)?(\d+)\.?(\d)([af]?)", capability)
+    if found is None:
+        raise ValueError(f"capability: expected such as (9, 0), '9.0' or 'sm_90a', got {capability!r}")
+    return int(found[1] + found[2]), found[3]
 
 
 def _fingerprint(op: str, version: tuple[int, int]) -> str:

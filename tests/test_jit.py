@@ -41,6 +41,34 @@ def test_newer_devices_get_ptx():
     assert image.endswith(b"\0")
 
 
+@pytest.mark.parametrize(
+    ("capability", "target"),
+    [
+        ((9, 0), "sm_90"),
+        ("9.0", "sm_90"),
+        ("90", "sm_90"),
+        ("sm_90a", "sm_90a"),
+        ("9.0a", "sm_90a"),
+        ("compute_100f", "sm_100f"),
+        ((10, 3), "compute_100"),
+        ("12.1", "compute_120"),
+    ],
+)
+def test_architectures(capability, target):
+    assert jit._target(capability, [75, 80, 90, 100, 120]) == target
+
+
+def test_no_architecture():
+    with pytest.raises(ValueError, match=r"^capability: expected such as .*, got '90b'"):
+        jit._target("90b", [80, 90])
+    with pytest.raises(ValueError, match=r"^capability: this NVRTC does not know sm_103a, only up to sm_100"):
+        jit._target("sm_103a", [80, 90, 100])
+
+
+def test_code_for_one_architecture_alone():
+    assert jit.compile("select_positions", "sm_90a").startswith(b"\x7fELF")
+
+
 def test_an_image_is_compiled_once(cache, monkeypatch):
     image = jit.compile("select_positions", (8, 0))
     (kept,) = cache.iterdir()

@@ -118,7 +118,8 @@ def compile_kernels(source: Path, fatbin: Path, archs: Iterable[str], *, strict:
         parts = made_of.read_text().replace("\\\n", " ").split(":", 1)[1].split()
         if all(Path(part).stat().st_mtime < fatbin.stat().st_mtime for part in parts if Path(part).exists()):
             return
-    command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "--fmad=false", f"-I{ROOT / 'csrc'}", "-MD", "-MF", made_of]
+    command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "--threads=0", "--fmad=false"]
+    command += [f"-I{ROOT / 'csrc'}", "-MD", "-MF", str(made_of)]
     command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     if strict:
         command += ["-Werror", "all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage"]
