@@ -8,7 +8,8 @@
 # PYTHON names the interpreter to use. Without it a virtual environment is made in .venv from BASE_PYTHON, with a torch if
 # there is none; TORCH_INDEX_URL then chooses the package index torch comes from (pytorch.org lists one of CPU wheels).
 # What .venv gets has the versions of constraints.txt, or with LATEST=1 the newest that pyproject.toml allows; an
-# interpreter that PYTHON names keeps what it has. make constraints writes that file anew.
+# interpreter that PYTHON names keeps what it has. make constraints writes that file anew. Only what is missing is
+# fetched, so nothing where all is there.
 BASE_PYTHON ?= python3
 PYTHON ?= .venv/bin/python
 TORCH ?= torch==2.13.0
@@ -24,34 +25,35 @@ ifeq ($(origin PYTHON)$(LATEST),file)
 constrained = --constraint constraints.txt
 endif
 pip = $(PYTHON) -m pip install --quiet $(constrained)
+needs = $(PYTHON) tools/needs.py $(constrained)
 
 .PHONY: build demo test bench lint constraints clean
 
-# $(call install,EXTRAS): the library, compiled in place against the torch that is there, and what EXTRAS need.
+# $(call install,REQUIREMENTS): those that are missing, and the library, compiled in place against the torch that is there.
 define install
-	$(PYTHON) -c "import torch" 2>/dev/null || $(pip) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
-	$(pip) "setuptools>=77" wheel pybind11 $(if $(shell command -v cmake),,cmake)
-	$(pip) --no-build-isolation --editable ".$(if $(1),[$(1)])"
+	$(needs) --torch "$(TORCH)" $(if $(TORCH_INDEX_URL),--torch-index-url $(TORCH_INDEX_URL)) build $(1)
+	$(pip) --no-build-isolation --no-deps --editable .
 endef
 
 build: $(PYTHON)
-	$(call install,)
+	$(call install)
 
 demo: $(PYTHON)
-	$(call install,demo)
+	$(call install,[demo])
 	$(PYTHON) -m mdmcorrect demo
 
 test: $(PYTHON)
-	$(call install,test)
-	$(pip) --no-deps "nvidia-cutlass==4.2.0.0"
+	$(call install,[test] pybind11)
+	$(needs) --optional --no-deps nvidia-cutlass==4.2.0.0
+	$(needs) --optional --no-deps --target build/nvrtc-13.0 nvidia-cuda-nvrtc==13.0.88
 	$(PYTHON) -m pytest -q $(PYTEST_ARGS)
 
 bench: $(PYTHON)
-	$(call install,bench)
+	$(call install,[bench])
 	$(PYTHON) -m mdmcorrect bench $(BENCH_ARGS)
 
 lint: $(PYTHON)
-	$(call install,lint)
+	$(call install,[lint])
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy

@@ -7,6 +7,7 @@ MDMCORRECT_CUDA_ARCHS (such as "80,90a" or "native"), CMAKE_BUILD_PARALLEL_LEVEL
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -52,8 +53,13 @@ def find_torch() -> Path:
 
 
 def find_tool(name: str) -> str | None:
-    """Path of a program on PATH or, when it came with pip, beside this interpreter."""
-    return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
+    """Path of cmake or ninja: on PATH or, when it came with pip, beside this interpreter or in its module."""
+    found = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
+    if found is None and importlib.util.find_spec(name) is not None:
+        module = importlib.import_module(name)
+        folder = getattr(module, "CMAKE_BIN_DIR", None) or getattr(module, "BIN_DIR", None)
+        found = folder and shutil.which(name, path=folder)
+    return found
 
 
 def find_cmake() -> str:
