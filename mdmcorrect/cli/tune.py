@@ -163,7 +163,7 @@ def measure(kind: str) -> dict[str, dict[str, float]]:
     draw, found = torch.Generator().manual_seed(0), {}
 
     def tensor(dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=draw).to(kind, dtype)
+        return torch.randn(shape, generator=draw, dtype=torch.float32, device="cpu").to(kind, dtype)
 
     def plain_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
@@ -186,7 +186,7 @@ def measure(kind: str) -> dict[str, dict[str, float]]:
             if kind == "cpu":
                 rows, size, vocabulary = LOSS
                 hidden, weight = tensor(dtype, rows, size), tensor(dtype, vocabulary, size)
-                targets = torch.randint(vocabulary, (rows,), generator=draw)
+                targets = torch.randint(vocabulary, (rows,), generator=draw, device="cpu")
                 compare(
                     f"loss, {name}, {list(LOSS)}",
                     functools.partial(ops.linear_cross_entropy, hidden, weight, targets),

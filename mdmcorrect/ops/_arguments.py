@@ -117,7 +117,7 @@ def row_seeds(seed: rng.Seed, batch: int, like: Tensor, *, draws: bool) -> Tenso
     """
     if type(seed) is int:
         return _constants.number(rng.wrapped(seed), torch.int64, like)
-    if type(seed) is Tensor and seed.dtype == torch.int64 and seed.shape == (batch,) and seed.device == like.device:
+    if isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.shape == (batch,) and seed.device == like.device:
         return seed if seed.is_contiguous() else seed.contiguous()
     seeds = rng.seed_tensor(seed, batch, device=like.device, draws=draws)
     return seeds if seeds.is_contiguous() else seeds.contiguous()
