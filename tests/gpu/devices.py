@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-from cases import Results
+
+from mdmcorrect.selfcheck.cases import Results
 
 CYCLES = 100_000_000  # about 50 ms, far more than it takes to queue a test's work
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import re
 
-import network_cases
-import position_cases
 import pytest
-import scoring_cases
 import torch
-from cases import Case, assert_same_bits, moved, overwrite, returned, run
 from crossings import Crossings, pretended
 from devices import Captured, busy_stream, no_synchronisation
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mdmcorrect import _kernels
+from mdmcorrect.selfcheck import network_cases, position_cases, scoring_cases
+from mdmcorrect.selfcheck.cases import Case, assert_same_bits, moved, overwrite, returned, run
 
 # Of each operator what has the most to go wrong: draws, filters, workspaces, several launches.
 CHOSEN = [

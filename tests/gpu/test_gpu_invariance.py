@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import network_cases
-import position_cases
 import pytest
-import scoring_cases
 import torch
-from cases import assert_same_bits, moved, run
-from scoring import peaked_logits
 from torch import Tensor
 
 from mdmcorrect.ops import score_tokens
+from mdmcorrect.selfcheck import network_cases, position_cases, scoring_cases
+from mdmcorrect.selfcheck.cases import assert_same_bits, moved, run
+from mdmcorrect.selfcheck.inputs.scoring import peaked_logits
 
 BATCHED = [  # cases whose tensors have one entry per sequence
     "score_tokens: draw, float32",

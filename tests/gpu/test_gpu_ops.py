@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import network_cases
-import position_cases
 import pytest
-import scoring_cases
-from cases import moved, returned, run
+
+from mdmcorrect.selfcheck import network_cases, position_cases, scoring_cases
+from mdmcorrect.selfcheck.cases import moved, returned, run
 
 CASES = [*scoring_cases.CASES, *position_cases.CASES, *network_cases.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_the_reference(case, device):
+    if device.type not in case.devices:
+        pytest.skip("there is no such kernel")
     arguments = case.make(0)
     case.check(returned(run(case, moved(arguments, device))), arguments)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import returned
-from scoring import peaked_logits
-from scoring_cases import check_scores
 from timers import timer_for
 from torch.nn import functional as F
 
@@ -18,6 +15,9 @@ from mdmcorrect.ops import (
     score_tokens,
     select_positions,
 )
+from mdmcorrect.selfcheck.cases import returned
+from mdmcorrect.selfcheck.inputs.scoring import peaked_logits
+from mdmcorrect.selfcheck.scoring_cases import check_scores
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from attention import MASKINGS, arrays, heads, ragged
 from crossings import Crossings, pretended
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from mdmcorrect import _kernels, reference
 from mdmcorrect.ops import attention_backend, bidirectional_attention
 from mdmcorrect.ops.attention_backend import AttentionBackend, _say_once, visible_keys
+from mdmcorrect.selfcheck.inputs.attention import MASKINGS, arrays, heads, ragged
 
 backends = sys.modules["mdmcorrect.ops.attention_backend"]  # its function hides the module's name
 

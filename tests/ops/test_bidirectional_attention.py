@@ -5,11 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention import DTYPES, LENGTHS, MASKINGS, error, expected, heads, plain, ragged, spacing
 from torch.nn import functional as F
 
 from mdmcorrect import reference
 from mdmcorrect.ops import bidirectional_attention
+from mdmcorrect.selfcheck.inputs.attention import (
+    DTYPES,
+    LENGTHS,
+    MASKINGS,
+    error,
+    expected,
+    heads,
+    plain,
+    ragged,
+    spacing,
+)
 
 
 def check(q, k, v, **masking):

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention import DTYPES, LENGTHS, MASKINGS, arrays, error, heads, plain, ragged, spacing
 from torch.nn import functional as F
 
 from mdmcorrect import reference
 from mdmcorrect.ops import bidirectional_attention
+from mdmcorrect.selfcheck.inputs.attention import (
+    DTYPES,
+    LENGTHS,
+    MASKINGS,
+    arrays,
+    error,
+    heads,
+    plain,
+    ragged,
+    spacing,
+)
 
 OP = torch.ops.mdmcorrect.bidirectional_attention_backward.default
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention import heads
 
 from mdmcorrect.ops import bidirectional_attention
+from mdmcorrect.selfcheck.inputs.attention import heads
 
 OP = torch.ops.mdmcorrect.bidirectional_attention.default
 

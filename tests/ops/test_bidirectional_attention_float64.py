@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention import MASKINGS, arrays, expected, heads, ragged
 
 from mdmcorrect import reference
 from mdmcorrect.ops import bidirectional_attention
+from mdmcorrect.selfcheck.inputs.attention import MASKINGS, arrays, expected, heads, ragged
 
 OP = torch.ops.mdmcorrect.bidirectional_attention.default
 

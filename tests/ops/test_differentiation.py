@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from attention import plain
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -23,6 +22,7 @@ from mdmcorrect.ops import (
     score_tokens,
     select_positions,
 )
+from mdmcorrect.selfcheck.inputs.attention import plain
 
 F64 = torch.float64
 

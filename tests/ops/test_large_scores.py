@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from attention import error, expected, heads, plain, spacing
-from cross_entropy import TOLERANCE, assert_near
 from test_bidirectional_attention_backward import exact_gradients, gradients
 from torch.nn import functional as F
 
 from mdmcorrect import reference
 from mdmcorrect.ops import bidirectional_attention, linear_cross_entropy
+from mdmcorrect.selfcheck.inputs.attention import error, expected, heads, plain, spacing
+from mdmcorrect.selfcheck.inputs.cross_entropy import TOLERANCE, assert_near
 
 SIZES = [1.0, 10.0, 100.0, 1e3, 1e5, 1e9, 1e13, 1e18]  # of q and of k: scores grow with the square
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

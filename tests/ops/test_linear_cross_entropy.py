@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from cross_entropy import TOLERANCE, assert_near, problem
 from torch import Tensor
 from torch.nn import functional as F
 
 from mdmcorrect import reference
 from mdmcorrect.ops import linear_cross_entropy
+from mdmcorrect.selfcheck.inputs.cross_entropy import TOLERANCE, assert_near, problem
 
 NATIVE = torch.ops.mdmcorrect.linear_cross_entropy.default
 NATIVE_BACKWARD = torch.ops.mdmcorrect.linear_cross_entropy_backward.default

@@ -15,11 +15,11 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from scoring import VALUE_SCORES, assert_same_bits, integer_layer
 from torch.nn import functional as F
 
 from mdmcorrect import _native, reference, rng
 from mdmcorrect.ops import TokenScores, score_hidden, score_tokens
+from mdmcorrect.selfcheck.inputs.scoring import VALUE_SCORES, assert_same_bits, integer_layer
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SETTINGS = [

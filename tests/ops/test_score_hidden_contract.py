@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scoring import assert_same_bits
 
 from mdmcorrect.ops import score_hidden
+from mdmcorrect.selfcheck.inputs.scoring import assert_same_bits
 
 OP = torch.ops.mdmcorrect.score_hidden.default
 

@@ -10,12 +10,12 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from quality import expected, head, states
 from torch.nn import functional as F
 
 from mdmcorrect import _native
 from mdmcorrect.heads import QualityHead
 from mdmcorrect.ops import score_quality
+from mdmcorrect.selfcheck.inputs.quality import expected, head, states
 
 OP = torch.ops.mdmcorrect.score_quality.default
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scoring import ID_SCORES, VALUE_SCORES, assert_same_bits, assert_scores, expected, peaked_logits
 
 from mdmcorrect.ops import TokenScores, score_tokens
+from mdmcorrect.selfcheck.inputs.scoring import (
+    ID_SCORES,
+    VALUE_SCORES,
+    assert_same_bits,
+    assert_scores,
+    expected,
+    peaked_logits,
+)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Around the vector (16), the chunk (512) and sixteen chunks, whose noise is drawn together (8192).

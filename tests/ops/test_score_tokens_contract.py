@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scoring import assert_same_bits, peaked_logits
 
 from mdmcorrect.ops import score_tokens
+from mdmcorrect.selfcheck.inputs.scoring import assert_same_bits, peaked_logits
 
 OP = torch.ops.mdmcorrect.score_tokens.default
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scoring import assert_same_bits, assert_scores, expected, peaked_logits
 
 from mdmcorrect import reference
 from mdmcorrect.ops import score_tokens
 from mdmcorrect.rng import Purpose
+from mdmcorrect.selfcheck.inputs.scoring import assert_same_bits, assert_scores, expected, peaked_logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scoring import assert_scores, expected, peaked_logits
 
 from mdmcorrect.ops import score_tokens
+from mdmcorrect.selfcheck.inputs.scoring import assert_scores, expected, peaked_logits
 
 RULES = ["inclusive", "exclusive"]
 ORDERS = ["top_k_first", "top_p_first"]

@@ -10,10 +10,10 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from scoring import assert_same_bits, assert_scores, expected, peaked_logits
 
 from mdmcorrect import _native, reference
 from mdmcorrect.ops import TokenScores, score_tokens
+from mdmcorrect.selfcheck.inputs.scoring import assert_same_bits, assert_scores, expected, peaked_logits
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ISAS = _native.build_info()["isas_supported"]

@@ -9,10 +9,10 @@ import textwrap
 
 import pytest
 import torch
-from scoring import assert_same_bits, peaked_logits
 
 from mdmcorrect import _native, rng
 from mdmcorrect.ops import TokenScores, score_tokens
+from mdmcorrect.selfcheck.inputs.scoring import assert_same_bits, peaked_logits
 
 ISAS = _native.build_info()["isas_supported"]
 SETTINGS = [

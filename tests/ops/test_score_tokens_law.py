@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scoring import peaked_logits
 
 from mdmcorrect import reference
 from mdmcorrect.ops import score_tokens
 from mdmcorrect.rng import Purpose
+from mdmcorrect.selfcheck.inputs.scoring import peaked_logits
 
 # Every counter of seed 1 and index 1, among steps 0 to 2 and all 2^32 positions, whose 64 random bits lie below 2^37:
 # u < 2^-27, E < 7.5e-9. Found once by exhaustive search; test_tail_counters checks them.

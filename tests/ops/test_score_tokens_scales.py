@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from hard_rows import LARGEST, MASKS, hard_case, hard_probabilities, judge, masked_by
-from scoring import assert_same_bits, assert_scores, expected, peaked_logits
 
 from mdmcorrect import _native, reference
 from mdmcorrect.ops import TokenScores, score_hidden, score_tokens
+from mdmcorrect.selfcheck.inputs.scoring import assert_same_bits, assert_scores, expected, peaked_logits
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INFO = _native.build_info()

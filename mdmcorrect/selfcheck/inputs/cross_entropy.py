@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..comparison import expect_near
+
 # Of the largest gradient: the rounding of the result, and in bfloat16 of the logits' gradient as well.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
@@ -20,6 +22,6 @@ def problem(n: int, d: int, v: int, dtype: torch.dtype, counted: float = 0.6) ->
     return hidden.to(dtype), weight.to(dtype), targets
 
 
-def assert_near(actual: Tensor, expected: np.ndarray, tolerance: float) -> None:
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
-    np.testing.assert_allclose(actual.detach().double().numpy() / scale, expected / scale, rtol=0, atol=tolerance)
+def assert_near(actual: Tensor, expected: np.ndarray, tolerance: float, name: str = "gradient") -> None:
+    """Within ``tolerance`` times the largest value expected."""
+    expect_near(name, actual, expected, atol=tolerance * max(float(np.abs(expected).max(initial=0.0)), 1e-30))

@@ -27,6 +27,8 @@ class Case:
     check: Callable[[Results, Arguments], None]
     gradients: tuple[str, ...] = ()
     """Arguments whose gradients are results too; `upstream` among the arguments are the gradients of the outputs."""
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    """Kinds of device that have a kernel for it."""
 
     def __str__(self) -> str:
         return f"{self.op}: {self.name}"
@@ -43,7 +45,7 @@ def run(case: Case, arguments: Arguments, call: Callable[..., Any] | None = None
     names = getattr(outputs, "_fields", tuple(f"output {i}" for i in range(len(outputs))))
     results = {name: value.detach() for name, value in zip(names, outputs, strict=True) if value is not None}
     if leaves:
-        gradients = torch.autograd.grad(outputs[: len(upstream)], tuple(leaves.values()), upstream)
+        gradients = torch.autograd.grad(tuple(outputs[: len(upstream)]), tuple(leaves.values()), upstream)
         results |= {f"grad_{name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
     return results
 

@@ -7,12 +7,14 @@ from itertools import cycle, product
 
 import numpy as np
 import torch
-from cases import Arguments, Case, Results
 from torch import Tensor
 
 from mdmcorrect import reference, rng
 from mdmcorrect.ops import count_positions, remask_step, select_positions
 from mdmcorrect.ops.count_positions import RULES
+
+from .cases import Arguments, Case, Results
+from .comparison import expect_near
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Around a block's threads, around what fits shared memory (4096 positions), and far beyond.
@@ -48,9 +50,8 @@ def arrays(arguments: Arguments) -> Arguments:
 def check_selection(results: Results, arguments: Arguments) -> None:
     truth = reference.select_positions(**arrays(arguments))
     selected = results["output 0"].numpy()
-    differing = int((selected != truth).sum())
-    assert differing <= 2e-5 * truth.size, f"{differing} of {truth.size} positions differ"  # near ties come in pairs
-    assert (selected.sum(1) == truth.sum(1)).all()
+    expect_near("selected", selected, truth, most=2e-5 * truth.size)  # near ties come in pairs
+    expect_near("selected in each row", selected.sum(1), truth.sum(1))
 
 
 def selections() -> Iterator[Case]:
@@ -85,7 +86,7 @@ def check_counts(results: Results, arguments: Arguments) -> None:
     given = arrays(arguments)
     if "threshold" in given["rule"]:
         given["bound"] = arguments["bound"].to(arguments["scores"].dtype).double().numpy()
-    np.testing.assert_array_equal(results["output 0"].numpy(), reference.count_positions(**given))
+    expect_near("count", results["output 0"], reference.count_positions(**given))
 
 
 def counts() -> Iterator[Case]:
@@ -107,8 +108,8 @@ def counts() -> Iterator[Case]:
 
 
 def check_update(results: Results, arguments: Arguments) -> None:
-    for value, truth in zip(results.values(), reference.remask_step(**arrays(arguments)), strict=True):
-        np.testing.assert_array_equal(value.numpy(), truth)
+    for (name, value), truth in zip(results.items(), reference.remask_step(**arrays(arguments)), strict=True):
+        expect_near(name, value, truth)
 
 
 def updates() -> Iterator[Case]:
@@ -147,7 +148,7 @@ def check_numbers(results: Results, arguments: Arguments) -> None:
         given["seed"][:, None], 0, grid, given["step"][:, None], given["purpose"], given["call"]
     )
     dtype = np.float64 if arguments["dtype"] == torch.float64 else np.float32
-    np.testing.assert_array_equal(results["output 0"].numpy(), reference.uniform(bits, dtype))
+    expect_near("number", results["output 0"], reference.uniform(bits, dtype))
 
 
 def uniform_numbers() -> Iterator[Case]:

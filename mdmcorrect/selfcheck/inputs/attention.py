@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ def ragged(length: int) -> dict[str, Tensor]:
     return {"starts": torch.tensor(STARTS), "lengths": torch.tensor(lengths)}
 
 
-MASKINGS = {
+MASKINGS: dict[str, dict[str, Any]] = {
     "full": {},
     "hide self": {"hide_self": True},
     "blocks of 5": {"mask": "block_causal", "block_size": 5},
