@@ -1,4 +1,8 @@
-"""``mdmcorrect doctor``: what is installed, what was built, which kernel each operator uses here, and what to do."""
+"""``mdmcorrect doctor``: what is installed, what was built, which kernel each operator uses here, and what to do.
+
+``--check`` then asks those kernels a few cases each and compares them with the float64 reference, in child processes,
+which a wrong kernel may end or hold up (:mod:`mdmcorrect.selfcheck.check`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,21 +34,53 @@ class Diagnosis:
     kernels: dict[str, dict[str, str]] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
     usable: bool = True
+    check: list[dict[str, Any]] = field(default_factory=list)
+    """What became of each family of cases, where they were asked for: the fields of ``selfcheck.worker.Outcome``."""
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("doctor", help="what is installed and built here, and what to do about the rest")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--check", action="store_true", help="compare every kernel used here with the reference, in half a minute"
+    )
+    parser.add_argument(
+        "--device",
+        help='what --check checks: "cpu" (each of its instruction sets), "cuda", "cuda:1"; default: cuda if any',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 if the operators can be used here, else 1."""
+    """0 if the operators can be used here and, with ``--check``, all that was asked is right; else 1."""
+    if args.device and not args.check:
+        raise SystemExit("mdmcorrect doctor: --device: it says what --check checks; add --check")
     found = diagnose()
+    if not args.json:
+        print_diagnosis(found)
+    agrees = not args.check or (found.usable and check(found, args.device, say=(lambda _: None) if args.json else _say))
     if args.json:
         print(json.dumps(asdict(found), indent=2))
-    else:
-        print_diagnosis(found)
-    return 0 if found.usable else 1
+    return 0 if found.usable and agrees else 1
+
+
+def check(found: Diagnosis, device: str | None, say: Callable[[str], None]) -> bool:
+    """Run the self-check and keep its outcomes in ``found``; whether every kernel that was asked is right."""
+    from mdmcorrect.cli.bench import device_problem
+    from mdmcorrect.selfcheck.check import check_device, passed
+
+    if device is None:
+        device = "cuda" if device_problem("cuda") is None else "cpu"
+    problem = device_problem(device)
+    if problem is not None:
+        raise SystemExit(f"mdmcorrect doctor: --device: {problem}")
+    say("")
+    outcomes = check_device(device, _native.build_info()["isas_supported"], say)
+    found.check = [asdict(outcome) for outcome in outcomes]
+    return passed(outcomes)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def diagnose() -> Diagnosis:

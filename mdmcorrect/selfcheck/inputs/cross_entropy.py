@@ -23,5 +23,6 @@ def problem(n: int, d: int, v: int, dtype: torch.dtype, counted: float = 0.6) ->
 
 
 def assert_near(actual: Tensor, expected: np.ndarray, tolerance: float, name: str = "gradient") -> None:
-    """Within ``tolerance`` times the largest value expected."""
-    expect_near(name, actual, expected, atol=tolerance * max(float(np.abs(expected).max(initial=0.0)), 1e-30))
+    """Within ``tolerance`` times the largest value expected, which may have dimensions of 1 beside the shape."""
+    atol = tolerance * max(float(np.abs(expected).max(initial=0.0)), 1e-30)
+    expect_near(name, actual, expected.reshape(actual.shape), atol=atol)
