@@ -1,5 +1,8 @@
 """bidirectional_attention against torch's scaled_dot_product_attention, and against itself with less to do.
 
+On CUDA each backend of torch's is a peer of its own, and FlexAttention with the same mask and FlashAttention-3 where
+they are (benchmarks/peers.py).
+
 Floor: one thread's share of the multiplications that the products of attention take, all operands in the first-level
 cache: vdpbf16ps for bfloat16 where the machine has it, else float32 FMA. On CUDA a GEMM of as many multiplications.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import peers
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +21,8 @@ from mdmcorrect import _native
 from mdmcorrect.ops import bidirectional_attention
 
 SHAPES = [(1, 32, 1024, 128), (8, 12, 1024, 64)]
+LONG = (4, 32, 4096, 128)  # on CUDA
+BLOCK = 32
 SHORT = [(1, 8, 1, 64), (1, 8, 8, 64), (1, 8, 33, 256), (1, 32, 64, 128)]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -53,15 +59,32 @@ def moved(*tensors: Tensor) -> int:
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, LONG], ids=str)
 def test_bidirectional_attention(versus, device, shape, dtype):
     if device.type == "cuda" and dtype == torch.float32:
         pytest.skip("the CUDA kernels take 16-bit inputs")
+    if device.type == "cpu" and shape == LONG:
+        pytest.skip("takes a CPU seconds a call")
     q, k, v = inputs(shape, dtype, device)
     versus(
         lambda: bidirectional_attention(q, k, v),
         floor=products(forward_flops(shape), dtype, device),
-        peers={"SDPA": lambda: F.scaled_dot_product_attention(q, k, v)},
+        peers={**peers.sdpa(q, k, v), **peers.flash_attention_3(q, k, v)},
+        bytes_moved=moved(q, k, v, q),
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bidirectional_attention_blocks(versus, device, shape):
+    """Blocks of 32 that see themselves and those before, as block diffusion decodes."""
+    q, k, v = inputs(shape, torch.bfloat16, device)
+    mask = peers.block_causal(BLOCK)
+    place = torch.arange(shape[2], device=device)
+    seen = mask(place, place, place[:, None], place[None])
+    versus(
+        lambda: bidirectional_attention(q, k, v, mask="block_causal", block_size=BLOCK),
+        floor=products(forward_flops(shape) * float(seen.float().mean()), torch.bfloat16, device),
+        peers={**peers.sdpa(q, k, v, name="SDPA with a mask", attn_mask=seen), **peers.flex(q, k, v, mask)},
         bytes_moved=moved(q, k, v, q),
     )
 
@@ -76,7 +99,7 @@ def test_bidirectional_attention_short(versus, device, shape, dtype):
     versus(
         lambda: bidirectional_attention(q, k, v),
         floor=products(forward_flops(shape), dtype, device),
-        peers={"SDPA": lambda: F.scaled_dot_product_attention(q, k, v)},
+        peers=peers.sdpa(q, k, v),
         bytes_moved=moved(q, k, v, q),
     )
 
@@ -91,7 +114,9 @@ def test_bidirectional_attention_half_padding(versus, device, shape):
         floor=products(forward_flops(shape) / 4, torch.bfloat16, device),
         peers={
             "ours, dense": lambda: bidirectional_attention(q, k, v),
-            "SDPA with a mask": lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=seen),
+            **peers.sdpa(q, k, v, name="SDPA with a mask", attn_mask=seen),
+            **peers.flex(q, k, v, peers.padded(lengths)),
+            **peers.flash_attention_3(q, k, v, length=shape[2] // 2),
         },
         bytes_moved=moved(q, k, v) // 2 + q.nbytes,
     )
@@ -122,6 +147,6 @@ def test_bidirectional_attention_training(versus, device):
     versus(
         lambda: bidirectional_attention(q, k, v).backward(grad),
         floor=products(3.5 * forward_flops(shape), torch.bfloat16, device),
-        peers={"SDPA": lambda: F.scaled_dot_product_attention(q, k, v).backward(grad)},
+        peers=peers.trained(peers.sdpa(q, k, v), grad),
         bytes_moved=3 * moved(q, k, v, q),
     )

@@ -2,7 +2,8 @@
 
 Floor: the three products of the plain expression alone, by torch: logits, and their gradient times weight and times
 hidden. Peer: that expression on the same rows, `F.cross_entropy(hidden[rows] @ weight.T, targets[rows])`, forward and
-backward, eager and compiled. Memory is beyond inputs and gradients.
+backward, eager and compiled; on CUDA also Liger and cut cross-entropy where they are installed. Memory is beyond
+inputs and gradients.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import peers
 import pytest
 import torch
 from torch import Tensor
@@ -62,6 +64,7 @@ def test_linear_cross_entropy(versus, sized, device, dtype):
         peers={
             "eager torch": step(plain, hidden, weight, targets, rows),
             "torch.compile": step(torch.compile(plain), hidden, weight, targets, rows),
+            **{name: step(loss, hidden, weight, targets) for name, loss in peers.losses(device).items()},
         },
         flops=3 * 2.0 * len(rows) * weight.numel(),
         memory=True,

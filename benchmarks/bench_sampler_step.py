@@ -36,12 +36,12 @@ def logits_of(batch: int, length: int, vocab: int, device: torch.device) -> torc
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 @pytest.mark.parametrize(("name", "temperature"), CASES, ids=[f"{name}-{temperature}" for name, temperature in CASES])
-def test_sampler_step(versus, timer, device, benchmark, name, temperature, size):
-    if not benchmark.enabled and size != SIZES[0]:
+def test_sampler_step(versus, timer, device, timed, measured, name, temperature, size):
+    if not timed and size != SIZES[0]:
         pytest.skip("the smallest size shows that it runs")
     batch, length, vocab = size
     mask_id = min(MASK, vocab - 1)
-    share = peak_share(name, temperature, timer) if benchmark.enabled else 0
+    share = peak_share(name, temperature, timer) if timed else 0
     held = (1 + share) * batch * length * vocab * 2
     if held > BUDGET[device.type]:
         pytest.skip(f"theirs would hold {held / 1e9:.0f} GB")
@@ -59,10 +59,10 @@ def test_sampler_step(versus, timer, device, benchmark, name, temperature, size)
         "operators": (ours.operators, theirs.operators),
         "questions": (len(ours.waits), len(theirs.waits)),
     }
-    peaks = benchmark.extra_info.get("peak_bytes", {})
+    peaks = measured.get("peak_bytes", {})
     if peaks.get("ours") is not None:
         beside["peak of the logits"] = tuple(round(1 + peaks[who] / logits.nbytes, 3) for who in ("ours", "theirs"))
-    benchmark.extra_info["beside"] = beside
+    measured["beside"] = beside
 
 
 @functools.cache

@@ -1,9 +1,11 @@
 """What the benchmarks measure with, a form for each kind of device: time, peak memory, and the floor of moving bytes.
 
 - On the CPU time is the wall clock's, and memory the system's own count of resident pages.
-- On CUDA time is the device's: events before and after each call, on the current stream, the second-level cache
-  overwritten in between. While the device overwrites it the host queues the call, so a launch's own time shows only
-  where a call has more of them than the device has work. Memory is what torch's allocator gave out.
+- On CUDA time is the device's alone, between events before and after each call on the current stream, and the host's
+  stands beside it. The device first spins, so that the whole call is queued before it begins: whether it was is asked
+  of the first event, and the spin grows until it was. A call that waits for the device cannot be queued; its time has
+  the host's in it, and says so. After the spin twice the second-level cache is read, which leaves nothing there of the
+  call's inputs, and nothing that is still to be written. Memory is what torch's allocator gave out.
 """
 
 from __future__ import annotations
@@ -15,12 +17,25 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Run = Callable[[], object]
+
+CYCLES = 1 << 18  # of the first spin: about 0.15 ms
+MOST_CYCLES = 1 << 25  # about 20 ms, longer than any call here takes to queue
+
+
+class Sample(NamedTuple):
+    """What some calls took together."""
+
+    seconds: float
+    host_seconds: float
+    """Until the last call came back to the host; on the CPU, and of a call that waits for a device, all of it."""
+    queued: bool
+    """Whether the device began each call after the host had done its part, so that `seconds` is the device's alone."""
 
 
 class CpuTimer:
@@ -30,12 +45,12 @@ class CpuTimer:
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
         return f"{found[1] if found else platform.processor()}, {torch.get_num_threads()} threads"
 
-    def seconds(self, run: Run, calls: int) -> float:
-        """What `calls` calls take together."""
+    def sample(self, run: Run, calls: int) -> Sample:
         start = time.perf_counter()
         for _ in range(calls):
             run()
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        return Sample(seconds, seconds, queued=False)
 
     def peak_bytes(self, run: Run) -> int | None:
         """Bytes a call holds at its peak beyond what was there before and the tensors it returns; None if unknown."""
@@ -64,20 +79,37 @@ class CudaTimer:
         self.device, self._cuda = device, cuda
         cuda.set_device(device)
         cache = cuda.get_device_properties(device).L2_cache_size
-        self._overwritten = torch.empty(2 * cache, dtype=torch.int8, device=device)
+        self._other = torch.ones(2 * cache // 4, dtype=torch.int32, device=device)
 
     def name(self) -> str:
         return str(self._cuda.get_device_name(self.device))
 
-    def seconds(self, run: Run, calls: int) -> float:
-        events = [[self._cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
-        for start, end in events:
-            self._overwritten.zero_()
-            start.record()
-            run()
-            end.record()
+    def sample(self, run: Run, calls: int) -> Sample:
+        cycles, queued, host_seconds = CYCLES, True, 0.0
+        events = []
+        for _ in range(calls):
+            while True:
+                start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
+                if queued:
+                    self._cuda._sleep(cycles)
+                self._fill_cache()
+                start.record()
+                before = time.perf_counter()
+                run()
+                took = time.perf_counter() - before
+                end.record()
+                if not queued or not start.query():
+                    break
+                self._cuda.synchronize()
+                cycles *= 2
+                queued = cycles <= MOST_CYCLES
+            events.append((start, end))
+            host_seconds += took
         self._cuda.synchronize()
-        return sum(start.elapsed_time(end) for start, end in events) / 1e3
+        return Sample(sum(start.elapsed_time(end) for start, end in events) / 1e3, host_seconds, queued)
+
+    def _fill_cache(self) -> None:
+        self._other.sum()
 
     def peak_bytes(self, run: Run) -> int | None:
         run()
