@@ -3,6 +3,7 @@
 # make test    the whole test suite; CUTLASS's headers are what fragment layouts are compared with
 # make lint    ruff, mypy, clang-format
 # make bench   the benchmarks
+# make gpu     ten minutes on a GPU: build for it, check, test and measure it, and write gpu-report/
 # make constraints   the versions of everything, anew
 #
 # PYTHON names the interpreter to use. Without it a virtual environment is made in .venv from BASE_PYTHON, with a torch if
@@ -16,6 +17,7 @@ TORCH ?= torch==2.13.0
 # Files are shared out among at most four processes.
 PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 BENCH_ARGS ?=
+GPU_ARGS ?=
 
 export OMP_WAIT_POLICY ?= passive
 
@@ -27,7 +29,7 @@ endif
 pip = $(PYTHON) -m pip install --quiet $(constrained)
 needs = $(PYTHON) tools/needs.py $(constrained)
 
-.PHONY: build demo test bench lint constraints clean
+.PHONY: build demo test bench gpu lint constraints clean
 
 # $(call install,REQUIREMENTS): those that are missing, and the library, compiled in place against the torch that is there.
 define install
@@ -51,6 +53,13 @@ test: $(PYTHON)
 bench: $(PYTHON)
 	$(call install,[bench])
 	$(PYTHON) -m mdmcorrect bench $(BENCH_ARGS)
+
+# Not $(MAKE) in the recipe itself, which --dry-run would run.
+build_command = $(MAKE) build PYTHON=$(PYTHON)
+gpu: export MDMCORRECT_CUDA_ARCHS := $(or $(MDMCORRECT_CUDA_ARCHS),native)
+gpu: $(PYTHON)
+	-$(PYTHON) -c "import pytest" 2>/dev/null || $(pip) "pytest>=8"
+	PYTHONPATH=tools $(PYTHON) -m gpu_report --build "$(build_command)" $(GPU_ARGS)
 
 lint: $(PYTHON)
 	$(call install,[lint])

@@ -115,7 +115,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     print(f"{'case':<{width}}  {'time':>13}{host_title}  {'rate':>13}  {'x floor':>7}  as fast as ... times over")
     for row in rows:
         host = f"  {row['host_seconds'] * 1e6:>10.1f} us" if on_device else ""
-        line = f"{row['case']:<{width}}  {row['seconds'] * 1e6:>10.1f} us{host}  {_rate(row):>13}"
+        line = f"{row['case']:<{width}}  {row['seconds'] * 1e6:>10.1f} us{host}  {rate(row):>13}"
         line += f"  {row['times_the_floor']:>7.2f}  " + ", ".join(
             f"{name} {ratio:.2f}" for name, ratio in row["speedup_over"].items()
         )
@@ -129,7 +129,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         print(line)
 
 
-def _rate(row: dict[str, Any]) -> str:
+def rate(row: dict[str, Any]) -> str:
     for name, unit in (("gigabytes_per_second", "GB/s"), ("gigaflops_per_second", "GFLOP/s")):
         if row[name] is not None:
             return f"{row[name]:.1f} {unit}"
