@@ -368,11 +368,26 @@ def test_essential_rows_exist():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_gpu_builds_for_the_device_and_reports():
-    command = ["make", "--dry-run", "gpu", f"PYTHON={sys.executable}", "GPU_ARGS=--minutes 3"]
-    environment = {name: value for name, value in os.environ.items() if name != "MDMCORRECT_CUDA_ARCHS"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    last = done.stdout.strip().splitlines()[-1]
-    assert "-m gpu_report --build" in last
-    assert f"build PYTHON={sys.executable}" in last
-    assert last.endswith("--minutes 3")
+@pytest.mark.parametrize(("asked", "built"), [({}, "native"), ({"MDMCORRECT_CUDA_ARCHS": "90"}, "90")])
+def test_make_gpu_builds_for_the_device_and_reports(tmp_path, asked, built):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$MDMCORRECT_CUDA_ARCHS, $PYTHONPATH, $*"\n')
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MDMCORRECT", "MAKE"))}
+    command = ["make", "--silent", "gpu", f"PYTHON={python}", "GPU_ARGS=--minutes 3"]
+    done = subprocess.run(command, cwd=ROOT, env={**environment, **asked}, capture_output=True, text=True, check=True)
+    last = done.stdout.splitlines()[-1]
+    assert last == f"{built}, tools, -m gpu_report --build make build PYTHON={python} --minutes 3"
+
+
+def test_without_a_device_one_sentence_is_the_report(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a device")
+    command = [sys.executable, "-m", "gpu_report", "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tools"), str(ROOT)])}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "torch finds no CUDA devices" in done.stdout
+    assert len(json.loads((tmp_path / "results.json").read_text())["entries"]) == 1

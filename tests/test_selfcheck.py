@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mdmcorrect import _native, cli
-from mdmcorrect.selfcheck import check, worker
+from mdmcorrect import _kernels, _native, cli, jit
+from mdmcorrect.selfcheck import check, child, worker
 from mdmcorrect.selfcheck.cases import Case, run
 from mdmcorrect.selfcheck.comparison import Mismatch, expect_near
 from mdmcorrect.selfcheck.families import FAMILIES
@@ -164,6 +165,21 @@ class _Silent:
     class stdin:
         write = staticmethod(lambda text: None)
         flush = staticmethod(lambda: None)
+
+
+def test_what_a_child_says_of_a_device(monkeypatch):
+    """On a CUDA device that is made up."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(_kernels, "CUDA_OPS", frozenset({"uniform"}))
+    monkeypatch.setattr(jit, "available", lambda op: op == "score_tokens")
+    with FakeTensorMode():
+        about = child.about("cuda:0", ["uniform", "score_tokens", "remask_step"])
+    assert about == {
+        "device": "cuda:0, Some GPU, sm_90",
+        "lacking": {"uniform": None, "score_tokens": None, "remask_step": "this build has no CUDA kernel for it"},
+        "compiled_here": ["score_tokens"],
+    }
 
 
 def test_lines_name_the_instruction_sets_that_differ():

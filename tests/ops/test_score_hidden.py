@@ -277,7 +277,7 @@ def test_every_instruction_set(isa):
         import torch
         from torch.nn import functional as F
         sys.path.insert(0, sys.argv[1])
-        from scoring import assert_same_bits
+        from mdmcorrect.selfcheck.inputs.scoring import assert_same_bits
         from test_score_hidden import DTYPES, SETTINGS, integer_layer
         from mdmcorrect import _native
         from mdmcorrect.ops import score_hidden, score_tokens

@@ -151,7 +151,7 @@ def test_every_instruction_set(isa):
         import sys
         import torch
         sys.path.insert(0, sys.argv[1])
-        from scoring import assert_same_bits, assert_scores, expected, peaked_logits
+        from mdmcorrect.selfcheck.inputs.scoring import assert_same_bits, assert_scores, expected, peaked_logits
         from mdmcorrect import _native
         from mdmcorrect.ops import score_tokens
         assert _native.build_info()["isa"] == sys.argv[2]
