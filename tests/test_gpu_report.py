@@ -308,14 +308,15 @@ SANITIZER = """#!/bin/sh
 echo "========= COMPUTE-SANITIZER"
 case "$*" in
   *racecheck*--device*) echo "========= Error: Race reported between Write access and Read access"; exit 86;;
-  *synccheck*) echo "Internal Sanitizer Error" >&2; exit 3;;
+  *synccheck*uniform*) echo "Internal Sanitizer Error" >&2; exit 3;;
+  *synccheck*) echo '{"case": "draw"}'; echo '{"failed": "token[0]: got 1, expected 2"}'; exit 1;;
 esac
 echo "========= ERROR SUMMARY: 0 errors"
 """
 
 
 def test_sanitizers_ask_first_about_what_failed(tmp_path, monkeypatch):
-    results = Results(tmp_path / "out", "cuda:1")
+    results = Results(tmp_path / "out", "cuda")
     results.add(Entry("tests", "score_tokens", "crashed"))
     binary = tmp_path / "compute-sanitizer"
     binary.write_text(SANITIZER)
@@ -326,11 +327,13 @@ def test_sanitizers_ask_first_about_what_failed(tmp_path, monkeypatch):
         f"{tool} {op}" for tool in ("memcheck", "racecheck", "synccheck") for op in ("score_tokens", "uniform")
     ]
     assert todo[0].command[0] == str(binary)
-    assert [*todo[0].command[-5:]] == ["score_tokens", "--only", "2", "--device", "cuda:1"]
+    assert [*todo[0].command[-5:]] == ["score_tokens", "--only", "2", "--device", "cuda"]
     program.take_all(todo, results, Budget(600), lambda line: None)
     became = {entry.name: (entry.status, entry.message) for entry in results.entries if entry.part == "sanitizer"}
     assert became["memcheck, uniform"] == ("ok", "")
     assert became["racecheck, uniform"] == ("FAILED", "Error: Race reported between Write access and Read access")
+    wrong = "the sanitizer found nothing, but the results are wrong: token[0]: got 1, expected 2"
+    assert became["synccheck, score_tokens"] == ("FAILED", wrong)
     assert became["synccheck, uniform"] == ("crashed", "ended with status 3: Internal Sanitizer Error")
 
 
@@ -348,8 +351,10 @@ def test_every_gpu_test_is_in_one_family():
     assert tuple(FAMILIES) == steps.OPERATORS
     tests = collected("tests/gpu", "-m", "gpu")
     assert len(tests) > 400
-    files = {*steps.BY_OPERATOR, *steps.BY_FILE.values()}
-    assert {test.split("::")[0] for test in tests} == files
+    files = [*steps.BY_OPERATOR, *steps.BY_FILE.values()]
+    assert len(files) == len(set(files))
+    assert {test.split("::")[0] for test in tests} <= set(files)
+    assert steps.NVRTC in steps.BY_FILE
     for test in tests:
         file, name = test.split("::", 1)
         if file in steps.BY_OPERATOR:

@@ -23,7 +23,12 @@ LEAST = 5.0  # seconds, below which a step is not begun
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gpu_report", description="What a device makes of mdmcorrect, as a folder.")
-    parser.add_argument("--device", default="cuda", help='"cuda" (default), "cuda:1", or "cpu" to try it out')
+    parser.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help='"cuda" (default; CUDA_VISIBLE_DEVICES names another than the first), or "cpu" to try it out',
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "gpu-report", help="the folder (default gpu-report)")
     parser.add_argument("--minutes", type=float, default=10.0, help="what all may take, the build apart (default 10)")
     parser.add_argument("--build", metavar="COMMAND", help="builds the library first (default: it is built)")
