@@ -128,13 +128,13 @@ def engine_step(case: Halfway, sampler: Sampler, *, every_row: bool = False, shi
         settings = {setting.name: getattr(sampler.scoring, setting.name) for setting in fields(sampler.scoring)}
         sampler = replace(sampler, plan=sampler.plan, scoring=EveryRow(**settings))
     engine = sampler.engine(partial(case.answer, shift=shift), mask_id=case.mask_id)
-    layout = engine.layout(case.state)
+    steps = engine.steps_of(case.state)
+    standing = steps.begin(case.state)
 
     @torch.no_grad()
     def run() -> Tensor:
-        _, made = engine.step(case.state, layout)
-        assert made is not None
-        return made.state.tokens
+        """From one forward to the next: the question to the host, the forward, the scores, the next canvas."""
+        return steps.make(standing, steps.ahead(standing, first=False)).tokens
 
     return run
 

@@ -35,6 +35,10 @@ class Made:
     scores: Scores = field(default_factory=Scores)
     finished: Tensor | None = None
 
+    @property
+    def tokens(self) -> Tensor:
+        return self.state.tokens
+
 
 @dataclass(frozen=True)
 class Opened:
