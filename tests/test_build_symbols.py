@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_headers
 
 from mdmcorrect import _native
 
@@ -82,6 +83,20 @@ def test_the_check_of_the_sources_finds_newer_names(name, since):
     if tuple(map(int, torch.__version__.split(".")[:2])) < since:
         pytest.skip("this torch does not have it")
     assert newer_names(f"void f() {{ {name}(0); }}  // {name}") == {name}
+
+
+COMPILER = shutil.which("c++") or shutil.which("g++")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a compiler")
+def test_the_check_against_headers_accepts_and_refuses(tmp_path):
+    """tools/torch_headers.py, on the headers that are here."""
+    headers = Path(torch.__file__).parent / "include"
+    assert torch_headers.check(COMPILER, ROOT / "csrc" / "torch" / "uniform.cpp", headers) == ""
+    for number, line in enumerate(("void f() { a_name_of_tomorrow(); }", "void f() { int unused = 1; }")):
+        source = tmp_path / f"{number}.cpp"
+        source.write_text(f'#include "torch/checks.h"\n{line}\n')
+        assert "error" in torch_headers.check(COMPILER, source, headers)
 
 
 def test_the_library_needs_only_what_torch_2_10_offers():
