@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .. import _checks, ops
+from .. import _checks, _constants, ops
+from ..ops.score_tokens import PreparedScoring, prepare_score_tokens
 
 
 class Scores(dict[str, Tensor]):
@@ -109,52 +111,26 @@ class Scoring:
         ``argmax`` is the most probable token that is not the mask. float64 logits are scored in float32.
         """
         logits = _scorable(logits)
-        for name in ("suppress", "forbid", "confidence_forbid"):
-            _checks.ids_within(name, getattr(self, name), logits.shape[-1])
         mixed: dict[str, Any] = {"shift": shift}
         if uncond_logits is not None:
             mixed.update(uncond_logits=_scorable(uncond_logits), guidance=guidance)
-        names = set(want) - {"quality"}
-        dtype = logits.dtype if self.confidence_dtype == "logits" else self.confidence_dtype
-        suppress = [*self.suppress, *([mask_id] if self.mask_token == "suppress" else [])]
-        forbid = [*self.forbid, *([mask_id] if self.mask_token == "forbid" else [])]
-        half = dtype in (torch.bfloat16, torch.float16)
-        read = names
-        if half and "margin" in names:
-            read = names | {"max_logprob", "second_logprob"}  # in place of the margin in float32
-        result = ops.score_tokens(
-            logits,
-            tokens=tokens,
-            rows=rows,
-            positions=positions,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            top_p_rule=self.top_p_rule,
-            filter_order=self.filter_order,
-            noise=self.noise,
-            law=self.law,
-            confidence_dtype=dtype,
-            suppress=suppress or None,
-            forbid=forbid or None,
-            want=sorted(read),
-            seed=seed,
-            step=step,
-            call=call,
-            **mixed,
-        )
-        scores = Scores({name: getattr(result, name) for name in names})
-        if half and dtype is not None:
-            self._round(scores, result, dtype)
-        if self.confidence_forbid and "confidence" in names:
-            without = [*suppress, *self.confidence_forbid]
+        place = _constants.place_of(logits)
+        prepare = _prepared if place is None else _kept_prepared
+        how = prepare(self, logits.shape[-1], logits.dtype, logits.device, frozenset(want), mask_id, place)
+        drawn = {"seed": seed, "step": step, "call": call}
+        ids, others = how.operator.native(logits, tokens=tokens, rows=rows, positions=positions, **drawn, **mixed)
+        read = dict(zip(how.operator.names, (*ids.unbind(0), *others.unbind(0)), strict=True))
+        scores = Scores({name: read[name] for name in how.names})
+        if how.rounds is not None:
+            self._round(scores, read, how.rounds)
+        if self.confidence_forbid and "confidence" in how.names:
+            without = [*how.suppress, *self.confidence_forbid]
             again = ops.score_tokens(
                 logits, tokens=scores["token"], rows=rows, suppress=without, want=["current_logprob"], **mixed
             )
-            assert again.current_logprob is not None
-            scores["confidence"] = again.current_logprob.exp().to(dtype or torch.float32)
-        if "argmax" in names and forbid:
-            self._admit(scores, logits, rows, suppress, forbid, mixed)
+            scores["confidence"] = again.current_logprob.exp().to(how.rounds or torch.float32)
+        if "argmax" in how.names and how.forbid:
+            self._admit(scores, logits, rows, how.suppress, how.forbid, mixed)
         return scores
 
     def _admit(
@@ -162,8 +138,8 @@ class Scoring:
         scores: Scores,
         logits: Tensor,
         rows: Tensor,
-        suppress: list[int],
-        forbid: list[int],
+        suppress: tuple[int, ...],
+        forbid: tuple[int, ...],
         mixed: dict[str, Any],
     ) -> None:
         """Puts the best id that may be proposed where ``argmax``, in which forbidden ids keep their place, is none."""
@@ -174,21 +150,70 @@ class Scoring:
         barred = torch.stack([argmax == index for index in forbid]).any(0)
         # Only rows whose best id is barred are read again.
         best = ops.score_tokens(logits, rows=rows & barred, suppress=[*suppress, *forbid], want=["argmax"], **mixed)
-        assert best.argmax is not None
         scores["argmax"] = torch.where(barred, best.argmax, argmax)
 
     @staticmethod
-    def _round(scores: Scores, result: ops.TokenScores, dtype: torch.dtype) -> None:
+    def _round(scores: Scores, read: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         """Confidence and entropy rounded to a model's dtype, and the margin of rounded probabilities."""
         if "confidence" in scores:
             scores["confidence"] = scores["confidence"].to(dtype)
         if "margin" in scores:
-            assert result.max_logprob is not None
-            assert result.second_logprob is not None
-            best, second = result.max_logprob.exp().to(dtype), result.second_logprob.exp().to(dtype)
+            best, second = read["max_logprob"].exp().to(dtype), read["second_logprob"].exp().to(dtype)
             scores["margin"] = best - second
         if "entropy" in scores:
             scores["entropy"] = scores["entropy"].to(dtype)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A scoring of one vocabulary, checked. ``rounds``: the half precision that scores are rounded to, or None."""
+
+    operator: PreparedScoring
+    names: tuple[str, ...]
+    suppress: tuple[int, ...]
+    forbid: tuple[int, ...]
+    rounds: torch.dtype | None
+
+
+def _prepared(
+    scoring: Scoring,
+    vocab: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    want: frozenset[str],
+    mask_id: int,
+    place: object,
+) -> _Prepared:
+    """``place``: device and stream that what is made may be kept for."""
+    for name in ("suppress", "forbid", "confidence_forbid"):
+        _checks.ids_within(name, getattr(scoring, name), vocab)
+    names = tuple(sorted(want - {"quality"}))
+    target = dtype if scoring.confidence_dtype == "logits" else scoring.confidence_dtype
+    suppress = (*scoring.suppress, *([mask_id] if scoring.mask_token == "suppress" else []))
+    forbid = (*scoring.forbid, *([mask_id] if scoring.mask_token == "forbid" else []))
+    rounds = target if isinstance(target, torch.dtype) and target in (torch.bfloat16, torch.float16) else None
+    read = set(names)
+    if rounds is not None and "margin" in names:
+        read |= {"max_logprob", "second_logprob"}  # in place of the margin in float32
+    operator = prepare_score_tokens(
+        vocab=vocab,
+        device=device,
+        temperature=scoring.temperature,
+        top_k=scoring.top_k,
+        top_p=scoring.top_p,
+        top_p_rule=scoring.top_p_rule,
+        filter_order=scoring.filter_order,
+        noise=scoring.noise,
+        law=scoring.law,
+        confidence_dtype=target if isinstance(target, torch.dtype) else None,
+        suppress=suppress or None,
+        forbid=forbid or None,
+        want=sorted(read),
+    )
+    return _Prepared(operator, names, suppress, forbid, rounds)
+
+
+_kept_prepared = lru_cache(maxsize=64)(_prepared)
 
 
 def _confidence_dtype(name: str, value: object) -> torch.dtype | str | None:
