@@ -58,7 +58,7 @@ bench: $(PYTHON)
 build_command = $(MAKE) build PYTHON=$(PYTHON)
 gpu: export MDMCORRECT_CUDA_ARCHS := $(or $(MDMCORRECT_CUDA_ARCHS),native)
 gpu: $(PYTHON)
-	-$(PYTHON) -c "import pytest" 2>/dev/null || $(pip) "pytest>=8"
+	$(needs) --optional "pytest>=8"
 	PYTHONPATH=tools $(PYTHON) -m gpu_report --build "$(build_command)" $(GPU_ARGS)
 
 lint: $(PYTHON)

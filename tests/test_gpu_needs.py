@@ -28,7 +28,7 @@ PathFinder.find_spec = classmethod(find_spec)
 """
 EXTRAS = {
     *("accelerate", "build", "cupy", "cupy_backends", "hypothesis", "matplotlib", "peft", "pybind11"),
-    *("pytest_benchmark", "rich", "safetensors", "scipy", "transformers", "xdist"),
+    *("rich", "safetensors", "scipy", "transformers", "xdist"),
 }
 
 
@@ -59,7 +59,7 @@ def test_the_extras_are_declared():
     extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     names = {re.match(r"[\w-]+", text)[0] for text in re.findall(r'"([^"]+)"', extras)}
     tools = {"mdmcorrect", "pytest", "ruff", "mypy", "clang-format", "setuptools", "wheel", "cmake", "ninja"}
-    imported = {"pytest-xdist": "xdist", "cupy-cuda13x": "cupy", "pytest-benchmark": "pytest_benchmark"}
+    imported = {"pytest-xdist": "xdist", "cupy-cuda13x": "cupy"}
     needed = {imported.get(name, name) for name in names if name not in tools and not name.startswith("nvidia-")}
     assert needed <= EXTRAS
 

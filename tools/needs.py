@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Before 70.1 setuptools leaves wheels to another distribution.
 BUILD = ("setuptools>=61", "cmake", "torch>=2.10", "numpy")
 SETUPTOOLS_WITH_WHEELS = (70, 1)
-MODULES = {"cupy-cuda13x": "cupy", "pytest-xdist": "xdist", "pytest-benchmark": "pytest_benchmark"}
+MODULES = {"cupy-cuda13x": "cupy", "pytest-xdist": "xdist"}
 PROGRAMS = {
     **{name: name for name in ("cmake", "ninja", "ruff", "clang-format")},
     "nvidia-cuda-cuobjdump": "cuobjdump",
