@@ -41,11 +41,12 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "Tensor? remask_count, int mask_id, Tensor? fixed, Tensor? eligible, bool refill_if_short, Tensor? keep_count, "
       "Tensor? commit, Tensor? remask) -> (Tensor tokens, Tensor committed, Tensor remasked)");
 
-  // The fields of rows, marks, ints and reals are those of core/sampler_step_params.h, in its order; drawn: the marks of
-  // the step's opening; close and open: a StepMode each.
+  // The fields of rows, marks and plan are those of core/sampler_step_params.h, in its order; plan: the bytes of StepInts
+  // and StepReals in hexadecimal digits, which take a tenth of the time of two lists to hand over; drawn: the marks of the
+  // step's opening; close and open: a StepMode each.
   m.def(
       "sampler_step(Tensor rows, Tensor tokens, Tensor fixed, Tensor? block, Tensor positions, Tensor? real, "
-      "Tensor commit_score, Tensor commits, Tensor? drawn, int[] ints, float[] reals, int close, int open, "
+      "Tensor commit_score, Tensor commits, Tensor? drawn, str plan, int close, int open, "
       "Tensor? token, Tensor? argmax, Tensor? confidence, Tensor? rank, Tensor? keep, Tensor? revised, "
       "Tensor? revised_logprob, Tensor? nfe, int forwards, Tensor? kept_share, Tensor? noise_scales) -> "
       "(Tensor rows, Tensor tokens, Tensor commit_score, Tensor commits, Tensor marks, Tensor time)");

@@ -1,8 +1,10 @@
 // Binding of sampler_step: tensors in, params out, kernel called.
 #include <torch/csrc/stable/library.h>
 
+#include <string.h>
+
+#include <string>
 #include <tuple>
-#include <vector>
 
 #include "core/sampler_step_params.h"
 #include "torch/checks.h"
@@ -16,15 +18,26 @@ constexpr const char* kOp = "sampler_step";
 
 using OptionalTensor = std::optional<Tensor>;
 
-// A struct of nothing but numbers of one type, from a list in its order.
-template <class Numbers, class Number>
-Numbers unpacked(const char* name, const std::vector<Number>& list) {
-  constexpr size_t kCount = sizeof(Numbers) / sizeof(Number);
-  static_assert(sizeof(Numbers) == kCount * sizeof(Number), "no padding");
-  check(list.size() == kCount, kOp, name, ": expected ", kCount, " numbers, got ", list.size());
-  Numbers numbers;
-  memcpy(&numbers, list.data(), sizeof(numbers));
-  return numbers;
+int hexadecimal(char digit) {
+  if (digit >= '0' && digit <= '9') return digit - '0';
+  if (digit >= 'a' && digit <= 'f') return digit - 'a' + 10;
+  return -1;
+}
+
+// The bytes of both structs, from their hexadecimal digits.
+void unpack_plan(const std::string& digits, StepInts* ints, StepReals* reals) {
+  constexpr size_t kBytes = sizeof(StepInts) + sizeof(StepReals);
+  check(digits.size() == 2 * kBytes, kOp, "plan: expected ", 2 * kBytes, " digits, got ", digits.size());
+  unsigned char bytes[kBytes];
+  int worst = 0;
+  for (size_t i = 0; i < kBytes; ++i) {
+    const int high = hexadecimal(digits[2 * i]), low = hexadecimal(digits[2 * i + 1]);
+    worst |= high | low;
+    bytes[i] = static_cast<unsigned char>(high << 4 | low);
+  }
+  check(worst >= 0, kOp, "plan: expected hexadecimal digits");
+  memcpy(ints, bytes, sizeof(*ints));
+  memcpy(reals, bytes + sizeof(*ints), sizeof(*reals));
 }
 
 Grid<int64_t> optional_ints(const char* name, const OptionalTensor& tensor, int64_t batch, int64_t length,
@@ -44,7 +57,7 @@ const float* table(const char* name, const OptionalTensor& tensor, const Tensor&
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sampler_step(
     const Tensor& rows, const Tensor& tokens, const Tensor& fixed, const OptionalTensor& block, const Tensor& positions,
     const OptionalTensor& real, const Tensor& commit_score, const Tensor& commits, const OptionalTensor& drawn,
-    std::vector<int64_t> ints, std::vector<double> reals, int64_t close, int64_t open, const OptionalTensor& token,
+    const std::string& plan, int64_t close, int64_t open, const OptionalTensor& token,
     const OptionalTensor& argmax, const OptionalTensor& confidence, const OptionalTensor& rank,
     const OptionalTensor& keep, const OptionalTensor& revised, const OptionalTensor& revised_logprob,
     const OptionalTensor& nfe, int64_t forwards, const OptionalTensor& kept_share, const OptionalTensor& noise_scales) {
@@ -59,8 +72,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sampler_step(
   params.length = length;
   params.close_mode = close;
   params.open_mode = open;
-  params.ints = unpacked<StepInts>("ints", ints);
-  params.reals = unpacked<StepReals>("reals", reals);
+  unpack_plan(plan, &params.ints, &params.reals);
   const bool draws = params.ints.plan == static_cast<int64_t>(PlanKind::drawn);
   check((close & kClose) == 0 || !draws || drawn, kOp, "drawn: expected the marks of the step's opening");
   params.rows = static_cast<const int64_t*>(rows.const_data_ptr());

@@ -192,6 +192,26 @@ class PreparedScoring:
             self.options, logits, grid, tokens, rows, positions, seed, step, call, uncond_logits, guidance, shift
         )
 
+    def trusted(
+        self,
+        logits: Tensor,
+        tokens: Tensor | None,
+        rows: Tensor | None,
+        positions: Tensor | None,
+        seed: Tensor,
+        step: Tensor,
+        call: Tensor,
+        shift: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`native` for a caller that has looked at its arguments: constant logits ``[B, L, V]`` whose last
+        dimension is contiguous, ``[B, L]`` beside them, int64 ``[B]`` or ``[]``. The operator looks at shapes alone."""
+        how = self.options
+        return _NATIVE(
+            logits, None, None, shift, how.want, how.temperature, tokens, rows, positions, how.top_k, how.top_p,
+            how.top_p_inclusive, how.top_p_first, how.suppress, how.forbid, how.proposal_law, how.probabilities,
+            how.dense_noise, how.confidence_dtype, seed, step, call,
+        )  # fmt: skip
+
     def _grid(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
         grid = _as_grid("logits", logits)
         if grid.shape[-1] != self.vocab:

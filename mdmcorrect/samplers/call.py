@@ -143,7 +143,7 @@ class Runs:
             with torch.no_grad(), progress_bar(progress, parts.most_steps, parts.name) as advance:
                 if progress:
                     callback = _then(advance, callback)
-                state, stopped = engine.run(state, callback, record, shown)
+                state, stopped = engine.run(state, callback, record)
         except KeyboardInterrupt:  # while the bar was put up or taken down
             stopped = "interrupted"
         result = SampleResult(

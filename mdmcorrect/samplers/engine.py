@@ -18,7 +18,8 @@ from torch import Tensor
 from .._kernels import has_kernel
 from .correct import Correct
 from .forward import Forward
-from .native_steps import NativeSteps, description
+from .native_steps import NativeSteps, plan_of
+from .native_steps import Plan as NativePlan
 from .part_steps import PartSteps
 from .plan import Plan
 from .result import StepEvent, copy_event
@@ -65,16 +66,21 @@ class Engine:
     tokens_processor: TokensProcessor | None = None
     review: Review | None = None
     review_forward: Forward | None = None
+    shown: frozenset[str] = frozenset()  # scores that somebody reads beside the plan
     memory: dict[Any, Any] = field(default_factory=dict)  # of the one run it is made for: what adapters keep
+    native: NativePlan | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "native", plan_of(self))
 
     def run(
-        self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None, shown: frozenset[str]
+        self, state: State, callback: Callback | None, record: Callable[[StepEvent], Any] | None
     ) -> tuple[State, str]:
-        """Step until every row is done; the state then, and why it stopped. ``shown``: scores that events carry."""
+        """Step until every row is done; the state then, and why it stopped."""
         index, unfilled = 0, set[int]()
         standing: Standing | None = None
         try:
-            steps = self.steps_of(state, shown)
+            steps = self.steps_of(state)
             standing = steps.begin(state)
             while True:
                 ahead = steps.ahead(standing, first=not index)
@@ -85,7 +91,7 @@ class Engine:
                 index += 1
                 if callback is None and record is None:
                     continue
-                event = self._event(index - 1, before.state, standing, ahead, shown)
+                event = self._event(index - 1, before.state, standing, ahead)
                 if record is not None:
                     record(event)
                 if callback is not None and asks_to_stop(callback, event):
@@ -100,20 +106,19 @@ class Engine:
             )
         return standing.state, "unfilled" if unfilled else "finished"
 
-    def _event(self, index: int, before: State, made: Standing, ahead: Ahead, shown: frozenset[str]) -> StepEvent:
+    def _event(self, index: int, before: State, made: Standing, ahead: Ahead) -> StepEvent:
         rescored = ahead.correcting.mask
         if self.correct is None or not getattr(self.correct, "rescores", True):
             rescored = torch.zeros_like(before.done)
-        listed = {name: made.scores[name] for name in shown}
+        listed = {name: made.scores[name] for name in self.shown}
         update = made.update
         return copy_event(
             index, before, made.state, update.committed, update.remasked, made.corrected, rescored, listed
         )
 
-    def steps_of(self, state: State, shown: frozenset[str] = frozenset()) -> Steps:
+    def steps_of(self, state: State) -> Steps:
         """Who makes the steps of a run that begins with ``state``: one operator where it knows every part."""
         layout = self.window.layout(state, self.steps)
-        numbers = description(self, shown) if has_kernel("sampler_step", state.tokens) else None
-        if numbers is None:
-            return PartSteps(self, layout, shown)
-        return NativeSteps(self, numbers, layout, state)
+        if self.native is None or not has_kernel("sampler_step", state.tokens):
+            return PartSteps(self, layout)
+        return NativeSteps(self, self.native, layout, state)

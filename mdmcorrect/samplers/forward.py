@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .. import _checks
+from .. import _checks, _constants
 from ..model import Output, Request, Window, as_model, check_logits, combine, model_name, reads_windows, takes_positions
 from .rows import Rows
 from .scoring import Scores, Scoring
@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 _T = TypeVar("_T")
+_NOTHING, _POSITIONS = frozenset[str](), frozenset({"position_ids"})
 
 
 @dataclass
@@ -109,9 +110,12 @@ class Forward:
         self.keep_logits = keep_logits
         self.scoring, self.mask_id, self.method = scoring, mask_id, method
         self.wants = wants | {"token", "confidence"}
+        self.needs = self.wants & {"quality"}
         self.condition, self.logits_processor = condition, logits_processor
-        self.ids = ids or {}
+        self.ids = {name: several for name, several in (ids or {}).items() if several}
         self._takes_positions = takes_positions(model)
+        self._rows: Tensor | None = None
+        self._settles = logits_processor is not None or keep_logits or scoring.reads_logits
 
     def __call__(
         self,
@@ -146,14 +150,14 @@ class Forward:
 
         asked = take(tokens)
         request = Request(
-            batch=take(torch.arange(batch, device=tokens.device)),
+            batch=take(self._row_numbers(tokens)),
             wanted=take(where if rows.listed is not None else where & rows.mask[:, None]),
             time=take(time),
             step=take(state.step),
             position_ids=take(state.positions),
             attention_mask=take(state.attention_mask) if state.padded else None,
-            condition=take_rows(self.condition, batch, take),
-            needs=self.wants & {"quality"},
+            condition=None if self.condition is None else take_rows(self.condition, batch, take),
+            needs=self.needs,
             correction=correction,
             mask_id=self.mask_id,
             fixed=take(state.fixed),
@@ -170,7 +174,7 @@ class Forward:
 
         shown = cut(asked)
         self._check(output, shown)
-        if self.logits_processor is not None or self.keep_logits or self.scoring.reads_logits:
+        if self._settles:
             output = replace(output, logits=combine(output), uncond_logits=None, shift=0)
         if self.logits_processor is not None:
             output = replace(output, logits=self.logits_processor(shown, output.logits))
@@ -183,7 +187,7 @@ class Forward:
             rows=cut(request.wanted),
             positions=cut(request.position_ids),
             mask_id=self.mask_id,
-            want=self.wants | also,
+            want=self.wants | also if also else self.wants,
             seed=take(state.seed),
             step=request.step,
             call=correction,
@@ -210,7 +214,16 @@ class Forward:
 
     def _unpassed(self, state: State) -> frozenset[str]:
         tells = state.placed or state.padded
-        return frozenset({"position_ids"} if tells and not self._takes_positions else ())
+        return _POSITIONS if tells and not self._takes_positions else _NOTHING
+
+    def _row_numbers(self, tokens: Tensor) -> Tensor:
+        """int64 ``[B]``: 0, 1, 2, ..., kept for the run."""
+        kept, batch = self._rows, tokens.shape[0]
+        if _constants.place_of(tokens) is None:
+            return torch.arange(batch, device=tokens.device)
+        if kept is None or len(kept) != batch or kept.device != tokens.device:
+            kept = self._rows = torch.arange(batch, device=tokens.device)
+        return kept
 
     def nothing(self, tokens: Tensor) -> Scores:
         """The scores of a step without a forward: every name, with nothing in it."""

@@ -6,6 +6,7 @@ by its Python, and with it the whole step. The names and codes are those of ``cs
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -108,13 +109,11 @@ class Lowered:
             {**self.numbers, **other.numbers}, {**self.scores, **other.scores}, {**self.tables, **other.tables}
         )
 
-    @property
-    def ints(self) -> list[int]:
-        return [int(self.numbers.get(name, 0)) for name in INTS]
-
-    @property
-    def reals(self) -> list[float]:
-        return [float(self.numbers.get(name, 0.0)) for name in REALS]
+    def packed(self) -> str:
+        """The numbers as the operator takes them: the bytes of its two structs, in hexadecimal digits."""
+        ints = [int(self.numbers.get(name, 0)) for name in INTS]
+        reals = [float(self.numbers.get(name, 0.0)) for name in REALS]
+        return struct.pack(f"={len(ints)}q{len(reals)}d", *ints, *reals).hex()
 
 
 def lowered(*parts: Any) -> Lowered | None:

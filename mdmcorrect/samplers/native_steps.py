@@ -7,9 +7,9 @@ where somebody looks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,11 +29,28 @@ from .window import Layout
 if TYPE_CHECKING:
     from .engine import Engine
 
+_WANTED, _LIVE, _STEP = int(Mark.WANTED), int(RowField.LIVE), int(RowField.STEP)  # plain: torch asks an enum slowly
+_CLOSE, _OPEN = int(StepMode.CLOSE), int(StepMode.OPEN)
+_NOTHING = frozenset[str]()
+_ARGMAX = frozenset({"argmax"})
 _STATE_FIELDS = ("seed", "origin", "step", "window", "window_step", "quota", "done", "settled", "nfe")
 
 
-def description(engine: Engine, shown: frozenset[str]) -> Lowered | None:
-    """The engine's parts in numbers, with ``shown`` scores asked beside; None if the operator does not know them."""
+class Plan(NamedTuple):
+    """An engine in numbers, as the operator takes it: made once, not while a graph is."""
+
+    packed: str
+    slots: Mapping[str, str]
+    tables: Mapping[str, tuple[float, ...]]
+
+
+def plan_of(engine: Engine) -> Plan | None:
+    """The engine's parts in numbers; None if the operator does not know one of them."""
+    numbers = _description(engine)
+    return None if numbers is None else Plan(numbers.packed(), numbers.scores, numbers.tables)
+
+
+def _description(engine: Engine) -> Lowered | None:
     asks = (engine.stop, engine.tokens_processor, engine.review)
     if any(part is not None for part in asks) or len(engine.eos_ids) > MOST_ENDS or hasattr(engine.plan, "waiting"):
         return None
@@ -52,7 +69,7 @@ def description(engine: Engine, shown: frozenset[str]) -> Lowered | None:
             "finish": engine.finish,
             "use_cache": engine.cache,
             "waiting": waiting,
-            "want_masked": bool(shown),
+            "want_masked": bool(engine.shown),
             "want_committed": "current_logprob" in engine.forward.wants,
             "want_span": engine.forward.reads_windows,
             **{f"end_{index}": end for index, end in enumerate(ends)},
@@ -83,7 +100,7 @@ class Canvas:
     time: Tensor
     calls: int
     token_forwards: int
-    scores: Scores = field(default_factory=Scores)
+    scores: Scores
 
     @property
     def fixed(self) -> Tensor:
@@ -109,11 +126,11 @@ class Canvas:
     def seed(self) -> Tensor:
         return self.begun.seed
 
-    @cached_property
+    @property
     def step(self) -> Tensor:
-        return self.rows.select(1, RowField.STEP)
+        return self.rows.select(1, _STEP)
 
-    @cached_property
+    @property
     def state(self) -> State:
         columns = self.rows[:, : len(_STATE_FIELDS)].t().contiguous().unbind(0)
         values: dict[str, Any] = dict(zip(_STATE_FIELDS, columns, strict=True))
@@ -135,16 +152,16 @@ class NativeSteps:
 
     Args:
         engine: the parts, the model and the rules that end a row.
-        numbers: :func:`description` of it.
+        plan: :func:`plan_of` it.
         layout: the run's windows.
         begun: the state it begins with.
     """
 
-    def __init__(self, engine: Engine, numbers: Lowered, layout: Layout, begun: State) -> None:
+    def __init__(self, engine: Engine, plan: Plan, layout: Layout, begun: State) -> None:
         self.engine, self.layout, self.begun = engine, layout, begun
-        self.ints, self.reals, self.slots = numbers.ints, numbers.reals, numbers.scores
+        self.plan, self.slots = plan.packed, plan.slots
         device = begun.tokens.device
-        tables = {name: device_table(values, torch.float32, device) for name, values in numbers.tables.items()}
+        tables = {name: device_table(values, torch.float32, device) for name, values in plan.tables.items()}
         self.tables = (tables.get("kept_share"), tables.get("noise_scales"))
         self.block = None if engine.window.length is None else layout.block
         self.real = begun.attention_mask if begun.padded else None
@@ -160,14 +177,14 @@ class NativeSteps:
         rows = torch.stack(columns + blank, 1)
         at_first = Canvas(
             state, rows, state.tokens, state.commit_score, state.commits, marks, state.step, state.calls,
-            state.token_forwards,
+            state.token_forwards, Scores({}),
         )  # fmt: skip
-        return self._after(at_first, Tally(), Scores(), 0, mode)
+        return self._after(at_first, Tally(), at_first.scores, 0, mode)
 
     def ahead(self, standing: Canvas, *, first: bool) -> Ahead:
         forward = self.engine.forward
-        stop = RowField.STOP if forward.reads_windows else RowField.UNFILLED
-        answers = standing.rows[:, RowField.LIVE : stop + 1].tolist()
+        number = 7 if forward.reads_windows else 5
+        answers = standing.rows.narrow(1, _LIVE, number).tolist()
         live, needed, correcting, finishing, unfilled, *spans = zip(*answers, strict=True) if answers else [()] * 7
         windows = None
         if forward.reads_windows:
@@ -189,7 +206,7 @@ class NativeSteps:
         )
 
     def make(self, standing: Canvas, ahead: Ahead) -> Canvas:
-        return self._made(standing, ahead, self.engine.memory, StepMode.CLOSE, StepMode.OPEN)
+        return self._made(standing, ahead, self.engine.memory, _CLOSE, _OPEN)
 
     def fixed_step(self, state: State, *, closing: bool) -> State:
         mode = StepMode.FIXED_STEPS | (StepMode.LAST_STEP if closing else 0)
@@ -214,8 +231,8 @@ class NativeSteps:
         if ahead.rows.empty:
             scores = self.engine.forward.nothing(standing.tokens)
         else:
-            also = frozenset({"argmax"} if ahead.finishing else ())
-            wanted = standing.marks[Mark.WANTED]
+            also = _ARGMAX if ahead.finishing else _NOTHING
+            wanted = standing.marks.select(0, _WANTED)
             scores = self.engine.forward(
                 standing, standing.tokens, ahead.rows, wanted, standing.time, also=also, windows=ahead.windows,
                 tally=tally,
@@ -252,7 +269,7 @@ class NativeSteps:
         read = scores.get
         made = sampler_step(
             standing.rows, standing.tokens, self.begun.fixed, self.block, self.begun.positions, self.real,
-            standing.commit_score, standing.commits, standing.marks, self.ints, self.reals, close, open,
+            standing.commit_score, standing.commits, standing.marks, self.plan, close, open,
             read("token"), read("argmax"), read("confidence"), read(self.slots.get("rank", "")),
             read(self.slots.get("keep", "")), revised, None if revised is None else scores["max_logprob"],
             tally.nfe if forwards is None else None, forwards or 0, *self.tables,

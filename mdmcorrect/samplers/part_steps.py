@@ -56,11 +56,10 @@ class PartSteps:
     Args:
         engine: the parts, the model and the rules that end a row.
         layout: the run's windows.
-        shown: scores that somebody reads beside the plan.
     """
 
-    def __init__(self, engine: Engine, layout: Layout, shown: frozenset[str] = frozenset()) -> None:
-        self.engine, self.layout, self.shown = engine, layout, shown
+    def __init__(self, engine: Engine, layout: Layout) -> None:
+        self.engine, self.layout = engine, layout
 
     def begin(self, state: State) -> Made:
         nothing = torch.zeros_like(state.fixed)
@@ -173,7 +172,7 @@ class PartSteps:
         if intent.wanted is None:
             wanted = view.masked
         else:
-            last = view.finishing[:, None] if not self.shown else torch.ones_like(view.finishing)[:, None]
+            last = view.finishing[:, None] if not self.engine.shown else torch.ones_like(view.finishing)[:, None]
             wanted = intent.wanted | (view.masked & last)
         if self.engine.review is not None:
             wanted = wanted | self.engine.review.wanted(state, self.engine.mask_id)

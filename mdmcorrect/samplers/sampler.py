@@ -126,6 +126,7 @@ class Sampler(Runs):
             tokens_processor=tokens_processor,
             review=self.review,
             review_forward=review,
+            shown=shown,
         )
 
 

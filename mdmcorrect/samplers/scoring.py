@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _constants, ops
+from .._kernels import require_kernel
 from ..ops.score_tokens import PreparedScoring, prepare_score_tokens
 
 
@@ -113,14 +114,19 @@ class Scoring:
         logits = _scorable(logits)
         mixed: dict[str, Any] = {"shift": shift}
         if uncond_logits is not None:
-            mixed.update(uncond_logits=_scorable(uncond_logits), guidance=guidance)
+            uncond_logits = _scorable(uncond_logits)
+            mixed.update(uncond_logits=uncond_logits, guidance=guidance)
         place = _constants.place_of(logits)
         prepare = _prepared if place is None else _kept_prepared
         how = prepare(self, logits.shape[-1], logits.dtype, logits.device, frozenset(want), mask_id, place)
-        drawn = {"seed": seed, "step": step, "call": call}
-        ids, others = how.operator.native(logits, tokens=tokens, rows=rows, positions=positions, **drawn, **mixed)
-        read = dict(zip(how.operator.names, (*ids.unbind(0), *others.unbind(0)), strict=True))
-        scores = Scores({name: read[name] for name in how.names})
+        if uncond_logits is None and not torch.is_grad_enabled() and logits.dim() == 3:
+            number = _constants.number(call, torch.int64, logits) if call or how.first is None else how.first
+            ids, others = how.operator.trusted(logits, tokens, rows, positions, seed, step, number, shift)
+        else:
+            drawn = {"seed": seed, "step": step, "call": call}
+            ids, others = how.operator.native(logits, tokens=tokens, rows=rows, positions=positions, **drawn, **mixed)
+        read = dict(zip(how.read, (*ids.unbind(0), *others.unbind(0)), strict=True))
+        scores = Scores(read if how.reads_no_more else {name: read[name] for name in how.names})
         if how.rounds is not None:
             self._round(scores, read, how.rounds)
         if self.confidence_forbid and "confidence" in how.names:
@@ -166,10 +172,17 @@ class Scoring:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A scoring of one vocabulary, checked. ``rounds``: the half precision that scores are rounded to, or None."""
+    """A scoring of one vocabulary, checked.
+
+    ``names``: of the scores to give; ``read``: of those that the operator gives. ``rounds``: the half precision that
+    scores are rounded to, or None. ``first``: the number of a step's first call, where it may be kept.
+    """
 
     operator: PreparedScoring
     names: tuple[str, ...]
+    read: tuple[str, ...]
+    reads_no_more: bool
+    first: Tensor | None
     suppress: tuple[int, ...]
     forbid: tuple[int, ...]
     rounds: torch.dtype | None
@@ -195,6 +208,7 @@ def _prepared(
     read = set(names)
     if rounds is not None and "margin" in names:
         read |= {"max_logprob", "second_logprob"}  # in place of the margin in float32
+    require_kernel("score_tokens", torch.empty(0, dtype=torch.float32, device=device))
     operator = prepare_score_tokens(
         vocab=vocab,
         device=device,
@@ -210,7 +224,8 @@ def _prepared(
         forbid=forbid or None,
         want=sorted(read),
     )
-    return _Prepared(operator, names, suppress, forbid, rounds)
+    first = None if place is None else torch.zeros((), dtype=torch.int64, device=device)
+    return _Prepared(operator, names, operator.names, read == set(names), first, suppress, forbid, rounds)
 
 
 _kept_prepared = lru_cache(maxsize=64)(_prepared)

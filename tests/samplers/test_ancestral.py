@@ -245,7 +245,7 @@ def test_settings_that_make_no_sense_are_refused():
         ReMDM(steps=3, eta=0.1, alpha_on=0.9)
     with pytest.raises(ValueError, match="alpha_on: rule 'conf' would fill nothing"):
         ReMDM(steps=3, rule="conf", t_on=0.5, t_off=0.1, alpha_on=0.9)
-    with pytest.raises(ValueError, match=r"informed by: expected one of .*, got 'quality'"):
+    with pytest.raises(ValueError, match="informed by: expected 'confidence' or 'margin', got 'quality'"):
         InformedCorrector(steps=3, by="quality")
     with pytest.raises(ValueError, match="count, rounds, every: expected at least 0, 0 and 1, got -1, 1 and 1"):
         InformedCorrector(steps=3, count=-1)

@@ -127,7 +127,8 @@ def test_while_it_finishes(monkeypatch):
     """In the step that fills what is left: the run is that of the step before."""
     sampler = Sampler(steps=2, scoring=MDLM(steps=2).parts().scoring, plan=MDLM(steps=2).parts().plan)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_fill", raises)
+        patch.setattr(PartSteps, "_fill", raises)
+        patch.setattr(engine_module, "plan_of", lambda engine: None)
         result = sampler(Toy(), torch.full((3, 40), MASK), mask_id=MASK, seed=1)
     if result.stopped == "interrupted":
         rest = sampler(Toy(), mask_id=MASK, state=result.state)
@@ -135,9 +136,11 @@ def test_while_it_finishes(monkeypatch):
 
 
 LOOP = """
-import sys, time
+import signal, sys, time
 import torch
 from mdmcorrect.samplers import LLaDA
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with the signal ignored
 
 def model(tokens):
     print("forward", flush=True)

@@ -39,7 +39,7 @@ from mdmcorrect.samplers import (
     UnmaskThenRemask,
 )
 from mdmcorrect.samplers import engine as engine_module
-from mdmcorrect.samplers.native_steps import NativeSteps, description
+from mdmcorrect.samplers.native_steps import NativeSteps
 from mdmcorrect.samplers.part_steps import PartSteps
 
 # Presets whose every part the operator knows; a preset that leaves this list has become slower.
@@ -51,8 +51,7 @@ NATIVE = [
 
 
 def lowers(sampler):
-    engine = sampler.parts().engine(Toy(), mask_id=MASK)
-    return description(engine, frozenset()) is not None
+    return sampler.parts().engine(Toy(), mask_id=MASK).native is not None
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def by_parts(monkeypatch):
 
     def run(call):
         with monkeypatch.context() as patched:
-            patched.setattr(engine_module, "description", lambda engine, shown: None)
+            patched.setattr(engine_module, "plan_of", lambda engine: None)
             return call()
 
     return run
@@ -122,11 +121,13 @@ def test_presets_go_on_from_a_state(name, by_parts):
 
 @pytest.mark.parametrize("name", NATIVE)
 def test_fixed_steps(name, by_parts):
-    tokens = canvas(3, 12)
-    run = FixedSteps(PRESETS[name], Toy(), mask_id=MASK, eos_id=5)
     steps = 30 if PRESETS[name].parts().window.until_filled else None
-    ours = run(tokens, steps=steps, seed=torch.arange(3))
-    same_state(ours, by_parts(lambda: run(tokens, steps=steps, seed=torch.arange(3))))
+
+    def run():
+        fixed_steps = FixedSteps(PRESETS[name], Toy(), mask_id=MASK, eos_id=5)
+        return fixed_steps(canvas(3, 12), steps=steps, seed=torch.arange(3))
+
+    same_state(run(), by_parts(run))
 
 
 def drawn_counts(rng):
@@ -240,5 +241,5 @@ def test_what_the_host_makes_goes_by_parts():
         {"tokens_processor": lambda tokens, logits: tokens},
         {"eos_id": list(range(9))},
     ):
-        assert description(engine(Toy(), mask_id=MASK, **options), frozenset()) is None
+        assert engine(Toy(), mask_id=MASK, **options).native is None
     assert not lowers(LLaDA(steps=3, ties="torch"))
