@@ -8,12 +8,13 @@ namespace MDM_NAMESPACE {
 
 // The canvas as the step's corrections leave it, in the outputs.
 template <class Team>
-MDM_INLINE void take_corrections(const StepCanvas& canvas, Team& team) {
+MDM_INLINE void take_corrections(const StepCanvas& canvas, Team& team, bool corrects) {
   const SamplerStepParams& params = *canvas.params;
   const int64_t row = canvas.row;
   team.each([&](int64_t col) {
     const int64_t place = canvas.place(col), before = at(params.tokens, row, col);
-    const int64_t token = at_or<int64_t>(params.revised, row, col, before);
+    const bool revises = corrects && before != params.ints.mask_id && canvas.reached(col);
+    const int64_t token = revises ? at(params.revised, row, col) : before;
     params.out_tokens[place] = token;
     params.out_commit_score[place] =
         token == before ? at(params.commit_score, row, col) : expf(at(params.revised_logprob, row, col));
@@ -33,7 +34,7 @@ MDM_INLINE void sampler_step_row(const SamplerStepParams& params, int64_t row, T
   for (int i = 0; i < kRowFields; ++i) fields[i] = params.rows[row * kRowFields + i];
   StepCanvas canvas{&params, row, step_window(params.ints, fields, fields[kOpenQuota], params.close_mode),
                     fields[kStep]};
-  take_corrections(canvas, team);
+  take_corrections(canvas, team, params.revised.data != nullptr && fields[kCorrect] != 0);
   const bool closes = (params.close_mode & kClose) != 0, waits = closes && row_waits(fields, params.close_mode);
   const bool finished = closes && canvas.window.finishing;
   if (closes) fields[kQuota] = fields[kOpenQuota];

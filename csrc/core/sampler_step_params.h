@@ -153,7 +153,7 @@ struct SamplerStepParams {
 
   Grid<int64_t> token, argmax;       // null: no forward
   FloatGrid confidence, rank, keep;  // null: not read, or no forward
-  Grid<int64_t> revised;             // null: no correction
+  Grid<int64_t> revised;             // the corrector's draft, whose committed tokens are taken; null: no correction
   FloatGrid revised_logprob;
   RowInts nfe;  // forwards of each row; null: `forwards` for those that needed one
   int64_t forwards;

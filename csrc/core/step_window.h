@@ -59,6 +59,10 @@ struct StepCanvas {
     const int64_t here = block(col);
     return here == window.index || (window.behind && here < window.index);
   }
+  // This and earlier windows.
+  MDM_METHOD bool reached(int64_t col) const {
+    return window.live && generated(col) && (window.finishing || block(col) <= window.index);
+  }
   MDM_METHOD int64_t place(int64_t col) const { return row * params->length + col; }
   // The canvas after corrections, which the call has copied to its output.
   MDM_METHOD int64_t token(int64_t col) const { return params->out_tokens[place(col)]; }

@@ -6,6 +6,7 @@
 
 #include "core/bidirectional_attention_params.h"
 #include "core/config.h"
+#include "core/correct_pass_params.h"
 #include "core/count_positions_params.h"
 #include "core/linear_cross_entropy_params.h"
 #include "core/remask_step_params.h"
@@ -30,6 +31,7 @@ struct CpuKernels {
   void (*remask_step)(const RemaskStepParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // scratch: 2 * length + 64 words.
   void (*sampler_step)(const SamplerStepParams&, int64_t begin, int64_t end, uint64_t* scratch);
+  void (*correct_pass)(const CorrectPassParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Rows are params.row_index[begin, end). scratch: 2 * vocab + vocab / 1024 + 64 words with top_k or top_p, else none.
   void (*score_tokens)(const ScoreTokensParams&, int64_t begin, int64_t end, uint64_t* scratch);
   // Rows as score_tokens, without filters.
@@ -84,6 +86,7 @@ void uniform(const UniformParams& params, int64_t begin, int64_t end, uint64_t* 
 void count_positions(const CountPositionsParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void remask_step(const RemaskStepParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void sampler_step(const SamplerStepParams& params, int64_t begin, int64_t end, uint64_t* scratch);
+void correct_pass(const CorrectPassParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch);
 void score_hidden(const ScoreHiddenParams& params, int64_t begin, int64_t end);
 int64_t score_hidden_state_words();

@@ -17,6 +17,7 @@ const CpuKernels kernel_table = {
     count_positions,
     remask_step,
     sampler_step,
+    correct_pass,
     score_tokens,
     score_hidden,
     score_hidden_state_words,

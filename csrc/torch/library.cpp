@@ -51,6 +51,14 @@ STABLE_TORCH_LIBRARY(mdmcorrect, m) {
       "Tensor? revised_logprob, Tensor? nfe, int forwards, Tensor? kept_share, Tensor? noise_scales) -> "
       "(Tensor rows, Tensor tokens, Tensor commit_score, Tensor commits, Tensor marks, Tensor time)");
 
+  // Values are float32, bfloat16 or float16 [B, L] and come back in their type; reach is written by the first pass only,
+  // the scores by the others.
+  m.def(
+      "correct_pass(Tensor rows, Tensor draft, Tensor fixed, Tensor? block, int mask_id, bool first, bool carry_over, "
+      "Tensor proposal, Tensor? token, Tensor? earlier_token, Tensor? value_0, Tensor? earlier_0, Tensor? value_1, "
+      "Tensor? earlier_1, Tensor? value_2, Tensor? earlier_2) -> (Tensor draft, Tensor reach, Tensor moved, "
+      "Tensor token, Tensor value_0, Tensor value_1, Tensor value_2)");
+
   // q [B, Hq, Sq, D], k and v [B, Hkv, Sk, D]; mask: 0 full, 1 block_causal, 2 shadow; lse [B, Hq, Sq] float32;
   // normaliser [2, B, Hq, Sq]: its two parts as the backward needs them (core/bidirectional_attention_params.h).
   m.def(

@@ -57,10 +57,10 @@ const float* table(const char* name, const OptionalTensor& tensor, const Tensor&
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sampler_step(
     const Tensor& rows, const Tensor& tokens, const Tensor& fixed, const OptionalTensor& block, const Tensor& positions,
     const OptionalTensor& real, const Tensor& commit_score, const Tensor& commits, const OptionalTensor& drawn,
-    const std::string& plan, int64_t close, int64_t open, const OptionalTensor& token,
-    const OptionalTensor& argmax, const OptionalTensor& confidence, const OptionalTensor& rank,
-    const OptionalTensor& keep, const OptionalTensor& revised, const OptionalTensor& revised_logprob,
-    const OptionalTensor& nfe, int64_t forwards, const OptionalTensor& kept_share, const OptionalTensor& noise_scales) {
+    const std::string& plan, int64_t close, int64_t open, const OptionalTensor& token, const OptionalTensor& argmax,
+    const OptionalTensor& confidence, const OptionalTensor& rank, const OptionalTensor& keep,
+    const OptionalTensor& revised, const OptionalTensor& revised_logprob, const OptionalTensor& nfe, int64_t forwards,
+    const OptionalTensor& kept_share, const OptionalTensor& noise_scales) {
   check(tokens.dim() == 2, kOp, "tokens: expected shape [B, L], got ", shape_of(tokens));
   const int64_t batch = tokens.size(0), length = tokens.size(1);
   check_grid(kOp, "rows", rows, batch, kRowFields, tokens);

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..model import Window
+from ..ops.correct_pass import correct_pass
 from ..ops.sampler_step import MARKS, sampler_step
+from .correct import FixedPoint, Rescore
 from .counts import device_table
 from .forward import Tally
 from .lowering import MOST_ENDS, Lowered, Mark, RowField, StepMode, Waiting, lowered
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _WANTED, _LIVE, _STEP = int(Mark.WANTED), int(RowField.LIVE), int(RowField.STEP)  # plain: torch asks an enum slowly
 _CLOSE, _OPEN = int(StepMode.CLOSE), int(StepMode.OPEN)
 _NOTHING = frozenset[str]()
+_VALUES = 3  # floating scores that a pass carries along
 _ARGMAX = frozenset({"argmax"})
 _STATE_FIELDS = ("seed", "origin", "step", "window", "window_step", "quota", "done", "settled", "nfe")
 
@@ -251,9 +254,44 @@ class NativeSteps:
             )  # fmt: skip
 
         assert self.engine.correct is not None
+        if isinstance(self.engine.correct, FixedPoint) and self.engine.correct.top_k is None:
+            return self._drafted(self.engine.correct, standing, ahead.correcting, scores, rescore)
         state = standing.state
         _, view = self.engine.window.view(state, self.layout, self.engine.mask_id)
         return self.engine.correct(state, view, ahead.correcting, scores, rescore)
+
+    def _drafted(
+        self, corrector: FixedPoint, standing: Canvas, rows: Rows, scores: Scores, rescore: Rescore
+    ) -> tuple[Tensor, Scores]:
+        """The last draft of the corrector, and the scores that replace the step's."""
+        proposes = "token" if corrector.update == "sample" else "argmax"
+        # The rest stays what the step's forward said: nobody reads another argmax than that of rows without correction.
+        carried = [name for name in scores if name not in ("token", "argmax") or name in self.engine.shown - {"token"}]
+        quick = [name for name in carried if scores[name].is_floating_point()][:_VALUES]
+        slow = [name for name in carried if name not in quick]
+
+        def make_pass(draft: Tensor, proposal: Tensor, *scores: Tensor) -> tuple[Tensor, ...]:
+            given = [*scores, *[None] * (2 + 2 * _VALUES - len(scores))]
+            first, where = not scores, (self.begun.fixed, self.block)
+            return correct_pass(
+                standing.rows, draft, *where, self.engine.mask_id, first, corrector.carry_over, proposal, *given
+            )
+
+        draft, reach, *_ = make_pass(standing.tokens, scores["argmax"])
+        for correction in range(1, corrector.passes + 1):
+            revised = rescore(draft, rows, reach, correction)
+            values = [of[name] for name in quick for of in (revised, scores)]
+            draft, _, moved, token, *kept = make_pass(
+                draft, revised[proposes], revised["token"], scores["token"], *values
+            )
+            merged = Scores({**scores, "token": token, **dict(zip(quick, kept, strict=False))})
+            if slow:
+                scored = revised["token"] >= 0
+                merged.update({name: torch.where(scored, revised[name], scores[name]) for name in slow})
+            scores = merged
+            if correction == corrector.passes or (rows := rows.those(moved)).empty:
+                break
+        return draft, scores
 
     def _after(
         self,

@@ -14,7 +14,8 @@ from mdmcorrect import cli
 from mdmcorrect.examples.sudoku.puzzles import Geometry, generate
 from mdmcorrect.examples.sudoku.solve import solve
 from mdmcorrect.samplers import MDLM, Interrupted, LLaDA, Sampler, progress
-from mdmcorrect.samplers.engine import Engine
+from mdmcorrect.samplers import engine as engine_module
+from mdmcorrect.samplers.part_steps import PartSteps
 
 
 def interrupted(preset=None, **options):
