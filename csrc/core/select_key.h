@@ -16,6 +16,9 @@ constexpr uint32_t kLeftOut = 0;
 constexpr int kScoreKeyBits = 32;   // score_key
 constexpr int kGumbelKeyBits = 64;  // gumbel_key
 
+// All ones where the sign bit is set.
+MDM_INLINE uint32_t sign_mask(uint32_t bits) { return static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31); }
+
 // -0 ranks as +0: adding +0 turns the one into the other and changes nothing else.
 MDM_INLINE uint32_t ordered_bits(float value) {
   const float canonical = value + 0.0f;
@@ -25,12 +28,12 @@ MDM_INLINE uint32_t ordered_bits(float value) {
 #else
   __builtin_memcpy(&bits, &canonical, sizeof(bits));
 #endif
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  return bits ^ (sign_mask(bits) | 0x80000000u);
 }
 
 // The inverse; a NaN for the key of one.
 MDM_INLINE float value_of_key(uint32_t key) {
-  return float_from_bits((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+  return float_from_bits(key ^ (~sign_mask(key) | 0x80000000u));
 }
 
 MDM_INLINE uint64_t ordered_bits(double value) {

@@ -97,6 +97,23 @@ __device__ __forceinline__ float max_or_nan(float a, float b) {
   return y;
 }
 
+// The same of the two 16-bit numbers in each word; here the NaN is 0x7fff.
+__device__ __forceinline__ uint32_t max_or_nan_bf16(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+
+__device__ __forceinline__ uint32_t max_or_nan_fp16(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+
+// Says nothing to the machine and hides from the compiler where x came from: it is computed here and once.
+__device__ __forceinline__ void settle(float& x) { asm volatile("" : "+f"(x)); }
+__device__ __forceinline__ void settle(uint32_t& x) { asm volatile("" : "+r"(x)); }
+
 // Two numbers rounded to nearest even, `low` in the lower half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   uint32_t d;

@@ -28,44 +28,6 @@ struct ScoredRow {
   bool exists;  // false: padding of row_index
 };
 
-// Of a call with guidance both rows are loaded at once.
-template <FloatType type, bool guided>
-struct LoadedLogits {
-  LoadedChunk<type> row[guided ? 2 : 1];
-};
-
-template <FloatType type, bool guided>
-__device__ __forceinline__ LoadedLogits<type, guided> load_logits(const ScoredRow& row, int64_t index) {
-  LoadedLogits<type, guided> loaded;
-  loaded.row[0] = load_chunk<type>(chunk_place<type>(row.data, row.params->vocab, index));
-  if constexpr (guided) {
-    const uint8_t* const uncond = row.guidance.uncond;
-    loaded.row[1] =
-        uncond == nullptr ? LoadedChunk<type>{} : load_chunk<type>(chunk_place<type>(uncond, row.params->vocab, index));
-  }
-  return loaded;
-}
-
-template <FloatType type, bool guided>
-__device__ __forceinline__ Chunk<type> finish_chunk(const ScoredRow& row, const LoadedLogits<type, guided>& loaded,
-                                                    int64_t index) {
-  const ScoreTokensParams& params = *row.params;
-  const ChunkPlace place = chunk_place<type>(row.data, params.vocab, index);
-  Chunk<type> chunk = widen(align_chunk(loaded.row[0], place), place, params.probabilities ? 0.0f : -__builtin_inff());
-  if constexpr (guided) {
-    if (row.guidance.uncond != nullptr) {
-      const ChunkPlace beside = chunk_place<type>(row.guidance.uncond, params.vocab, index);
-      mix_chunk(&chunk, widen(align_chunk(loaded.row[1], beside), beside, 0.0f), row.guidance.strength);
-      fill_absent(&chunk, place, -__builtin_inff());
-    }
-  } else if (params.probabilities) {
-#pragma unroll
-    for (int slot = 0; slot < chunk.kSlots; ++slot) chunk.value[slot] = log_weight(chunk.value[slot]);
-  }
-  drop_ids(&chunk, index * kChunkIds, params.suppress, params.suppress_count);
-  return chunk;
-}
-
 // What may be proposed of a chunk, filters aside.
 __device__ __forceinline__ ChunkReader read_proposal(const ScoredRow& row, int64_t index) {
   const ScoreTokensParams& params = *row.params;
@@ -114,47 +76,6 @@ __device__ __forceinline__ ChunkPartial summarise(const AnyChunk& chunk, const T
   }
   partial.sum = warp_sum(sum);
   return partial;
-}
-
-// Both laws of chunks first, first + step, ... below last; the loads of the next chunk are under way while one is summed.
-// Without guidance also while one is waited for. With it two rows' are, and registers do not reach for four, nor in float32
-// for three: there nothing is loaded ahead.
-template <FloatType type, bool guided = false>
-__device__ __forceinline__ void scan_chunks(const ScoredRow& row, const RowPlan& plan, int64_t first, int64_t last,
-                                            int step) {
-  const ScoreTokensParams& params = *row.params;
-  const bool same_scale = plan.scale == 1.0f;
-  const bool proposal_sum = plan.proposal_sum && !plan.filtered;
-  const Terms raw_terms{plan.raw_sum || (same_scale && proposal_sum),
-                        plan.raw_dot || (same_scale && plan.proposal_dot && !plan.filtered), plan.second, 1.0f};
-  const Terms proposal_terms{proposal_sum, plan.proposal_dot, plan.second, plan.scale};
-  float raw_best = -__builtin_inff(), proposal_best = -__builtin_inff();
-  if (first >= last) return;
-  const int end = static_cast<int>(last);  // chunks are counted in 32 bits here, where registers are short
-  constexpr bool kAhead = !guided || type != FloatType::float32, kAfterMix = guided && kAhead;
-  LoadedLogits<type, guided> next{};
-  if (kAhead) next = load_logits<type, guided>(row, first);
-#pragma unroll 1
-  for (int index = static_cast<int>(first); index < end; index += step) {
-    const LoadedLogits<type, guided> current = kAhead ? next : load_logits<type, guided>(row, index);
-    const bool more = index + step < end;
-    if (kAhead && !kAfterMix && more) next = load_logits<type, guided>(row, index + step);
-    Chunk<type> chunk = finish_chunk(row, current, index);
-    if (kAfterMix && more) next = load_logits<type, guided>(row, index + step);
-    const bool same_best = raw_best == proposal_best;
-    const ChunkPartial raw = summarise(chunk, raw_terms, &raw_best);
-    ChunkPartial proposal = raw;
-    const bool dropped = drop_ids(&chunk, int64_t{index} * kChunkIds, params.forbid, params.forbid_count);
-    if (dropped || !same_best || (proposal_sum && !same_scale)) {
-      proposal = summarise(chunk, proposal_terms, &proposal_best);
-    } else {
-      proposal_best = raw_best;
-    }
-    if (lane_id() == 0) {
-      row.raw[index] = raw;
-      row.proposal[index] = proposal;
-    }
-  }
 }
 
 // ---- all chunks of a row, by one warp: lane i takes chunks i, i + 32, ... ----

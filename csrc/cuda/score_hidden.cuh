@@ -66,7 +66,7 @@ __device__ void scan_hidden_row(const ScoreHiddenKernel& kernel) {
   if (kernel.first_id == 0 && threadIdx.x == 0) state = {0.0, -1, 0.0f, 0.0f};
   const RowPlan plan = plan_row(params, row.b, row.l);
   const int64_t first = kernel.first_id / kChunkIds, last = (kernel.last_id + kChunkIds - 1) / kChunkIds;
-  scan_chunks<type>(row, plan, first + warp_id(), last, warp_count());
+  scan_chunks<type>(row, plan, first + warp_id(), last);
   if (wanted(params, TokenScore::current_logprob) && threadIdx.x == 0) {
     const int64_t id = at(params.tokens, row.b, row.l);
     if (id >= kernel.first_id && id < kernel.last_id) state.current = read_value(row.data, type, id);

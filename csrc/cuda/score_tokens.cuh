@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cuda/proposal_filter.cuh"
+#include "cuda/scan_chunks.cuh"
 
 namespace MDM_NAMESPACE {
 
@@ -244,7 +245,7 @@ __device__ void score_rows(const ScoreTokensKernel& kernel) {
       continue;
     }
     const RowPlan plan = plan_row(kernel.params, row.b, row.l);
-    scan_chunks<type, guided>(row, plan, warp_id(), row.chunks, warp_count());
+    scan_chunks<type, guided>(row, plan, warp_id(), row.chunks);
     __syncthreads();
     conclude_row(kernel, index);
     __syncthreads();  // warp 0 has read the partials before the next row's are written
@@ -258,7 +259,7 @@ __device__ void scan_piece(const ScoreTokensKernel& kernel) {
   if (!is_asked(row)) return;
   const int64_t piece = blockIdx.x % kernel.pieces;
   const int64_t first = row.chunks * piece / kernel.pieces, last = row.chunks * (piece + 1) / kernel.pieces;
-  scan_chunks<type, guided>(row, plan_row(kernel.params, row.b, row.l), first + warp_id(), last, warp_count());
+  scan_chunks<type, guided>(row, plan_row(kernel.params, row.b, row.l), first + warp_id(), last);
 }
 
 // Block i concludes row i.

@@ -186,8 +186,9 @@ __device__ __forceinline__ void fill_absent(Chunk<type>* chunk, const ChunkPlace
   }
 }
 
+// All of a whole chunk.
 template <FloatType type>
-__device__ __forceinline__ Chunk<type> widen(const ChunkWords<type>& words, const ChunkPlace& place, float absent) {
+__device__ __forceinline__ Chunk<type> widen(const ChunkWords<type>& words) {
   using Traits = ChunkTraits<type>;
   Chunk<type> chunk;
 #pragma unroll
@@ -195,6 +196,12 @@ __device__ __forceinline__ Chunk<type> widen(const ChunkWords<type>& words, cons
     const int byte = slot % Traits::kPerVector * Traits::kBytes;
     chunk.value[slot] = widen_bits<type>(words.vector[slot / Traits::kPerVector].word[byte / 4] >> (8 * (byte % 4)));
   }
+  return chunk;
+}
+
+template <FloatType type>
+__device__ __forceinline__ Chunk<type> widen(const ChunkWords<type>& words, const ChunkPlace& place, float absent) {
+  Chunk<type> chunk = widen(words);
   fill_absent(&chunk, place, absent);
   return chunk;
 }

@@ -49,6 +49,30 @@ inline float max_or_nan(float a, float b) {
   return a > b ? a : b;
 }
 
+inline uint32_t max_or_nan_bf16(uint32_t a, uint32_t b) {
+  uint32_t d = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const float x = bfloat16_to_float(static_cast<uint16_t>(a >> shift));
+    const float y = bfloat16_to_float(static_cast<uint16_t>(b >> shift));
+    const bool nan = x != x || y != y;
+    d |= (nan ? 0x7fffu : (x > y ? a : b) >> shift & 0xffffu) << shift;
+  }
+  return d;
+}
+inline uint32_t max_or_nan_fp16(uint32_t a, uint32_t b) {
+  uint32_t d = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const float x = float16_to_float(static_cast<uint16_t>(a >> shift));
+    const float y = float16_to_float(static_cast<uint16_t>(b >> shift));
+    const bool nan = x != x || y != y;
+    d |= (nan ? 0x7fffu : (x > y ? a : b) >> shift & 0xffffu) << shift;
+  }
+  return d;
+}
+
+inline void settle(float&) {}
+inline void settle(uint32_t&) {}
+
 inline float exp2_approx(float x) { return exp2f(x); }
 inline uint32_t pack_bf16(float low, float high) {
   return float_to_bfloat16(low) | static_cast<uint32_t>(float_to_bfloat16(high)) << 16;
