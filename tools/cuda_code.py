@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "csrc" / "cuda"
 BUDGETS = SOURCES / "budgets.txt"
 ARCHS = ("80", "86", "89", "90", "100", "120")  # as cmake/cuda.cmake has them
+WAYS = ("loop", "through")  # lines of the budgets that tools/cuda_paths.py reads
 SYSTEM_SHARED = 1024  # bytes per block that CUDA keeps for itself
 
 
@@ -50,6 +51,8 @@ def budgets() -> tuple[Budget, ...]:
     found = []
     for line in BUDGETS.read_text().splitlines():
         pattern, *words = line.split("#")[0].split() or [""]
+        if pattern in WAYS:
+            continue
         if words[:1] == ["="]:
             named[pattern] = words[1:]
         elif words:

@@ -43,19 +43,25 @@ MDM_INLINE double raise_max(OnlineStats* stats, float max, int64_t argmax) {
 
 MDM_INLINE double log_sum(const OnlineStats& stats) { return log(stats.sum); }
 
-// log of the probability of x under these statistics.
-MDM_INLINE double log_probability(const OnlineStats& stats, float x) {
-  return stats.scale * (static_cast<double>(x) - static_cast<double>(stats.max)) - log_sum(stats);
+// log of the probability of x under these statistics; `normaliser`, here and below, is log_sum(stats).
+MDM_INLINE double log_probability(const OnlineStats& stats, float x, double normaliser) {
+  return stats.scale * (static_cast<double>(x) - static_cast<double>(stats.max)) - normaliser;
 }
 
-MDM_INLINE double log_sum_exp(const OnlineStats& stats) {
-  return stats.scale * static_cast<double>(stats.max) + log_sum(stats);
+MDM_INLINE double log_probability(const OnlineStats& stats, float x) { return log_probability(stats, x, log_sum(stats)); }
+
+MDM_INLINE double log_sum_exp(const OnlineStats& stats, double normaliser) {
+  return stats.scale * static_cast<double>(stats.max) + normaliser;
 }
 
-MDM_INLINE double entropy(const OnlineStats& stats) {
-  const double nats = log_sum(stats) - stats.dot / stats.sum;
+MDM_INLINE double log_sum_exp(const OnlineStats& stats) { return log_sum_exp(stats, log_sum(stats)); }
+
+MDM_INLINE double entropy(const OnlineStats& stats, double normaliser) {
+  const double nats = normaliser - stats.dot / stats.sum;
   return nats > 0.0 ? nats : 0.0;  // rounding may leave -1e-17 for a one-hot row
 }
+
+MDM_INLINE double entropy(const OnlineStats& stats) { return entropy(stats, log_sum(stats)); }
 
 // Difference of the two largest probabilities.
 MDM_INLINE double margin(const OnlineStats& stats) {

@@ -172,11 +172,21 @@ __device__ __forceinline__ bool comes_before(const ChunkEntry& a, const ChunkEnt
   return ahead > 0.0 || (ahead == 0.0 && a.index < b.index);
 }
 
-// The winner among chunks [first, last) and `own`; by one warp, each lane of which gets it.
-__device__ inline ChunkEntry race_chunks(const ScoredRow& row, const RowDraws& draws, float scale, int64_t first,
-                                         int64_t last, ChunkEntry own) {
+__device__ __forceinline__ ChunkEntry first_of(const ChunkEntry* entries, int count, float scale) {
+  ChunkEntry first = entries[0];
 #pragma unroll 1
-  for (int64_t c = first + lane_id(); c < last; c += kWarpLanes) {
+  for (int i = 1; i < count; ++i) {
+    if (comes_before(entries[i], first, scale)) first = entries[i];
+  }
+  return first;
+}
+
+// The winner among what a warp takes of chunks [first, last), as one of `warps` that share them by 32, and `own`; each lane
+// gets it.
+__device__ inline ChunkEntry race_chunks(const ScoredRow& row, const RowDraws& draws, float scale, int64_t first,
+                                         int64_t last, int warp, int warps, ChunkEntry own) {
+#pragma unroll 1
+  for (int64_t c = first + warp * kWarpLanes + lane_id(); c < last; c += warps * kWarpLanes) {
     const ChunkPartial partial = row.proposal[c];
     if (!(partial.sum > 0.0f)) continue;  // nothing there, or an invalid row
     const double mass = partial.sum, hurdle = exponential_at(draws, c, Purpose::CHUNK);
@@ -191,14 +201,14 @@ __device__ inline ChunkEntry race_chunks(const ScoredRow& row, const RowDraws& d
   return own;
 }
 
-// The id drawn in that chunk, and its logit.
+// The id drawn in that chunk among those that this warp of the block tries, and its logit.
 __device__ inline RaceEntry draw_in_chunk(const ScoredRow& row, const RowDraws& draws, float scale, int64_t index,
                                           const KeptSet& kept) {
   const ChunkReader reader = read_proposal(row, index);
   const float max = row.proposal[index].max;
   RaceEntry own{0.0f, kChunkIds * row.chunks, 0.0f};
 #pragma unroll 1
-  for (int slot = 0; slot < PlainChunk::kSlots; ++slot) {
+  for (int slot = warp_id(); slot < PlainChunk::kSlots; slot += warp_count()) {
     const float x = reader.value(slot);
     const int64_t id = index * kChunkIds + lane_id() + slot * kWarpLanes;
     if (x == -__builtin_inff() || !is_kept(kept, x, id)) continue;

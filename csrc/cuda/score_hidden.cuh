@@ -33,7 +33,7 @@ __device__ inline void follow_race(const ScoreHiddenKernel& kernel, int64_t inde
   HiddenRow& state = kernel.rows[index];
   const ChunkEntry known{state.winner_noise, state.winner_max, state.winner};
   const int64_t first = kernel.first_id / kChunkIds, last = (kernel.last_id + kChunkIds - 1) / kChunkIds;
-  const ChunkEntry winner = race_chunks(row, row_draws(row), scale, first, last, known);
+  const ChunkEntry winner = race_chunks(row, row_draws(row), scale, first, last, 0, 1, known);
   if (winner.index == known.index) return;
   const int64_t begin = winner.index * kChunkIds, left = kernel.params.vocab - begin;
   uint32_t* const kept = reinterpret_cast<uint32_t*>(kept_logits(kernel, index));
@@ -78,11 +78,12 @@ __device__ void scan_hidden_row(const ScoreHiddenKernel& kernel) {
 
 template <>
 struct Scanned<ScoreHiddenKernel> {
+  static constexpr bool kRaces = false;
   static __device__ __forceinline__ ScoredRow row(const ScoreHiddenKernel& kernel, int64_t index) {
     const bool exists = listed_row(kernel.params, index).exists;
     return whole_row(kernel, index, kept_logits(kernel, index), exists ? kernel.rows[index].winner * kChunkIds : 0);
   }
-  static __device__ __forceinline__ int64_t winner(const ScoreHiddenKernel& kernel, int64_t index, const ScoredRow&,
+  static __device__ __forceinline__ int64_t winner(const ScoreHiddenKernel& kernel, int64_t index, const ChunkEntry*,
                                                    float) {
     return kernel.rows[index].winner;
   }

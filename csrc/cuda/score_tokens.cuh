@@ -3,31 +3,13 @@
 //   many rows: a block scores a row, its chunks' partials in shared memory
 //   few rows:  blocks scan pieces of rows, their partials in the workspace; then a block concludes each row
 //
-// A row's chunks are summarised by warps (score_chunks.cuh), merged by one warp; filters (proposal_filter.cuh) find the
-// kept set and summarise what it holds again; a draw reads one chunk more.
+// A row's chunks are summarised by warps (scan_chunks.cuh); a block merges them, draws and writes (conclude_row.cuh); filters
+// (proposal_filter.cuh) find the kept set and summarise what it holds again; a draw reads one chunk more.
 #pragma once
 
-#include "cuda/proposal_filter.cuh"
-#include "cuda/scan_chunks.cuh"
+#include "cuda/conclude_row.cuh"
 
 namespace MDM_NAMESPACE {
-
-using cuda::ScoreTokensKernel;
-
-// A warp's part of a dense draw.
-struct DenseShare {
-  double sum;  // of all keys
-  int64_t index;
-  float key;
-  float value;
-};
-
-// What the block shares about one row.
-struct ScoreShared {
-  RowOutcome outcome;
-  FilterState filter;
-  DenseShare dense[cuda::kScoreThreads / kWarpLanes];
-};
 
 // Row `index` of those asked for, whose logits and partials are yet to be said.
 __device__ __forceinline__ ScoredRow listed_row(const ScoreTokensParams& params, int64_t index) {
@@ -81,158 +63,20 @@ __device__ inline void write_left_out(const ScoredRow& row) {
   }
 }
 
-// The proposal's partials from the kept set alone.
-__device__ inline void scan_kept(const ScoredRow& row, const RowPlan& plan, const KeptSet& kept) {
-  const Terms terms{plan.proposal_sum, plan.proposal_dot, plan.second, plan.scale};
-  float best = -__builtin_inff();
-#pragma unroll 1
-  for (int64_t index = warp_id(); index < row.chunks; index += warp_count()) {
-    ChunkPartial partial{-__builtin_inff(), -__builtin_inff(), 0.0f, 0.0f, -1};
-    if (row.proposal[index].max >= kept.threshold) {
-      const ChunkReader reader = read_proposal(row, index);
-      PlainChunk chunk;
-#pragma unroll
-      for (int slot = 0; slot < PlainChunk::kSlots; ++slot) {
-        const float x = reader.value(slot);
-        chunk.value[slot] = is_kept(kept, x, index * kChunkIds + chunk.id(slot)) ? x : -__builtin_inff();
-      }
-      partial = summarise(chunk, terms, &best);
-    }
-    __syncwarp();  // all lanes have read the maximum that one of them replaces
-    if (lane_id() == 0) row.proposal[index] = partial;
-  }
-}
-
-__device__ inline bool is_listed(const int64_t* ids, int64_t count, int64_t id) {
-#pragma unroll 1
-  for (int64_t i = 0; i < count; ++i) {
-    if (ids[i] == id) return true;
-  }
-  return false;
-}
-
-// This warp's share of a race between all ids, an exponential for each: the largest e^(noisy logit), and the sum of all.
-__device__ inline void enter_ids(const ScoredRow& row, const RowPlan& plan, const KeptSet& kept, float max,
-                                 DenseShare* share) {
-  const RowDraws draws = row_draws(row);
-  RaceEntry own{0.0f, kChunkIds * row.chunks, 0.0f};
-  double sum = 0.0;
-#pragma unroll 1
-  for (int64_t index = warp_id(); index < row.chunks; index += warp_count()) {
-    if (!(row.proposal[index].max > -__builtin_inff())) continue;
-    const ChunkReader reader = read_proposal(row, index);
-    float keys = 0.0f;
-#pragma unroll 1
-    for (int slot = 0; slot < PlainChunk::kSlots; ++slot) {
-      const float x = reader.value(slot);
-      const int64_t id = index * kChunkIds + lane_id() + slot * kWarpLanes;
-      if (x == -__builtin_inff() || !is_kept(kept, x, id)) continue;
-      const RaceEntry entry{expf(plan.scale * (x - max)) / exponential_at(draws, id, Purpose::DENSE), id, x};
-      if (comes_before(entry, own)) own = entry;
-      keys += entry.key;
-    }
-    sum += static_cast<double>(warp_sum(keys));
-  }
-  own = race_winner(own);
-  if (lane_id() == 0) *share = {sum, own.index, own.key, own.value};
-}
-
-// The winner of all warps' shares; *sum is that of all keys.
-__device__ inline RaceEntry merge_shares(const DenseShare* shares, double* sum) {
-  RaceEntry best{shares[0].key, shares[0].index, shares[0].value};
-  *sum = shares[0].sum;
-  for (int w = 1; w < warp_count(); ++w) {
-    const RaceEntry entry{shares[w].key, shares[w].index, shares[w].value};
-    if (comes_before(entry, best)) best = entry;
-    *sum += shares[w].sum;
-  }
-  return best;
-}
-
-// What is known of rows once their partials are there: row(), the chunk that wins the race and the logit of `tokens`.
-// score_hidden, which has forgotten the logits, knows it in its own way.
-template <class Kernel>
-struct Scanned;
-
 template <>
 struct Scanned<ScoreTokensKernel> {
+  static constexpr bool kRaces = true;
   static __device__ __forceinline__ ScoredRow row(const ScoreTokensKernel& kernel, int64_t index) {
     return scored_row(kernel, index);
   }
-  static __device__ __forceinline__ int64_t winner(const ScoreTokensKernel&, int64_t, const ScoredRow& row,
+  static __device__ __forceinline__ int64_t winner(const ScoreTokensKernel&, int64_t, const ChunkEntry* race,
                                                    float scale) {
-    return race_chunks(row, row_draws(row), scale, 0, row.chunks, {0.0, 0.0f, -1}).index;
+    return first_of(race, kRaceWarps, scale).index;
   }
   static __device__ __forceinline__ float current(const ScoreTokensKernel&, int64_t, const ScoredRow& row, int64_t id) {
     return read_logit(row.data, row.params->type, row.guidance, id);
   }
 };
-
-// The logit of `tokens`, by one thread.
-template <class Kernel>
-__device__ inline void see_current(const Kernel& kernel, int64_t index, const ScoredRow& row, const KeptSet& kept,
-                                   RowOutcome* outcome) {
-  const ScoreTokensParams& params = *row.params;
-  if (!wanted(params, TokenScore::current_logprob)) return;
-  const int64_t id = at(params.tokens, row.b, row.l);
-  if (id < 0 || id >= params.vocab) return;
-  float x = Scanned<Kernel>::current(kernel, index, row, id);
-  if (params.probabilities) x = log_weight(x);
-  if (is_listed(params.suppress, params.suppress_count, id)) x = -__builtin_inff();
-  outcome->current_value = x;
-  outcome->current_outside = is_listed(params.forbid, params.forbid_count, id) || !is_kept(kept, x, id);
-}
-
-// Merges, filters, draws and writes, from the partials of the whole row; every thread of the block calls it. One piece of
-// code for all kernels.
-template <class Kernel>
-__device__ __attribute__((noinline)) void conclude_row(const Kernel& kernel, int64_t index) {
-  const ScoredRow row = Scanned<Kernel>::row(kernel, index);
-  const RowPlan plan = plan_row(kernel.params, row.b, row.l);
-  ScoreShared& shared = *shared_at<ScoreShared>(0);
-  static_assert(sizeof(ScoreShared) <= cuda::kScoreSharedBytes, "the partials come after it");
-  RowOutcome& outcome = shared.outcome;  // written by one thread, read after a barrier
-  if (warp_id() == 0) {
-    const MergedLaw raw = merge_chunks(row.raw, row.chunks, 1.0f);
-    const MergedLaw proposal = merge_chunks(row.proposal, row.chunks, plan.scale);
-    if (lane_id() == 0) outcome = {raw.valid, raw.stats, proposal.stats, -1, 0.0f, 0.0f, false, 0.0};
-  }
-  __syncthreads();
-  KeptSet kept{-__builtin_inff(), kEveryTie};
-  const bool proposable = outcome.valid && outcome.proposal.argmax >= 0;
-  const float max = outcome.proposal.max;  // which filters keep
-  if (plan.filtered && proposable) {
-    kept = find_kept(row, shared.filter, max, plan);
-    scan_kept(row, plan, kept);
-    __syncthreads();
-    if (warp_id() == 0) {
-      const MergedLaw proposal = merge_chunks(row.proposal, row.chunks, plan.scale);
-      if (lane_id() == 0) outcome.proposal = proposal.stats;
-    }
-  }
-  const bool dense = plan.dense && proposable;
-  if (dense) {
-    enter_ids(row, plan, kept, max, shared.dense + warp_id());
-    __syncthreads();
-  }
-  if (warp_id() != 0) return;
-  __syncwarp();
-  RaceEntry chosen{0.0f, outcome.proposal.argmax, max};  // -1: none
-  if (dense) {
-    double sum;
-    chosen = merge_shares(shared.dense, &sum);
-    if (lane_id() == 0) outcome.noised_logprob = log(static_cast<double>(chosen.key) / sum);
-  } else if (plan.sampling && proposable) {
-    const RowDraws draws = row_draws(row);
-    const int64_t winner = Scanned<Kernel>::winner(kernel, index, row, plan.scale);
-    chosen = draw_in_chunk(row, draws, plan.scale, winner, kept);
-  }
-  if (lane_id() != 0) return;
-  outcome.token = chosen.index;
-  outcome.token_value = chosen.value;
-  see_current(kernel, index, row, kept, &outcome);
-  write_row(*row.params, outcome, row.b, row.l);
-}
 
 // Many rows: block i scores rows i, i + gridDim.x, ...
 template <FloatType type, bool guided>
@@ -248,7 +92,7 @@ __device__ void score_rows(const ScoreTokensKernel& kernel) {
     scan_chunks<type, guided>(row, plan, warp_id(), row.chunks);
     __syncthreads();
     conclude_row(kernel, index);
-    __syncthreads();  // warp 0 has read the partials before the next row's are written
+    __syncthreads();  // all have read the partials before the next row's are written
   }
 }
 
