@@ -24,12 +24,12 @@ struct ScoreTokensKernel {
   int64_t pieces;          // of a row
 };
 
-// score_hidden: what a row keeps of logits that are gone.
+// score_hidden: what a row keeps of logits that are gone, for each of the pieces into which its blocks are cut.
 struct HiddenRow {
   double winner_noise;  // as ChunkEntry has it, of the chunk that leads the race
   int64_t winner;       // -1: none
   float winner_max;
-  float current;  // the logit of `tokens`
+  float current;  // the logit of `tokens`; NaN where another piece has it
 };
 
 struct ScoreHiddenKernel {
@@ -37,8 +37,9 @@ struct ScoreHiddenKernel {
   int64_t first_id;          // a multiple of the chunk's ids
   int64_t last_id;
   ChunkPartial* partials;  // [row_count, 2, chunks]
-  HiddenRow* rows;         // [row_count]
-  uint8_t* winners;        // [row_count, 512]: logits of the chunk that leads the race
+  HiddenRow* rows;         // [row_count, pieces]
+  uint8_t* winners;        // [row_count, pieces, 512]: logits of the chunk that leads the race
+  int64_t pieces;
 };
 
 }  // namespace mdmcorrect::cuda

@@ -94,8 +94,9 @@ __device__ __forceinline__ double dense_logprob(const DrawShare* shares, float k
   return log(static_cast<double>(key) / sum);
 }
 
-// What is known of rows once their partials are there: row(), the chunk that wins the race and the logit of `tokens`.
-// score_hidden, which has forgotten the logits, knows it in its own way.
+// What is known of rows once their partials are there: row(); race(), a warp's part of the race of chunks; find_logits(),
+// of the chunk that wins it; current(), the logit of `tokens`. score_hidden, which has forgotten the logits, knows it in its
+// own way.
 template <class Kernel>
 struct Scanned;
 
@@ -137,10 +138,8 @@ __device__ __forceinline__ void merge_row(const Kernel& kernel, int64_t index, c
     see_current(kernel, index, row, &shared->outcome);
   } else if (warp >= kFirstRaceWarp && plan.sampling && !plan.dense && filtered == plan.filtered) {
     const RowDraws draws = row_draws(row);
-    ChunkEntry entry{0.0, 0.0f, -1};
-    if (Scanned<Kernel>::kRaces) {
-      entry = race_chunks(row, draws, plan.scale, 0, row.chunks, warp - kFirstRaceWarp, kRaceWarps, entry);
-    }
+    const ChunkEntry entry =
+        Scanned<Kernel>::race(kernel, index, row, draws, plan.scale, warp - kFirstRaceWarp, kRaceWarps);
     if (lane_id() != 0) return;
     shared->race[warp - kFirstRaceWarp] = entry;
     if (warp == kFirstRaceWarp) shared->draws = draws;
@@ -203,7 +202,7 @@ __device__ inline void write_scores(const ScoredRow& row, const RowPlan& plan, c
 // Every thread of the block calls it, once the partials of the whole row are there. One piece of code for all kernels.
 template <class Kernel>
 __device__ __forceinline__ void conclude_row(const Kernel& kernel, int64_t index) {
-  const ScoredRow row = Scanned<Kernel>::row(kernel, index);
+  ScoredRow row = Scanned<Kernel>::row(kernel, index);
   const RowPlan plan = plan_row(kernel.params, row.b, row.l);
   ScoreShared& shared = *shared_at<ScoreShared>(0);
   static_assert(sizeof(ScoreShared) <= cuda::kScoreSharedBytes, "the partials come after it");
@@ -228,7 +227,8 @@ __device__ __forceinline__ void conclude_row(const Kernel& kernel, int64_t index
     if (plan.dense) {
       enter_ids(row, plan, kept, max, shared.draw + warp_id());
     } else {
-      const int64_t winner = Scanned<Kernel>::winner(kernel, index, shared.race, plan.scale);
+      const int64_t winner = first_of(shared.race, kRaceWarps, plan.scale).index;
+      Scanned<Kernel>::find_logits(kernel, index, winner, &row);
       const RaceEntry own = draw_in_chunk(row, shared.draws, plan.scale, winner, kept);
       if (lane_id() == 0) shared.draw[warp_id()] = {0.0, own.index, own.key, own.value};
     }

@@ -25,6 +25,7 @@ struct Driver {
   api::CtxGetCurrent* get_context;
   api::CtxSetCurrent* set_context;
   api::DevicePrimaryCtxRetain* retain_context;
+  api::DeviceGetAttribute* device_attribute;
   api::GetErrorString* error_string;
   api::ThreadExchangeStreamCaptureMode* exchange_capture_mode;
   // Null where the driver is older than CUDA 12.4.
@@ -50,6 +51,7 @@ const Driver* find_driver() {
       find(library, "cuKernelSetAttribute", &driver.set_attribute) && find(library, "cuLaunchKernel", &driver.launch) &&
       find(library, "cuCtxGetCurrent", &driver.get_context) && find(library, "cuCtxSetCurrent", &driver.set_context) &&
       find(library, "cuDevicePrimaryCtxRetain", &driver.retain_context) &&
+      find(library, "cuDeviceGetAttribute", &driver.device_attribute) &&
       find(library, "cuGetErrorString", &driver.error_string) &&
       find(library, "cuThreadExchangeStreamCaptureMode", &driver.exchange_capture_mode);
   if (complete && find(library, "cuLibraryGetKernelCount", &driver.kernel_count) &&
@@ -210,6 +212,12 @@ void DriverLauncher::load() {
   Loaded& all = loaded();
   const std::lock_guard<std::mutex> lock(all.mutex);
   load_kernels(all, op_, device_);
+}
+
+int DriverLauncher::multiprocessors() const {
+  int count = 0;
+  require(driver(op_).device_attribute(&count, api::kMultiprocessorCount, device_), op_, "cuDeviceGetAttribute");
+  return count;
 }
 
 void DriverLauncher::launch(const Launch& launch, const void* params, size_t) {

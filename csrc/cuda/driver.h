@@ -31,6 +31,7 @@ class DriverLauncher final : public Launcher {
   // Loads op's kernels on the device, all of them, if they are not yet. The first launch does so too, also while a CUDA
   // graph is captured (where drivers before 550 may refuse it).
   void load();
+  int multiprocessors() const override;
 
  private:
   const char* op_;

@@ -18,6 +18,7 @@ constexpr Result kUnsupportedPtx = 222;      // CUDA_ERROR_UNSUPPORTED_PTX_VERSI
 constexpr Result kCaptureUnsupported = 900;  // CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 constexpr int kRelaxedCapture = 2;           // CU_STREAM_CAPTURE_MODE_RELAXED
 constexpr int kMaxDynamicSharedBytes = 8;    // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+constexpr int kMultiprocessorCount = 16;     // CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 
 using LibraryLoadData = Result(Library*, const void* image, int* options, void** values, unsigned count,
                                int* library_options, void** library_values, unsigned library_count);
@@ -29,6 +30,7 @@ using LaunchKernel = Result(Kernel, unsigned blocks_x, unsigned blocks_y, unsign
 using CtxGetCurrent = Result(Context*);
 using CtxSetCurrent = Result(Context);
 using DevicePrimaryCtxRetain = Result(Context*, Device);
+using DeviceGetAttribute = Result(int* value, int attribute, Device);
 using GetErrorString = Result(Result, const char**);
 using ThreadExchangeStreamCaptureMode = Result(int* mode);
 using KernelGetFunction = Result(Function*, Kernel);

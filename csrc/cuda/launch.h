@@ -14,9 +14,13 @@ struct Launch {
   unsigned dynamic_bytes;  // dynamic shared memory per block
 };
 
+constexpr int kUsualMultiprocessors = 128;  // where no device says
+
 class Launcher {
  public:
   virtual ~Launcher() = default;
+  // Of the device. Launches may be cut to fill them; no result depends on how.
+  virtual int multiprocessors() const { return kUsualMultiprocessors; }
   // Enqueues the kernel after everything enqueued before, without waiting for it. Its only argument is the struct of
   // `size` bytes at `params`, which is copied.
   virtual void launch(const Launch& launch, const void* params, size_t size) = 0;

@@ -172,6 +172,15 @@ __device__ __forceinline__ bool comes_before(const ChunkEntry& a, const ChunkEnt
   return ahead > 0.0 || (ahead == 0.0 && a.index < b.index);
 }
 
+__device__ __forceinline__ ChunkEntry race_winner(ChunkEntry own, float scale) {
+  for (int offset = kWarpLanes / 2; offset > 0; offset /= 2) {
+    const ChunkEntry other{__shfl_xor_sync(kWholeWarp, own.noise, offset), __shfl_xor_sync(kWholeWarp, own.max, offset),
+                           __shfl_xor_sync(kWholeWarp, own.index, offset)};
+    if (comes_before(other, own, scale)) own = other;
+  }
+  return own;
+}
+
 __device__ __forceinline__ ChunkEntry first_of(const ChunkEntry* entries, int count, float scale) {
   ChunkEntry first = entries[0];
 #pragma unroll 1
@@ -193,12 +202,7 @@ __device__ inline ChunkEntry race_chunks(const ScoredRow& row, const RowDraws& d
     const ChunkEntry entry{log(mass / hurdle), partial.max, c};
     if (comes_before(entry, own, scale)) own = entry;
   }
-  for (int offset = kWarpLanes / 2; offset > 0; offset /= 2) {
-    const ChunkEntry other{__shfl_xor_sync(kWholeWarp, own.noise, offset), __shfl_xor_sync(kWholeWarp, own.max, offset),
-                           __shfl_xor_sync(kWholeWarp, own.index, offset)};
-    if (comes_before(other, own, scale)) own = other;
-  }
-  return own;
+  return race_winner(own, scale);
 }
 
 // The id drawn in that chunk among those that this warp of the block tries, and its logit.

@@ -24,19 +24,20 @@ __device__ __forceinline__ ScoredRow whole_row(const ScoreHiddenKernel& kernel, 
   return row;
 }
 
-__device__ __forceinline__ uint8_t* kept_logits(const ScoreHiddenKernel& kernel, int64_t index) {
-  return kernel.winners + index * kChunkIds * logit_bytes(kernel.params);
+// Of piece `state` of all rows' pieces.
+__device__ __forceinline__ uint8_t* kept_logits(const ScoreHiddenKernel& kernel, int64_t state) {
+  return kernel.winners + state * kChunkIds * logit_bytes(kernel.params);
 }
 
-// By one warp: the winner among the chunks so far, and its logits.
-__device__ inline void follow_race(const ScoreHiddenKernel& kernel, int64_t index, const ScoredRow& row, float scale) {
-  HiddenRow& state = kernel.rows[index];
+// By one warp: the winner among the chunks so far, the last ones being [first, last), and its logits.
+__device__ inline void follow_race(const ScoreHiddenKernel& kernel, int64_t piece, const ScoredRow& row, float scale,
+                                   int64_t first, int64_t last) {
+  HiddenRow& state = kernel.rows[piece];
   const ChunkEntry known{state.winner_noise, state.winner_max, state.winner};
-  const int64_t first = kernel.first_id / kChunkIds, last = (kernel.last_id + kChunkIds - 1) / kChunkIds;
   const ChunkEntry winner = race_chunks(row, row_draws(row), scale, first, last, 0, 1, known);
   if (winner.index == known.index) return;
   const int64_t begin = winner.index * kChunkIds, left = kernel.params.vocab - begin;
-  uint32_t* const kept = reinterpret_cast<uint32_t*>(kept_logits(kernel, index));
+  uint32_t* const kept = reinterpret_cast<uint32_t*>(kept_logits(kernel, piece));
   if (kernel.params.type == FloatType::float32) {
     const uint32_t* logits = reinterpret_cast<const uint32_t*>(row.data) + begin;
     for (int id = lane_id(); id < kChunkIds && id < left; id += kWarpLanes) kept[id] = logits[id];
@@ -54,42 +55,67 @@ __device__ inline void follow_race(const ScoreHiddenKernel& kernel, int64_t inde
   state.winner_max = winner.max;
 }
 
-// Block i takes row i of one block of logits.
+// Block i takes piece i % pieces of row i / pieces, of one block of logits.
 template <FloatType type>
 __device__ void scan_hidden_row(const ScoreHiddenKernel& kernel) {
   const ScoreTokensParams& params = kernel.params;
-  const int64_t index = blockIdx.x;
+  const int64_t index = blockIdx.x / kernel.pieces, piece = blockIdx.x % kernel.pieces;
   const uint8_t* logits = static_cast<const uint8_t*>(params.logits) + index * params.row_stride * logit_bytes(params);
   const ScoredRow row = whole_row(kernel, index, logits, kernel.first_id);
   if (!row.exists) return;
-  HiddenRow& state = kernel.rows[index];
-  if (kernel.first_id == 0 && threadIdx.x == 0) state = {0.0, -1, 0.0f, 0.0f};
+  HiddenRow& state = kernel.rows[blockIdx.x];
+  if (kernel.first_id == 0 && threadIdx.x == 0) state = {0.0, -1, 0.0f, float_from_bits(0x7fffffffu)};
   const RowPlan plan = plan_row(params, row.b, row.l);
-  const int64_t first = kernel.first_id / kChunkIds, last = (kernel.last_id + kChunkIds - 1) / kChunkIds;
+  const int64_t before = kernel.first_id / kChunkIds, chunks = (kernel.last_id + kChunkIds - 1) / kChunkIds - before;
+  const int64_t first = before + chunks * piece / kernel.pieces, last = before + chunks * (piece + 1) / kernel.pieces;
   scan_chunks<type>(row, plan, first + warp_id(), last);
   if (wanted(params, TokenScore::current_logprob) && threadIdx.x == 0) {
     const int64_t id = at(params.tokens, row.b, row.l);
-    if (id >= kernel.first_id && id < kernel.last_id) state.current = read_value(row.data, type, id);
+    const bool here = id >= first * kChunkIds && id < last * kChunkIds && id < kernel.last_id;
+    if (here) state.current = read_value(row.data, type, id);
   }
   if (!plan.sampling) return;
   __syncthreads();
-  if (warp_id() == 0) follow_race(kernel, index, row, plan.scale);
+  if (warp_id() == 0) follow_race(kernel, blockIdx.x, row, plan.scale, first, last);
 }
 
 template <>
 struct Scanned<ScoreHiddenKernel> {
-  static constexpr bool kRaces = false;
   static __device__ __forceinline__ ScoredRow row(const ScoreHiddenKernel& kernel, int64_t index) {
-    const bool exists = listed_row(kernel.params, index).exists;
-    return whole_row(kernel, index, kept_logits(kernel, index), exists ? kernel.rows[index].winner * kChunkIds : 0);
+    return whole_row(kernel, index, nullptr, 0);
   }
-  static __device__ __forceinline__ int64_t winner(const ScoreHiddenKernel& kernel, int64_t index, const ChunkEntry*,
-                                                   float) {
-    return kernel.rows[index].winner;
+  static __device__ __forceinline__ ChunkEntry race(const ScoreHiddenKernel& kernel, int64_t index, const ScoredRow&,
+                                                    const RowDraws&, float scale, int warp, int warps) {
+    ChunkEntry own{0.0, 0.0f, -1};
+#pragma unroll 1
+    for (int64_t piece = warp * kWarpLanes + lane_id(); piece < kernel.pieces; piece += warps * kWarpLanes) {
+      const HiddenRow& state = kernel.rows[index * kernel.pieces + piece];
+      const ChunkEntry entry{state.winner_noise, state.winner_max, state.winner};
+      if (comes_before(entry, own, scale)) own = entry;
+    }
+    return race_winner(own, scale);
   }
+  static __device__ __forceinline__ void find_logits(const ScoreHiddenKernel& kernel, int64_t index, int64_t winner,
+                                                     ScoredRow* row) {
+    unsigned own = 0xffffffffu;
+#pragma unroll 1
+    for (int64_t piece = lane_id(); piece < kernel.pieces; piece += kWarpLanes) {
+      if (kernel.rows[index * kernel.pieces + piece].winner == winner) own = static_cast<unsigned>(piece);
+    }
+    const int64_t piece = __reduce_min_sync(kWholeWarp, own);
+    row->data = whole_row(kernel, index, kept_logits(kernel, index * kernel.pieces + piece), winner * kChunkIds).data;
+  }
+  // Every lane of the warp calls it: one of the pieces has it.
   static __device__ __forceinline__ float current(const ScoreHiddenKernel& kernel, int64_t index, const ScoredRow&,
                                                   int64_t) {
-    return kernel.rows[index].current;
+    float own = float_from_bits(0x7fffffffu);
+#pragma unroll 1
+    for (int64_t piece = lane_id(); piece < kernel.pieces; piece += kWarpLanes) {
+      const float x = kernel.rows[index * kernel.pieces + piece].current;
+      if (x == x) own = x;
+    }
+    const unsigned found = __ballot_sync(kWholeWarp, own == own);
+    return __shfl_sync(kWholeWarp, own, found == 0 ? 0 : __ffs(found) - 1);
   }
 };
 

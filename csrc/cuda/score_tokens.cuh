@@ -65,14 +65,14 @@ __device__ inline void write_left_out(const ScoredRow& row) {
 
 template <>
 struct Scanned<ScoreTokensKernel> {
-  static constexpr bool kRaces = true;
   static __device__ __forceinline__ ScoredRow row(const ScoreTokensKernel& kernel, int64_t index) {
     return scored_row(kernel, index);
   }
-  static __device__ __forceinline__ int64_t winner(const ScoreTokensKernel&, int64_t, const ChunkEntry* race,
-                                                   float scale) {
-    return first_of(race, kRaceWarps, scale).index;
+  static __device__ __forceinline__ ChunkEntry race(const ScoreTokensKernel&, int64_t, const ScoredRow& row,
+                                                    const RowDraws& draws, float scale, int warp, int warps) {
+    return race_chunks(row, draws, scale, 0, row.chunks, warp, warps, {0.0, 0.0f, -1});
   }
+  static __device__ __forceinline__ void find_logits(const ScoreTokensKernel&, int64_t, int64_t, ScoredRow*) {}
   static __device__ __forceinline__ float current(const ScoreTokensKernel&, int64_t, const ScoredRow& row, int64_t id) {
     return read_logit(row.data, row.params->type, row.guidance, id);
   }

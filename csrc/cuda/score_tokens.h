@@ -6,30 +6,36 @@
 
 namespace mdmcorrect::cuda {
 
-constexpr int64_t kFillingBlocks = 1024;     // enough of kScoreThreads threads for any GPU
-constexpr int64_t kLeastChunksPerBlock = 8;  // one for each warp
+constexpr int64_t kResidentBlocks = 2;  // of kScoreThreads threads on a multiprocessor
+constexpr int64_t kTurns = 4;           // of them, so that the last one does not leave many idle
 
 inline int64_t score_chunks(const ScoreTokensParams& params) {
   return (params.vocab + kVocabularyChunk - 1) / kVocabularyChunk;
 }
 
-// Into how many pieces rows are cut: 1 where a block scores a row by itself.
-inline int64_t score_pieces(const ScoreTokensParams& params) {
-  const int64_t rows = params.row_count, chunks = score_chunks(params);
-  if (rows == 0) return 1;
-  const int64_t most = (chunks + kLeastChunksPerBlock - 1) / kLeastChunksPerBlock;
-  const int64_t wanted = 2 * rows > kFillingBlocks ? 1 : kFillingBlocks / rows;
-  return most < wanted ? most : wanted;
+// Into how many pieces rows of so many chunks are cut, 1 where a block takes a row by itself: pieces of a chunk for each warp
+// until there are blocks for all turns, and smaller ones where that does not give each multiprocessor its blocks.
+inline int64_t row_pieces(int64_t rows, int64_t chunks, int multiprocessors) {
+  constexpr int64_t kWarps = kScoreThreads / 32;
+  const int64_t resident = kResidentBlocks * multiprocessors, filling = kTurns * resident;
+  if (rows == 0 || 2 * rows > filling) return 1;
+  const int64_t full = (chunks + kWarps - 1) / kWarps;
+  if (rows * full >= resident) return full < filling / rows ? full : filling / rows;
+  return chunks < resident / rows ? chunks : resident / rows;
 }
 
-inline bool partials_in_workspace(const ScoreTokensParams& params) {
-  return score_pieces(params) > 1 || score_chunks(params) > kSharedChunks;
+inline int64_t score_pieces(const ScoreTokensParams& params, int multiprocessors) {
+  return row_pieces(params.row_count, score_chunks(params), multiprocessors);
+}
+
+inline bool partials_in_workspace(const ScoreTokensParams& params, int multiprocessors) {
+  return score_pieces(params, multiprocessors) > 1 || score_chunks(params) > kSharedChunks;
 }
 
 // Bytes of device memory a call needs as workspace; its content matters neither before nor after.
-inline int64_t score_tokens_workspace(const ScoreTokensParams& params) {
+inline int64_t score_tokens_workspace(const ScoreTokensParams& params, int multiprocessors = kUsualMultiprocessors) {
   const int64_t partials = params.row_count * 2 * score_chunks(params);
-  return partials_in_workspace(params) ? partials * static_cast<int64_t>(sizeof(ChunkPartial)) : 0;
+  return partials_in_workspace(params, multiprocessors) ? partials * static_cast<int64_t>(sizeof(ChunkPartial)) : 0;
 }
 
 // All pointers are device pointers; suppress and forbid may be in any order and hold ids outside the vocabulary.
@@ -46,14 +52,16 @@ inline void score_tokens(const ScoreTokensParams& params, void* workspace, Launc
   if (rows == 0) return;
   const int guided = params.uncond_logits != nullptr, type = static_cast<int>(params.type);
   const unsigned shared = static_cast<unsigned>(kScoreSharedBytes);
-  if (!partials_in_workspace(params)) {
+  const int multiprocessors = launch.multiprocessors();
+  if (!partials_in_workspace(params, multiprocessors)) {
     const unsigned partial_bytes = static_cast<unsigned>(2 * score_chunks(params) * sizeof(ChunkPartial));
-    const unsigned blocks = static_cast<unsigned>(rows < kFillingBlocks ? rows : kFillingBlocks);
+    const int64_t filling = kTurns * kResidentBlocks * multiprocessors;
+    const unsigned blocks = static_cast<unsigned>(rows < filling ? rows : filling);
     launch({kRows[guided][type], blocks, 1, kScoreThreads, shared + partial_bytes},
            ScoreTokensKernel{params, nullptr, 1});
     return;
   }
-  const ScoreTokensKernel kernel{params, static_cast<ChunkPartial*>(workspace), score_pieces(params)};
+  const ScoreTokensKernel kernel{params, static_cast<ChunkPartial*>(workspace), score_pieces(params, multiprocessors)};
   launch({kScan[guided][type], static_cast<unsigned>(rows * kernel.pieces), 1, kScoreThreads, 0}, kernel);
   launch({"score_tokens_conclude", static_cast<unsigned>(rows), 1, kScoreThreads, shared}, kernel);
 }

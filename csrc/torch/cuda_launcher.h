@@ -15,6 +15,7 @@ class CudaLauncher final : public cuda::Launcher {
   void launch(const cuda::Launch& launch, const void* params, size_t size) override {
     driver_.launch(launch, params, size);
   }
+  int multiprocessors() const override { return driver_.multiprocessors(); }
 
  private:
   torch::stable::accelerator::DeviceGuard guard_;

@@ -62,7 +62,7 @@ struct Product {
 void score_in_blocks(const Product& product, ScoreTokensParams params, const Tensor& block) {
   params.row_stride = block.stride(0);
   CudaLauncher launcher(kOp, block);
-  const Tensor workspace = byte_tensor(kOp, cuda::score_hidden_workspace(params), block);
+  const Tensor workspace = byte_tensor(kOp, cuda::score_hidden_workspace(params, launcher.multiprocessors()), block);
   cuda::score_hidden(params, block.size(1), workspace.mutable_data_ptr(), launcher, [&](int64_t first, int64_t last) {
     product.logits(first, last, block);
     return block.const_data_ptr();
@@ -74,7 +74,7 @@ void score_whole(const Product& product, ScoreTokensParams params, const Tensor&
   params.logits = block.const_data_ptr();
   params.row_stride = block.stride(0);
   CudaLauncher launcher("score_tokens", block);
-  const Tensor workspace = byte_tensor(kOp, cuda::score_tokens_workspace(params), block);
+  const Tensor workspace = byte_tensor(kOp, cuda::score_tokens_workspace(params, launcher.multiprocessors()), block);
   cuda::score_tokens(params, workspace.mutable_data_ptr(), launcher);
 }
 

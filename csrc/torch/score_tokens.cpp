@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
   if (logits.is_cuda()) {
     if (rows) params.rows = bool_grid(kOp, "rows", rows, batch, length, logits);
     CudaLauncher launcher(kOp, logits);
-    const Tensor workspace = byte_tensor(kOp, cuda::score_tokens_workspace(params), logits);
+    const Tensor workspace = byte_tensor(kOp, cuda::score_tokens_workspace(params, launcher.multiprocessors()), logits);
     cuda::score_tokens(params, workspace.mutable_data_ptr(), launcher);
     return {scores.ids, scores.stats};
   }

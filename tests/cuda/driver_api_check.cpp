@@ -13,6 +13,7 @@ static_assert(api::kUnsupportedPtx == CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
 static_assert(api::kCaptureUnsupported == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
 static_assert(api::kRelaxedCapture == CU_STREAM_CAPTURE_MODE_RELAXED);
 static_assert(api::kMaxDynamicSharedBytes == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
+static_assert(api::kMultiprocessorCount == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
 
 // Passed alike: both pointers, or both integers (enums among them) of the same size.
 template <class A, class B>
@@ -35,6 +36,7 @@ static_assert(Same<api::LaunchKernel, decltype(cuLaunchKernel)>::value);
 static_assert(Same<api::CtxGetCurrent, decltype(cuCtxGetCurrent)>::value);
 static_assert(Same<api::CtxSetCurrent, decltype(cuCtxSetCurrent)>::value);
 static_assert(Same<api::DevicePrimaryCtxRetain, decltype(cuDevicePrimaryCtxRetain)>::value);
+static_assert(Same<api::DeviceGetAttribute, decltype(cuDeviceGetAttribute)>::value);
 static_assert(Same<api::GetErrorString, decltype(cuGetErrorString)>::value);
 static_assert(Same<api::ThreadExchangeStreamCaptureMode, decltype(cuThreadExchangeStreamCaptureMode)>::value);
 static_assert(Same<api::KernelGetFunction, decltype(cuKernelGetFunction)>::value);

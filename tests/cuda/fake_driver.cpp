@@ -104,6 +104,11 @@ Result cuDevicePrimaryCtxRetain(Context* context, Device device) {
   return kSuccess;
 }
 
+Result cuDeviceGetAttribute(int* value, int attribute, Device) {
+  *value = attribute == kMultiprocessorCount ? 132 : 0;
+  return kSuccess;
+}
+
 Result cuGetErrorString(Result, const char** text) {
   *text = "the fake's error";
   return kSuccess;
