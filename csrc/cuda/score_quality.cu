@@ -7,7 +7,7 @@ namespace device = mdmcorrect::portable;
 
 constexpr int kThreads = mdmcorrect::cuda::kMostQualityWarps * device::kWarpLanes;
 
-extern "C" __global__ void __launch_bounds__(kThreads, 3)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     score_quality_rows_float32(const __grid_constant__ ScoreQualityParams params) {
   device::score_quality_rows<FloatType::float32>(params);
 }

@@ -74,9 +74,9 @@ __device__ __forceinline__ void fill_slice(const ScoreQualityParams& params, int
 }
 
 template <FloatType type>
-__device__ __forceinline__ QualityPart quality_part(const ChunkPlace& place, const QualitySlice& slice, bool centred) {
+__device__ __forceinline__ QualityPart quality_part(Chunk<type> chunk, const ChunkPlace& place,
+                                                    const QualitySlice& slice, bool centred) {
   using Traits = ChunkTraits<type>;
-  Chunk<type> chunk = widen(align_chunk(load_chunk<type>(place), place), place, 0.0f);
   QualityPart part{};
   if (centred) {
     float sum = 0.0f;
@@ -125,11 +125,32 @@ __device__ inline float quality_logit(const ScoreQualityParams& params, const Qu
   return product / sqrtf(squares / size + static_cast<float>(params.eps)) + constant;
 }
 
-// Block i scores the i-th stretch of rows.
+// Rows of a block's stretch, one after the other; entries that are no row are passed over.
+struct QualityRows {
+  const ScoreQualityParams* params;
+  int64_t next, last;
+
+  // The place b * L + l of the next row; -1 at the end.
+  __device__ __forceinline__ int64_t take() {
+#pragma unroll 1
+    while (next < last) {
+      const int64_t place = params->row_index == nullptr ? next : params->row_index[next];
+      ++next;
+      if (place >= 0 && place < params->batch * params->length) return place;
+    }
+    return -1;
+  }
+};
+
+__device__ __forceinline__ const uint8_t* hidden_row(const ScoreQualityParams& params, int64_t place) {
+  return row_of(params.hidden, place / params.length, place % params.length);
+}
+
+// Block i scores the i-th stretch of rows. A warp's next values, of this row or the next, are under way while it sums.
 template <FloatType type>
 __device__ void score_quality_rows(const ScoreQualityParams& params) {
   const int chunks = static_cast<int>((params.size + kChunkValues - 1) / kChunkValues);
-  const int64_t first = params.rows * blockIdx.x / gridDim.x, last = params.rows * (blockIdx.x + 1) / gridDim.x;
+  QualityRows rows{&params, params.rows * blockIdx.x / gridDim.x, params.rows * (blockIdx.x + 1) / gridDim.x};
   const bool each_row = params.scale.position_stride != 0 || params.shift.position_stride != 0;
   const bool each_sequence = has_rows(params.scale) || has_rows(params.shift);
   const bool centred = params.norm == QualityNorm::layer;
@@ -137,19 +158,30 @@ __device__ void score_quality_rows(const ScoreQualityParams& params) {
   const bool kept = chunks <= kKeptSlices;  // else a warp has one slice for all its chunks, and makes it each time
   const int slices = kept ? chunks : warp_count();
   int64_t known = -1;  // what the slices belong to
+  int64_t place = rows.take();
+  if (place < 0) return;
+  const uint8_t* row = hidden_row(params, place);
+  LoadedChunk<type> loaded{};
+  if (warp_id() < chunks) loaded = load_chunk<type>(chunk_place<type>(row, params.size, warp_id()));
 #pragma unroll 1
-  for (int64_t i = first; i < last; ++i) {
-    const int64_t place = params.row_index == nullptr ? i : params.row_index[i];
-    if (place < 0 || place >= params.batch * params.length) continue;
-    const int64_t b = place / params.length, l = place % params.length;
-    const uint8_t* row = row_of(params.hidden, b, l);
+  while (place >= 0) {
+    const int64_t following = rows.take();
+    const uint8_t* const following_row = following < 0 ? nullptr : hidden_row(params, following);
     QualityPart* const parts = shared_at<QualityPart>(slices * sizeof(QualitySlice)) + (odd ? chunks : 0);
+    const int64_t b = place / params.length, l = place % params.length;
     const int64_t needed = each_row ? place : each_sequence ? b : 0;
 #pragma unroll 1
     for (int c = warp_id(); c < chunks; c += warp_count()) {
       QualitySlice* const slice = shared_at<QualitySlice>((kept ? c : warp_id()) * sizeof(QualitySlice));
       if (known != needed || !kept) fill_slice<type>(params, b, l, c, slice);
-      const QualityPart part = quality_part<type>(chunk_place<type>(row, params.size, c), *slice, centred);
+      const ChunkPlace here = chunk_place<type>(row, params.size, c);
+      const Chunk<type> chunk = widen(align_chunk(loaded, here), here, 0.0f);
+      const bool more = c + warp_count() < chunks;  // in this row
+      const uint8_t* const from = more ? row : following_row;
+      if (from != nullptr) {
+        loaded = load_chunk<type>(chunk_place<type>(from, params.size, more ? c + warp_count() : warp_id()));
+      }
+      const QualityPart part = quality_part<type>(chunk, here, *slice, centred);
       if (lane_id() != 0) continue;
       parts[c] = part;
       parts[c].weight = slice->weight;
@@ -162,6 +194,8 @@ __device__ void score_quality_rows(const ScoreQualityParams& params) {
       if (lane_id() == 0) params.quality[place] = params.logit ? logit : 1.0f / (1.0f + expf(-logit));
     }
     odd = !odd;
+    place = following;
+    row = following_row;
   }
 }
 

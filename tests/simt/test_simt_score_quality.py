@@ -91,6 +91,16 @@ def test_many_rows(any_order):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
+def test_rows_follow_one_another(simt, dtype):
+    """Blocks load values of the next row before they have summed this one's, past entries that are no row."""
+    hidden, options = case("position", 3, 500, 600, dtype)
+    row_index = np.where(np.arange(4500) % 3 == 0, np.arange(4500) // 3, -1)
+    _, traffic = check(simt, hidden, row_index=row_index, **options)
+    assert simt.launches[0].blocks < 1500
+    assert traffic["hidden"].bytes_read == hidden.nbytes
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 def test_each_value_is_read_once(simt, dtype):
     for size in (512, 1040, 523):
         hidden, options = case("sequence", 2, 30, size, dtype)
