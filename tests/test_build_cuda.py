@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cuda_cases
 import cuda_code
+import cuda_paths
 import cuda_table
 import pytest
 from cuda_code import Budget, Usage
@@ -103,14 +104,23 @@ def test_every_kernel_stays_within_its_budget(usage, machine_code):
 
 
 @pytest.mark.slow
+def test_ways_through_the_code_stay_within_their_limits(image):
+    """Instructions a warp issues round hot loops, and in what concludes a row."""
+    for way, counted in cuda_paths.measure(image, cuda_paths.ways()).items():
+        assert set(counted) == set(_native.build_info()["cuda_archs"]), way
+        for arch, count in counted.items():
+            assert 0 < count <= way.limit, f"sm_{arch}: {way.kernel}, {way.case}: {count:.0f} of {way.limit}"
+
+
+@pytest.mark.slow
 def test_logits_come_in_vectors(machine_code):
-    """A warp reads a chunk of 512 by vectors alone: each lane as many as the dtype needs, now and one chunk ahead,
-    with guidance of both rows, in float32 nothing ahead."""
+    """A warp reads a chunk of 512 by vectors alone, each lane as many as the dtype needs: whole chunks two at once and the two
+    after them, others now and one ahead; with guidance of both rows, in float32 nothing ahead."""
     for kernels in machine_code.values():
         for name, code in kernels.items():
             if re.match(r"score_tokens_(rows|scan)_", name):
                 vectors = 4 if name.endswith("_float32") else 2
-                loads = 8 if "_guided_" in name else 2 * vectors
+                loads = 8 if "_guided_" in name else 4 * vectors + 2 * vectors
                 assert cuda_code.count_of("LDG.E.128", code) == loads, name
 
 

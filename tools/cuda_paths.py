@@ -332,7 +332,10 @@ def longest_through(blocks: list[Block], way: Way) -> float:
             graph = _without(graph, {loop.head})
         else:
             cost[loop.head] += (trips - 1) * once
-    return max(length for i, length in _lengths(graph, cost, 0, frozenset(graph)).items() if _ends(blocks[i]))
+    ends = [length for i, length in _lengths(graph, cost, 0, frozenset(graph)).items() if _ends(blocks[i])]
+    if not ends:
+        raise ValueError(f"{way.kernel}: no way through it without {', '.join(way.skipped) or 'subroutines'}")
+    return max(ends)
 
 
 def _without(graph: Mapping[int, tuple[int, ...]], left_out: set[int]) -> dict[int, tuple[int, ...]]:

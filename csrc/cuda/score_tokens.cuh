@@ -91,8 +91,7 @@ __device__ void score_rows(const ScoreTokensKernel& kernel) {
     const RowPlan plan = plan_row(kernel.params, row.b, row.l);
     scan_chunks<type, guided>(row, plan, warp_id(), row.chunks);
     __syncthreads();
-    conclude_row(kernel, index);
-    __syncthreads();  // all have read the partials before the next row's are written
+    conclude_row(kernel, index);  // after whose last barrier nobody reads the partials
   }
 }
 

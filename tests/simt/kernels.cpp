@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <string>
+#include <type_traits>
 
 #include "cuda/bidirectional_attention.h"
 #include "cuda/bidirectional_attention_backward.h"
@@ -35,6 +36,18 @@ bool run_kernel(const mdmcorrect::cuda::Launch& launch, const void* argument, si
 
 extern const Entry entries[];
 
+// Of the device that is made up, for launchers that cut their work by it.
+int multiprocessors = mdmcorrect::cuda::kUsualMultiprocessors;
+
+template <class Workspace, class Params>
+int64_t workspace_bytes(Workspace workspace, const Params& params) {
+  if constexpr (std::is_invocable_v<Workspace, const Params&, int>) {
+    return workspace(params, multiprocessors);
+  } else {
+    return workspace(params);
+  }
+}
+
 // Of the last operator: kernel, blocks, threads and dynamic shared memory of each launch, a line each.
 std::string launches;
 
@@ -49,6 +62,7 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
     while (entry->name != nullptr && strcmp(entry->name, launch.kernel) != 0) ++entry;
     failed = failed || entry->name == nullptr || !entry->run(launch, argument, size);
   }
+  int multiprocessors() const override { return ::multiprocessors; }
   bool failed = false;
 };
 
@@ -57,7 +71,7 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
 #define SIMT_VISIBLE extern "C" __attribute__((visibility("default")))
 #define SIMT_SIZES(op, Params)                                                                \
   SIMT_VISIBLE int64_t simt_workspace_##op(const void* params) {                              \
-    return mdmcorrect::cuda::op##_workspace(*static_cast<const mdmcorrect::Params*>(params)); \
+    return workspace_bytes(mdmcorrect::cuda::op##_workspace, *static_cast<const mdmcorrect::Params*>(params)); \
   }                                                                                           \
   SIMT_VISIBLE size_t simt_sizeof_##op() { return sizeof(mdmcorrect::Params); }
 #define SIMT_OP(op, Params)                                                                     \
@@ -68,6 +82,7 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
   }                                                                                             \
   SIMT_SIZES(op, Params)
 
+SIMT_VISIBLE void simt_set_multiprocessors(int count) { multiprocessors = count; }
 SIMT_VISIBLE const char* simt_launches() { return launches.c_str(); }
 
 SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)

@@ -102,6 +102,7 @@ REACHED_BY = {
     "proposal_filter.cuh": ("score_tokens", run_score),
     "score_hidden.cuh": ("score_hidden", run_hidden),
     "score_quality.cuh": ("score_quality", run_quality),
+    "conclude_row.cuh": ("score_tokens", run_score),
     "score_tokens.cuh": ("score_tokens", run_score),
     "attention_keys.cuh": ("bidirectional_attention", run_attention),
     "bidirectional_attention.cuh": ("bidirectional_attention", run_attention),

@@ -64,7 +64,8 @@ def test_the_draw_keeps_what_leads(any_order, dtype):
         np.testing.assert_array_equal(value, known[name], err_msg=name)
     assert len({int(token) // 1024 for token in scores["token"][0]}) == 5
     again = traffic["logits"].bytes_read - logits.nbytes
-    assert 40 * 136 * logits.itemsize <= again <= 40 * 4 * 512 * logits.itemsize
+    pieces = any_order.launches[0].blocks // 40  # each follows a race of its own
+    assert 40 * 136 * logits.itemsize <= again <= 40 * pieces * 3 * 512 * logits.itemsize
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 9, "top_p": 0.8}])

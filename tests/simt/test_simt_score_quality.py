@@ -93,10 +93,10 @@ def test_many_rows(any_order):
 @pytest.mark.parametrize("dtype", TYPES)
 def test_rows_follow_one_another(simt, dtype):
     """Blocks load values of the next row before they have summed this one's, past entries that are no row."""
-    hidden, options = case("position", 3, 500, 600, dtype)
+    hidden, options = case("position", 3, 500, 1100, dtype)
     row_index = np.where(np.arange(4500) % 3 == 0, np.arange(4500) // 3, -1)
     _, traffic = check(simt, hidden, row_index=row_index, **options)
-    assert simt.launches[0].blocks < 1500
+    assert simt.launches[0].blocks <= 1024
     assert traffic["hidden"].bytes_read == hidden.nbytes
 
 

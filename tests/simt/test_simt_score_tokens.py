@@ -86,6 +86,28 @@ def test_both_forms_give_the_same_bits(simt):
         np.testing.assert_array_equal(np.broadcast_to(value, (1, 600)), many[name], err_msg=name)
 
 
+@pytest.mark.parametrize("op", ["score_tokens", "score_hidden"])
+def test_bits_do_not_depend_on_the_device(simt, op):
+    """Rows are cut by the multiprocessors: blocks for whole rows, for pieces of many chunks, for a chunk each."""
+    logits = peaked(1, 3, 9001)
+    if op == "score_hidden":
+        logits = np.ascontiguousarray(logits[0])
+    options = {"temperature": 0.8, "tokens": np.array([[5, 1024, 8999]]), "seed": np.array([3])}
+    options["shape"] = (1, 3) if op == "score_hidden" else None
+    known, _ = device_ops.score_tokens(simt, logits, op=op, **options)
+    blocks = set()
+    try:
+        for multiprocessors in (1, 4, 16, 1000):
+            simt.library.simt_set_multiprocessors(multiprocessors)
+            scores, _ = device_ops.score_tokens(simt, logits, op=op, **options)
+            blocks.add(simt.launches[0].blocks)
+            for name, value in scores.items():
+                np.testing.assert_array_equal(value, known[name], err_msg=f"{name} {multiprocessors}")
+    finally:
+        simt.library.simt_set_multiprocessors(128)
+    assert len(blocks) >= 2
+
+
 # -------------------------------------------------------------------------------------------------------------- traffic
 
 
