@@ -110,6 +110,13 @@ __device__ __forceinline__ uint32_t max_or_nan_fp16(uint32_t a, uint32_t b) {
   return d;
 }
 
+// A float16 as float32, exactly.
+__device__ __forceinline__ float widen_fp16(uint32_t bits) {
+  float y;
+  asm("{ .reg .b16 half; cvt.u16.u32 half, %1; cvt.f32.f16 %0, half; }" : "=f"(y) : "r"(bits));
+  return y;
+}
+
 // Says nothing to the machine and hides from the compiler where x came from: it is computed here and once.
 __device__ __forceinline__ void settle(float& x) { asm volatile("" : "+f"(x)); }
 __device__ __forceinline__ void settle(uint32_t& x) { asm volatile("" : "+r"(x)); }

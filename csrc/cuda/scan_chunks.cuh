@@ -1,7 +1,7 @@
 // A row's chunks from memory to their partials, in two ways that give the same bits:
 //
 //   scan_whole   whole chunks of a row that starts at a multiple of 16 bytes, with nothing dropped from them: the loop in
-//                which score_tokens spends its time, two chunks a turn, the loads of the next two under way
+//                which score_tokens spends its time, the loads of the next two chunks under way
 //   scan_any     everything else: the end of a row, rows at any address, guidance, probabilities, chunks with
 //                suppressed or forbidden ids
 #pragma once
@@ -141,16 +141,18 @@ __device__ __forceinline__ float largest_of(const ChunkWords<type>& words) {  //
 
 // What tells a lane apart, kept in registers: the compiler would compute it again for every chunk.
 struct ScanLane {
-  uint32_t upper, odd;         // not 0 for lanes 16 to 31, for lanes 8 to 15 and 24 to 31
-  float unit;                  // of the sum that this lane ends with
-  uint32_t stored;             // not 0 for a lane that stores a word of the partials
-  uint32_t sum_mask, max_mask;  // all ones where that word is a sum, the maximum
-  uint32_t usual;              // what is stored otherwise, where an earlier chunk has as large a value; 0: another word
+  float unit;                   // of the sum that this lane ends with: 1 for lanes 0 to 15
+  uint32_t sum_mask, max_mask;  // all ones where the word that it stores is a sum, the maximum
+  uint32_t usual;               // what it stores otherwise, where an earlier chunk has as large a value; 0: another word
+
+  __device__ __forceinline__ bool stores() const { return (sum_mask | max_mask | usual) != 0; }
+  __device__ __forceinline__ bool upper() const { return unit != 1.0f; }
+  __device__ __forceinline__ bool odd() const { return (lane_id() & 8) != 0; }  // of every sixteen the later eight
 };
 
 // Sums over the warp, each in the order of warp_sum, in one tree: of a for lanes 0 to 15, of b for the others.
 __device__ __forceinline__ float warp_sums(const ScanLane& lane, float a, float b) {
-  const bool upper = lane.upper != 0;
+  const bool upper = lane.upper();
   float x = (upper ? b : a) + __shfl_xor_sync(kWholeWarp, upper ? a : b, 16);
   for (int offset = 8; offset > 0; offset /= 2) x += __shfl_xor_sync(kWholeWarp, x, offset);
   return x;
@@ -158,7 +160,7 @@ __device__ __forceinline__ float warp_sums(const ScanLane& lane, float a, float 
 
 // The same of four: a for lanes 0 to 7, c for 8 to 15, b for 16 to 23, d for the others.
 __device__ __forceinline__ float warp_sums(const ScanLane& lane, float a, float b, float c, float d) {
-  const bool upper = lane.upper != 0, odd = lane.odd != 0;
+  const bool upper = lane.upper(), odd = lane.odd();
   const float ab = (upper ? b : a) + __shfl_xor_sync(kWholeWarp, upper ? a : b, 16);
   const float cd = (upper ? d : c) + __shfl_xor_sync(kWholeWarp, upper ? c : d, 16);
   float x = (odd ? cd : ab) + __shfl_xor_sync(kWholeWarp, odd ? ab : cd, 8);
@@ -185,19 +187,12 @@ __device__ __forceinline__ float add_weights(const Chunk<type>& below, float fac
 __device__ __forceinline__ ScanLane scan_lane() {
   const int lane = lane_id(), kind = lane & 7;
   ScanLane own;
-  own.upper = lane & 16;
-  own.odd = lane & 8;
   own.unit = lane < 16 ? 1.0f : kLn2;
-  own.stored = lane < 16 ? kind < 4 : kind == 0;
   own.sum_mask = kind == 0 ? 0xffffffffu : 0;
-  own.max_mask = kind == 1 ? 0xffffffffu : 0;
-  own.usual = kind == 2 ? 0xff800000u : kind == 3 ? 0xffffffffu : 0;  // -inf, -1
-  ptx::settle(own.upper);
-  ptx::settle(own.odd);
+  own.max_mask = lane < 16 && kind == 1 ? 0xffffffffu : 0;
+  own.usual = lane >= 16 ? 0 : kind == 2 ? 0xff800000u : kind == 3 ? 0xffffffffu : 0;  // -inf, -1
   ptx::settle(own.unit);
-  ptx::settle(own.stored);
   ptx::settle(own.sum_mask);
-  ptx::settle(own.max_mask);
   ptx::settle(own.usual);
   return own;
 }
@@ -221,7 +216,7 @@ __device__ __forceinline__ uint32_t summarise_whole(Chunk<type> chunk, float max
     if (max > fminf(best->raw, best->proposal)) {
       const int argmax = first_equal(chunk, max);
       const float second = terms.raw.second ? max_without(chunk, argmax) : -__builtin_inff();
-      if (lane.usual != 0 && max > (lane.odd == 0 ? best->raw : best->proposal)) {
+      if (lane.usual != 0 && max > (lane.odd() ? best->proposal : best->raw)) {
         rest = (lane_id() & 7) == 2 ? bits_of_float(second) : static_cast<uint32_t>(argmax);
       }
       best->raw = fmaxf(best->raw, max);
@@ -247,38 +242,37 @@ __device__ __forceinline__ uint32_t summarise_whole(Chunk<type> chunk, float max
   return (bits_of_float(sums) & lane.sum_mask) | (bits_of_float(max) & lane.max_mask) | rest;
 }
 
-// Chunks first, first + kScoreWarps, ..., `count` of them.
+// Chunks first, first + kScoreWarps, ..., `count` of them, at least one; a float32 chunk is as much to have under way as two
+// others.
 template <FloatType type>
 __device__ __forceinline__ void scan_whole(const ScoredRow& row, const ScanTerms& terms, int64_t first, int count,
                                            ScanBest* best) {
   constexpr int kBytes = kChunkIds * ChunkTraits<type>::kBytes, kStep = kScoreWarps * kBytes;
-  constexpr bool kEarly = type != FloatType::float32;  // whose words are its values
   constexpr int kWords = kScoreWarps * static_cast<int>(sizeof(ChunkPartial) / sizeof(uint32_t));
+  constexpr int kAhead = type == FloatType::float32 ? 1 : 2;
   const uint8_t* address = row.data + first * kBytes + 16 * lane_id();
   uint32_t* word = partial_word(row, first);
   const ScanLane lane = scan_lane();
-  ChunkWords<type> loaded[2];
-  loaded[0] = load_whole<type>(address);
-  if (count > 1) loaded[1] = load_whole<type>(address + kStep);
-#pragma unroll 1
-  for (;; count -= 2) {
+  ChunkWords<type> loaded[kAhead];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < kAhead; ++i) {
+    if (count > i) loaded[i] = load_whole<type>(address + i * kStep);
+  }
+#pragma unroll 1
+  for (;; count -= kAhead) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
       const float max = largest_of<type>(loaded[i]);
       Chunk<type> chunk = widen(loaded[i]);
-      const bool more = count > 2 + i;
-      if constexpr (kEarly) {
 #pragma unroll
-        for (int slot = 0; slot < Chunk<type>::kSlots; ++slot) ptx::settle(chunk.value[slot]);  // the words are free
-        if (more) loaded[i] = load_whole<type>(address + (2 + i) * kStep);
-      }
+      for (int slot = 0; slot < Chunk<type>::kSlots; ++slot) ptx::settle(chunk.value[slot]);  // the words are free
+      if (count > kAhead + i) loaded[i] = load_whole<type>(address + (kAhead + i) * kStep);
       const uint32_t value = summarise_whole(chunk, max, terms, lane, best);
-      if (!kEarly && more) loaded[i] = load_whole<type>(address + (2 + i) * kStep);
-      if (lane.stored != 0) word[i * kWords] = value;
+      if (lane.stores()) word[i * kWords] = value;
       if (count == 1 + i) return;
     }
-    address += 2 * kStep;
-    word += 2 * kWords;
+    address += kAhead * kStep;
+    word += kAhead * kWords;
   }
 }
 

@@ -153,8 +153,7 @@ __device__ __forceinline__ ChunkWords<type> align_chunk(const LoadedChunk<type>&
 template <FloatType type>
 __device__ __forceinline__ float widen_bits(uint32_t bits) {
   if (type == FloatType::float32) return float_from_bits(bits);
-  return type == FloatType::bfloat16 ? bfloat16_to_float(static_cast<uint16_t>(bits))
-                                     : float16_to_float(static_cast<uint16_t>(bits));
+  return type == FloatType::bfloat16 ? bfloat16_to_float(static_cast<uint16_t>(bits)) : ptx::widen_fp16(bits);
 }
 
 __device__ __forceinline__ float read_value(const void* row, FloatType type, int64_t index) {

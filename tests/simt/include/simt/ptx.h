@@ -70,6 +70,7 @@ inline uint32_t max_or_nan_fp16(uint32_t a, uint32_t b) {
   return d;
 }
 
+inline float widen_fp16(uint32_t bits) { return float16_to_float(static_cast<uint16_t>(bits)); }
 inline void settle(float&) {}
 inline void settle(uint32_t&) {}
 
