@@ -49,7 +49,7 @@ class Loop(NamedTuple):
 
 @functools.cache
 def functions_of(source: Path) -> list[tuple[int, str]]:
-    """(first line, name) of each function of a source whose style is ours: it begins in the first or the third column."""
+    """(first line, name) of each function of a source of ours: it begins in the first or third column."""
     if not source.exists():
         return []
     begins = re.compile(r"^(?:  )?(?:\w[\w:<>,*& ]*?[\s*&])?(?:__attribute__\(\(\w+\)\) \w+ )?(\w+)\([^;]*$")
@@ -130,7 +130,9 @@ def split_blocks(lines: list[tuple[Instruction, list[str]]]) -> list[Block]:
     for start, end in zip(order, [*order[1:], len(lines)], strict=True):
         last = lines[end - 1][0]
         name, *modifiers = last.opcode.split(".")
-        targets = [number[place[target]] for target in re.findall(r"`\(([.$][\w$.]+)\)", last.operands) if target in place]
+        targets = [
+            number[place[target]] for target in re.findall(r"`\(([.$][\w$.]+)\)", last.operands) if target in place
+        ]
         following = [number[end]] if end in number else []
         calls = None
         if name == "BRA" and "DIV" not in modifiers:
@@ -215,7 +217,9 @@ class Way(NamedTuple):
     limit: int
     function: str  # loop: which one. through: where it begins, if that is called
     per: int  # loop: rounds of what is counted in one
-    counts: tuple[tuple[str, int], ...]  # loop: instructions that there are at least. through: trips of a function's loops
+    counts: tuple[
+        tuple[str, int], ...
+    ]  # loop: instructions that there are at least. through: trips of a function's loops
     skipped: tuple[str, ...]  # functions that are not entered
 
 
@@ -314,7 +318,13 @@ def longest_through(blocks: list[Block], way: Way) -> float:
     trips_of = dict(way.counts)
     skipped = {i for i in dominator if is_of(blocks[i], way.skipped)}
     # What the compiler has moved ahead of the branch that skips it stays: without it no loop of a name is reached.
-    needed = {i for i in skipped if any(all(_dominates(dominator, i, head) for head in found) for name, found in heads.items() if trips_of.get(name))}
+    needed = {
+        i
+        for i in skipped
+        if any(
+            all(_dominates(dominator, i, head) for head in found) for name, found in heads.items() if trips_of.get(name)
+        )
+    }
     graph = _without(graph, skipped - needed)
     cost = {i: len(block.instructions) for i, block in enumerate(blocks)}
     for loop in find_loops(graph, 0):
@@ -387,7 +397,9 @@ def main() -> int:
         for way, archs in measure(image, list(every)).items():
             every[way] |= archs
     for way, archs in every.items():
-        cells = "  ".join(f"sm_{arch} {count:.0f}" for arch, count in sorted(archs.items(), key=lambda one: int(one[0])))
+        cells = "  ".join(
+            f"sm_{arch} {count:.0f}" for arch, count in sorted(archs.items(), key=lambda one: int(one[0]))
+        )
         print(f"{way.kernel}, {way.case}, at most {way.limit}: {cells}")
     return int(any(count > way.limit for way, archs in every.items() for count in archs.values()))
 

@@ -48,7 +48,9 @@ MDM_INLINE double log_probability(const OnlineStats& stats, float x, double norm
   return stats.scale * (static_cast<double>(x) - static_cast<double>(stats.max)) - normaliser;
 }
 
-MDM_INLINE double log_probability(const OnlineStats& stats, float x) { return log_probability(stats, x, log_sum(stats)); }
+MDM_INLINE double log_probability(const OnlineStats& stats, float x) {
+  return log_probability(stats, x, log_sum(stats));
+}
 
 MDM_INLINE double log_sum_exp(const OnlineStats& stats, double normaliser) {
   return stats.scale * static_cast<double>(stats.max) + normaliser;

@@ -32,9 +32,7 @@ MDM_INLINE uint32_t ordered_bits(float value) {
 }
 
 // The inverse; a NaN for the key of one.
-MDM_INLINE float value_of_key(uint32_t key) {
-  return float_from_bits(key ^ (~sign_mask(key) | 0x80000000u));
-}
+MDM_INLINE float value_of_key(uint32_t key) { return float_from_bits(key ^ (~sign_mask(key) | 0x80000000u)); }
 
 MDM_INLINE uint64_t ordered_bits(double value) {
   const double canonical = value + 0.0;

@@ -125,8 +125,8 @@ __device__ inline void see_current(const Kernel& kernel, int64_t index, const Sc
 
 // Both laws from the partials, or of a row whose filters are known that of the proposal again; warps without a law race.
 template <class Kernel>
-__device__ __forceinline__ void merge_row(const Kernel& kernel, int64_t index, const ScoredRow& row, const RowPlan& plan,
-                                          bool filtered, ScoreShared* shared) {
+__device__ __forceinline__ void merge_row(const Kernel& kernel, int64_t index, const ScoredRow& row,
+                                          const RowPlan& plan, bool filtered, ScoreShared* shared) {
   const int warp = warp_id();
   if (warp == kProposalWarp || (warp == kRawWarp && !filtered)) {
     const bool raw = warp == kRawWarp;

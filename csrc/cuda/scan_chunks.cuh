@@ -143,7 +143,7 @@ __device__ __forceinline__ float largest_of(const ChunkWords<type>& words) {  //
 struct ScanLane {
   float unit;                   // of the sum that this lane ends with: 1 for lanes 0 to 15
   uint32_t sum_mask, max_mask;  // all ones where the word that it stores is a sum, the maximum
-  uint32_t usual;               // what it stores otherwise, where an earlier chunk has as large a value; 0: another word
+  uint32_t usual;  // what it stores otherwise, where an earlier chunk has as large a value; 0: another word
 
   __device__ __forceinline__ bool stores() const { return (sum_mask | max_mask | usual) != 0; }
   __device__ __forceinline__ bool upper() const { return unit != 1.0f; }

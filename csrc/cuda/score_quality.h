@@ -20,7 +20,8 @@ inline void score_quality(const ScoreQualityParams& params, void*, Launcher& lau
   const int64_t turns = (chunks + kMostQualityWarps - 1) / kMostQualityWarps;  // of a warp for one row
   const int64_t warps = (chunks + turns - 1) / turns;
   // All that are resident, so that every block has as many rows as the others, but for one; it reads the head once for them.
-  const int64_t most = launch.multiprocessors() * (resident_quality_warps(params.hidden.type) / warps), slices = chunks <= kKeptSlices ? chunks : warps;
+  const int64_t most = launch.multiprocessors() * (resident_quality_warps(params.hidden.type) / warps),
+                slices = chunks <= kKeptSlices ? chunks : warps;
   launch({kKernels[static_cast<int>(params.hidden.type)],
           static_cast<unsigned>(params.rows < most ? params.rows : most), 1, static_cast<unsigned>(32 * warps),
           static_cast<unsigned>(slices * sizeof(QualitySlice) + 2 * chunks * sizeof(QualityPart))},

@@ -56,7 +56,8 @@ void ask_all(int64_t batch, int64_t length) {
     ScoreTokensParams params = rows<ScoreTokensParams>(batch, length);
     params.row_count = batch * length;
     params.vocab = vocab;
-    ask("score_tokens", params, cuda::score_tokens,
+    ask(
+        "score_tokens", params, cuda::score_tokens,
         +[](const ScoreTokensParams& scores) { return cuda::score_tokens_workspace(scores); });
   }
   for (const int64_t size : {1, 4096, 16384}) {

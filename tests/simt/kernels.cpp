@@ -69,10 +69,10 @@ class SimtLauncher final : public mdmcorrect::cuda::Launcher {
 }  // namespace
 
 #define SIMT_VISIBLE extern "C" __attribute__((visibility("default")))
-#define SIMT_SIZES(op, Params)                                                                \
-  SIMT_VISIBLE int64_t simt_workspace_##op(const void* params) {                              \
+#define SIMT_SIZES(op, Params)                                                                                 \
+  SIMT_VISIBLE int64_t simt_workspace_##op(const void* params) {                                               \
     return workspace_bytes(mdmcorrect::cuda::op##_workspace, *static_cast<const mdmcorrect::Params*>(params)); \
-  }                                                                                           \
+  }                                                                                                            \
   SIMT_VISIBLE size_t simt_sizeof_##op() { return sizeof(mdmcorrect::Params); }
 #define SIMT_OP(op, Params)                                                                     \
   SIMT_VISIBLE int simt_##op(const void* params, void* workspace) {                             \
