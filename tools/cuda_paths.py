@@ -1,9 +1,9 @@
 """How many instructions a warp issues on ways through the machine code that matter: once round a hot loop, or through a
 kernel with so many trips of each loop.
 
-`python tools/cuda_paths.py` reads the built library (or cubins and fatbins that are named), and prints a line for each
-`loop` and `through` of csrc/cuda/budgets.txt, a column for each architecture. What a line says is in that file. It needs
-cuobjdump and nvdisasm (`pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`) and kernels compiled with -lineinfo.
+`python tools/cuda_paths.py` reads the built library (or cubins and fatbins that are named) and prints a line for each
+`loop` and `through` of csrc/cuda/budgets.txt, with a figure for each architecture. That file says what a line means. It
+needs cuobjdump and nvdisasm (`pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`) and kernels compiled with -lineinfo.
 """
 
 from __future__ import annotations
