@@ -114,7 +114,7 @@ def test_ways_through_the_code_stay_within_their_limits(image):
 
 @pytest.mark.slow
 def test_logits_come_in_vectors(machine_code):
-    """A warp reads a chunk of 512 by vectors alone, four a lane in float32 and two of 16 bits: of whole chunks the first
+    """A warp reads a chunk of 512 by vectors alone, four a lane in float32 and two of 16 bits: of whole ones the first
     and those ahead (one in float32, two of 16 bits), of others now and one ahead; with guidance of both rows."""
     for kernels in machine_code.values():
         for name, code in kernels.items():

@@ -3,7 +3,7 @@ kernel with so many trips of each loop.
 
 `python tools/cuda_paths.py` reads the built library (or cubins and fatbins that are named) and prints a line for each
 `loop` and `through` of csrc/cuda/budgets.txt, with a figure for each architecture. That file says what a line means. It
-needs cuobjdump and nvdisasm (`pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`) and kernels compiled with -lineinfo.
+needs cuobjdump and nvdisasm (`pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`), and kernels with -lineinfo.
 """
 
 from __future__ import annotations
