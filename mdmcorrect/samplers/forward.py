@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from ..model import Output, Request, Window, as_model, check_logits, combine, mo
 from .rows import Rows
 from .scoring import Scores, Scoring
 from .state import State
+
+if TYPE_CHECKING:
+    from .steps import Seen
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +122,7 @@ class Forward:
 
     def __call__(
         self,
-        state: State,
+        state: Seen,
         tokens: Tensor,
         rows: Rows,
         where: Tensor,
@@ -206,13 +209,13 @@ class Forward:
             return scores
         return Scores({name: _scatter(value, index, batch) for name, value in scores.items()})
 
-    def tell(self, state: State) -> None:
+    def tell(self, state: Seen) -> None:
         """Log, once for a run, what of its input the model does not take; with relative positions nothing is lost."""
         if self._unpassed(state):
             level = logging.WARNING if state.placed else logging.INFO
             _log.log(level, "model %s takes no position_ids: it counts positions by itself", self.name)
 
-    def _unpassed(self, state: State) -> frozenset[str]:
+    def _unpassed(self, state: Seen) -> frozenset[str]:
         tells = state.placed or state.padded
         return _POSITIONS if tells and not self._takes_positions else _NOTHING
 

@@ -7,7 +7,7 @@ where somebody looks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +55,8 @@ def plan_of(engine: Engine) -> Plan | None:
 
 def _description(engine: Engine) -> Lowered | None:
     asks = (engine.stop, engine.tokens_processor, engine.review)
+    if engine.forward.scoring.reads_logits:  # its scores are its own, of any dtype
+        return None
     if any(part is not None for part in asks) or len(engine.eos_ids) > MOST_ENDS or hasattr(engine.plan, "waiting"):
         return None
     parts = lowered(engine.window, engine.plan, engine.correct)
@@ -223,7 +225,7 @@ class NativeSteps:
         after = self._made(standing, ahead, {}, StepMode.CLOSE | mode, 0).state
         return replace(after, calls=state.calls, token_forwards=state.token_forwards)
 
-    def _rows(self, standing: Canvas, column: RowField, flags: list[int]) -> Rows:
+    def _rows(self, standing: Canvas, column: RowField, flags: Sequence[int]) -> Rows:
         if all(flags):
             return self.every_row
         listed = indices(flags)
@@ -305,7 +307,7 @@ class NativeSteps:
     ) -> Canvas:
         forwards = 0 if rows is None else tally.number(rows)
         read = scores.get
-        made = sampler_step(
+        after, tokens, commit_score, commits, marks, time = sampler_step(
             standing.rows, standing.tokens, self.begun.fixed, self.block, self.begun.positions, self.real,
             standing.commit_score, standing.commits, standing.marks, self.plan, close, open,
             read("token"), read("argmax"), read("confidence"), read(self.slots.get("rank", "")),
@@ -313,4 +315,4 @@ class NativeSteps:
             tally.nfe if forwards is None else None, forwards or 0, *self.tables,
         )  # fmt: skip
         calls, token_forwards = standing.calls + tally.calls, standing.token_forwards + tally.token_forwards
-        return Canvas(self.begun, *made, calls, token_forwards, scores)
+        return Canvas(self.begun, after, tokens, commit_score, commits, marks, time, calls, token_forwards, scores)

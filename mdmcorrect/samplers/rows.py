@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,6 +42,6 @@ class Rows:
         return Rows(mask) if self.listed is None else Rows(mask, indices(mask.tolist()))
 
 
-def indices(flags: list[bool]) -> tuple[int, ...]:
+def indices(flags: Iterable[object]) -> tuple[int, ...]:
     """Where the flags are true."""
     return tuple(row for row, flag in enumerate(flags) if flag)

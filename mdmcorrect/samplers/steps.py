@@ -31,6 +31,25 @@ class Ahead:
     opened: Any = None
 
 
+class Seen(Protocol):
+    """What a forward reads of a run: of a :class:`State`, or of what stands for one."""
+
+    @property
+    def fixed(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def attention_mask(self) -> Tensor: ...
+    @property
+    def seed(self) -> Tensor: ...
+    @property
+    def step(self) -> Tensor: ...
+    @property
+    def padded(self) -> bool: ...
+    @property
+    def placed(self) -> bool: ...
+
+
 class Standing(Protocol):
     """A run between two steps, and what the last one did."""
 
