@@ -3,7 +3,7 @@
 Ours scores the rows that theirs does; "needed rows" is ours as it is, which reads only what the step asks for. Floor:
 moving the logits' bytes once. MDLM and ReMDM draw at temperature 1, as published; the others at 0 and 0.7.
 
-The smallest size shows what a step costs beside the vocabulary.
+The small sizes show what a step costs beside the vocabulary.
 
 Beside the times: operators of torch that a step dispatches, questions to the host (waits, on a device), and the peak
 of memory as a multiple of the logits. A case is left out where theirs would hold more than BUDGET.
@@ -21,7 +21,8 @@ from step_cases import contest
 
 MASK = 126336
 BUDGET = {"cpu": 4.5e9, "cuda": 70e9}  # bytes, the logits among them
-SIZES = [(1, 64, 1000), *((batch, length, VOCAB) for length in (256, 1024) for batch in (1, 8))]
+SMALL = [(1, 64, 32), (1, 128, 32), (16, 64, 32), (1, 64, 1000)]  # Sudoku, proteins, molecules
+SIZES = [*SMALL, *((batch, length, VOCAB) for length in (256, 1024) for batch in (1, 8))]
 SAMPLERS = ["llada", "dream", "fast_dllm", "mdlm", "remdm", "p2", "proseco", "prism"]
 CASES = [(name, temperature) for name in SAMPLERS for temperature in (0.0, 0.7)]
 CASES = [case for case in CASES if case[0] not in ("mdlm", "remdm") or case[1] > 0]

@@ -222,11 +222,12 @@ class Forward:
     def _row_numbers(self, tokens: Tensor) -> Tensor:
         """int64 ``[B]``: 0, 1, 2, ..., kept for the run."""
         kept, batch = self._rows, tokens.shape[0]
-        if _constants.place_of(tokens) is None:
-            return torch.arange(batch, device=tokens.device)
-        if kept is None or len(kept) != batch or kept.device != tokens.device:
-            kept = self._rows = torch.arange(batch, device=tokens.device)
-        return kept
+        if kept is not None and kept.shape[0] == batch and kept.device == tokens.device:
+            return kept
+        numbers = torch.arange(batch, dtype=torch.int64, device=tokens.device)
+        if _constants.place_of(tokens) is not None:
+            self._rows = numbers
+        return numbers
 
     def nothing(self, tokens: Tensor) -> Scores:
         """The scores of a step without a forward: every name, with nothing in it."""

@@ -32,7 +32,7 @@ class Rows:
 
         Made where the mask is: copying a list there would make the host wait.
         """
-        if self.listed is None or len(self.listed) == len(self.mask):
+        if self.listed is None or len(self.listed) == self.mask.shape[0]:
             return None
         return (~self.mask).long().argsort(stable=True)[: len(self.listed)]
 
