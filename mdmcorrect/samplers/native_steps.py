@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._kernels import has_kernel
 from ..model import Window
 from ..ops.correct_pass import correct_pass
 from ..ops.sampler_step import MARKS, sampler_step
@@ -256,7 +257,8 @@ class NativeSteps:
             )  # fmt: skip
 
         assert self.engine.correct is not None
-        if isinstance(self.engine.correct, FixedPoint) and self.engine.correct.top_k is None:
+        drafts = isinstance(self.engine.correct, FixedPoint) and self.engine.correct.top_k is None
+        if drafts and has_kernel("correct_pass", standing.tokens):
             return self._drafted(self.engine.correct, standing, ahead.correcting, scores, rescore)
         state = standing.state
         _, view = self.engine.window.view(state, self.layout, self.engine.mask_id)
