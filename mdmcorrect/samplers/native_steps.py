@@ -256,13 +256,14 @@ class NativeSteps:
                 tally=tally,
             )  # fmt: skip
 
-        assert self.engine.correct is not None
-        drafts = isinstance(self.engine.correct, FixedPoint) and self.engine.correct.top_k is None
-        if drafts and has_kernel("correct_pass", standing.tokens):
-            return self._drafted(self.engine.correct, standing, ahead.correcting, scores, rescore)
+        corrector = self.engine.correct
+        assert corrector is not None
+        kernel = has_kernel("correct_pass", standing.tokens)
+        if kernel and isinstance(corrector, FixedPoint) and corrector.top_k is None:
+            return self._drafted(corrector, standing, ahead.correcting, scores, rescore)
         state = standing.state
         _, view = self.engine.window.view(state, self.layout, self.engine.mask_id)
-        return self.engine.correct(state, view, ahead.correcting, scores, rescore)
+        return corrector(state, view, ahead.correcting, scores, rescore)
 
     def _drafted(
         self, corrector: FixedPoint, standing: Canvas, rows: Rows, scores: Scores, rescore: Rescore
