@@ -30,14 +30,15 @@ MDM_INLINE void take_corrections(const StepCanvas& canvas, Team& team, bool corr
 
 template <class Team>
 MDM_INLINE void sampler_step_row(const SamplerStepParams& params, int64_t row, Team& team) {
-  int64_t fields[kRowFields];
-  for (int i = 0; i < kRowFields; ++i) fields[i] = params.rows[row * kRowFields + i];
-  StepCanvas canvas{&params, row, step_window(params.ints, fields, fields[kOpenQuota], params.close_mode),
+  const int64_t* given = params.rows + row * kRowFields;
+  int64_t fields[kStateFields];  // few, so that each thread of a team can have them in registers
+  for (int i = 0; i < kStateFields; ++i) fields[i] = given[i];
+  StepCanvas canvas{&params, row, step_window(params.ints, given, fields, given[kOpenQuota], params.close_mode),
                     fields[kStep]};
-  take_corrections(canvas, team, params.revised.data != nullptr && fields[kCorrect] != 0);
-  const bool closes = (params.close_mode & kClose) != 0, waits = closes && row_waits(fields, params.close_mode);
+  take_corrections(canvas, team, params.revised.data != nullptr && given[kCorrect] != 0);
+  const bool closes = (params.close_mode & kClose) != 0, waits = closes && row_waits(given, fields, params.close_mode);
   const bool finished = closes && canvas.window.finishing;
-  if (closes) fields[kQuota] = fields[kOpenQuota];
+  if (closes) fields[kQuota] = given[kOpenQuota];
   if (closes && !waits) close_step(canvas, team, fields);
   if (!waits) end_row(canvas, team, fields);
 
@@ -50,8 +51,9 @@ MDM_INLINE void sampler_step_row(const SamplerStepParams& params, int64_t row, T
   }
   int64_t* out = params.out_rows + row * kRowFields;
   if (team.leads()) {
-    for (int i = 0; i < kRowFields; ++i) out[i] = fields[i];
+    for (int i = 0; i < kRowFields; ++i) out[i] = i < kStateFields ? fields[i] : given[i];
     out[kUnfilled] = unfilled;
+    params.out_time[row] = 0.0;  // of a step that is not opened
   }
   if ((params.open_mode & kOpen) != 0) open_row(params, row, fields, out, team);
 }

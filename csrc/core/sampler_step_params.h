@@ -120,6 +120,7 @@ enum RowField : int {
   kUnmask,
   kRemask,  // of the step that is open
   kRowFields,
+  kStateFields = kWindows,  // the first ones; a step changes some
 };
 
 // Planes of the marks, bool [kMarks, B, L].

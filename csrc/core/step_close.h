@@ -1,8 +1,10 @@
 // The closing of a step: its update of the canvas and of the row's fields, given the scores. One row, by a team of threads
 // (step_open.h), which also ranks:
 //
-//   Team::select(count, key_of, take)   take(col, chosen) for every position, chosen for the `count` largest keys other
-//                                       than kLeftOut, ties to the lowest index
+//   Team::rank(key_of)                  keeps the keys of all positions; how many of them are not kLeftOut
+//   Team::key(col)                      the key that was kept
+//   Team::select(count, take)           take(col, chosen) for every position, chosen for the `count` largest of those keys,
+//                                       ties to the lowest index
 //   Team::admitted(rule, bound, at_least, takes_part, score_of)
 //                                       how many scores a CountRule admits (count_positions)
 //
@@ -115,7 +117,7 @@ MDM_INLINE int64_t scored_count(const StepCanvas& canvas, Team& team, int64_t as
   const int64_t count = team.admitted(
       rule, bound, plan.at_least > 0 ? plan.at_least : 0, [&](int64_t col) { return canvas.masked(col); },
       [&](int64_t col) {
-        if (by_rank) return unmask_rank(canvas, col);
+        if (by_rank) return ordering_uniform(canvas, 0, col);  // as unmask_rank
         return read.data == nullptr ? __builtin_nanf("") : at(read, canvas.row, col);
       });
   if (plan.at_least < 0) return count > asked ? count : asked;
@@ -126,32 +128,27 @@ MDM_INLINE int64_t scored_count(const StepCanvas& canvas, Team& team, int64_t as
 
 // Commit the best masked positions, mask the worst committed ones, and commit as many more.
 template <class Team>
-MDM_INLINE void update_ranked(const StepCanvas& canvas, Team& team, const int64_t* fields) {
+MDM_INLINE void update_ranked(const StepCanvas& canvas, Team& team) {
   const SamplerStepParams& params = *canvas.params;
   const StepInts& plan = params.ints;
   const bool spends = plan.spend_on_masks != 0;  // on positions that propose the mask, which then are not committed
-  const auto key = [&](int64_t col) {
+  const int64_t asked = scored_count(canvas, team, canvas.given(kUnmask)) + canvas.given(kRemask);
+  const int64_t found = team.rank([&](int64_t col) {
     const bool takes_part = spends ? canvas.masked(col) : can_commit(canvas, col);
     return takes_part ? score_key(unmask_rank(canvas, col), true) : kLeftOut;
-  };
-  const int64_t asked = scored_count(canvas, team, fields[kUnmask]) + fields[kRemask];
-  team.select(asked, key, [&](int64_t col, bool chosen) {
+  });
+  team.select(asked, [&](int64_t col, bool chosen) {
     canvas.mark(kCommitted, col) = chosen && (!spends || can_commit(canvas, col));
     canvas.mark(kRemasked, col) = 0;
   });
   if (plan.remask == static_cast<int64_t>(RemaskCount::none)) return;
-  const auto keep_key = [&](int64_t col) {
-    return can_remask(canvas, col) ? score_key(keep_rank(canvas, col), false) : kLeftOut;
-  };
-  int64_t count = fields[kRemask];
-  if (plan.refill_if_short != 0 && !spends) {
-    const int64_t found = team.count([&](int64_t col) { return key(col) != kLeftOut; });
-    if (asked > found) {
-      const int64_t scored = team.count([&](int64_t col) { return keep_key(col) != kLeftOut; });
-      count = (count < scored ? count : scored) - (asked - found);
-    }
+  const int64_t scored = team.rank(
+      [&](int64_t col) { return can_remask(canvas, col) ? score_key(keep_rank(canvas, col), false) : kLeftOut; });
+  int64_t count = canvas.given(kRemask);
+  if (plan.refill_if_short != 0 && !spends && asked > found) {
+    count = (count < scored ? count : scored) - (asked - found);
   }
-  team.select(count, keep_key, [&](int64_t col, bool chosen) { canvas.mark(kRemasked, col) = chosen; });
+  team.select(count, [&](int64_t col, bool chosen) { canvas.mark(kRemasked, col) = chosen; });
 }
 
 // Commit and mask what was drawn when the step opened.
@@ -168,43 +165,36 @@ MDM_INLINE void update_drawn(const StepCanvas& canvas, Team& team) {
 
 // Masked and committed positions ranked together; the best hold a token afterwards.
 template <class Team>
-MDM_INLINE void update_pool(const StepCanvas& canvas, Team& team, const int64_t* fields) {
+MDM_INLINE void update_pool(const StepCanvas& canvas, Team& team) {
   const StepInts& plan = canvas.params->ints;
-  const auto rank = [&](int64_t col) {
+  const bool strict = plan.strict != 0;
+  // The best first; by a strict cut the worst, and a NaN, which is never masked, last.
+  const int64_t total = team.rank([&](int64_t col) {
+    if (!(strict ? canvas.eligible(col) : can_commit(canvas, col) || can_remask(canvas, col))) return kLeftOut;
     float value = canvas.is_mask(col) ? unmask_rank(canvas, col) : pool_keep_rank(canvas, col);
     if (plan.noise != static_cast<int64_t>(PoolNoise::none)) value += pool_noise(canvas, col);
-    return value;
-  };
-  if (plan.strict == 0) {
-    const auto key = [&](int64_t col) {
-      return can_commit(canvas, col) || can_remask(canvas, col) ? score_key(rank(col), true) : kLeftOut;
-    };
-    team.select(fields[kUnmask], key, [&](int64_t col, bool chosen) {
+    return score_key(strict && value != value ? __builtin_inff() : value, !strict);
+  });
+  if (!strict) {
+    team.select(canvas.given(kUnmask), [&](int64_t col, bool chosen) {
       canvas.mark(kCommitted, col) = chosen && can_commit(canvas, col);
-      canvas.mark(kRemasked, col) = !chosen && can_remask(canvas, col) && key(col) != kLeftOut;
+      canvas.mark(kRemasked, col) = !chosen && can_remask(canvas, col) && team.key(col) != kLeftOut;
     });
     return;
   }
-  // What scores strictly below the best of the others is masked; a NaN never is.
-  const auto low_key = [&](int64_t col) {
-    if (!canvas.eligible(col)) return kLeftOut;
-    const float value = rank(col);
-    return score_key(value != value ? __builtin_inff() : value, false);
-  };
-  const int64_t total = team.count([&](int64_t col) { return canvas.eligible(col); });
-  const int64_t below = total - fields[kUnmask];
+  // What scores strictly below the best of the others is masked.
+  const int64_t below = total - canvas.given(kUnmask);
   double cut = 0.0;  // keys are integers of 32 bits
   if (below >= total) {
     cut = static_cast<double>(score_key(__builtin_inff(), false));
   } else {
-    team.select((below > 0 ? below : 0) + 1, low_key,
-                [&](int64_t col, bool chosen) { canvas.mark(kRemasked, col) = chosen; });
+    team.select((below > 0 ? below : 0) + 1, [&](int64_t col, bool chosen) { canvas.mark(kRemasked, col) = chosen; });
     cut = -team.largest([&](int64_t col) {
-      return canvas.mark(kRemasked, col) != 0 ? -static_cast<double>(low_key(col)) : -__builtin_inf();
+      return canvas.mark(kRemasked, col) != 0 ? -static_cast<double>(team.key(col)) : -__builtin_inf();
     });
   }
   team.each([&](int64_t col) {
-    const bool low = canvas.eligible(col) && static_cast<double>(low_key(col)) > cut;
+    const bool low = canvas.eligible(col) && static_cast<double>(team.key(col)) > cut;
     canvas.mark(kCommitted, col) = !low && can_commit(canvas, col);
     canvas.mark(kRemasked, col) = low && can_remask(canvas, col);
   });
@@ -261,7 +251,7 @@ MDM_INLINE void end_row(const StepCanvas& canvas, Team& team, int64_t* fields) {
   const StepInts& plan = params.ints;
   const int64_t length = params.length;
   const int64_t first_mask = team.first([&](int64_t col) { return canvas.generated(col) && canvas.is_mask(col); });
-  const bool spent = fields[kWindow] >= fields[kWindows];
+  const bool spent = fields[kWindow] >= canvas.given(kWindows);
   bool done = fields[kDone] != 0 || (first_mask == length && (spent || !row_goes_on(plan, fields)));
   if (plan.finish == 0) done = done || spent;
   if (plan.ends[0] >= 0) {
@@ -286,9 +276,9 @@ MDM_INLINE void close_step(StepCanvas& canvas, Team& team, int64_t* fields) {
   if (window.finishing) {
     fill(canvas, team);
   } else if (static_cast<PlanKind>(plan.plan) == PlanKind::ranked) {
-    update_ranked(canvas, team, fields);
+    update_ranked(canvas, team);
   } else if (static_cast<PlanKind>(plan.plan) == PlanKind::pool) {
-    update_pool(canvas, team, fields);
+    update_pool(canvas, team);
   } else {
     update_drawn(canvas, team);
   }
@@ -298,12 +288,12 @@ MDM_INLINE void close_step(StepCanvas& canvas, Team& team, int64_t* fields) {
     const bool written = team.count([&](int64_t col) {
       return (canvas.mark(kCommitted, col) | canvas.mark(kRemasked, col) | canvas.mark(kCorrected, col)) != 0;
     }) > 0;
-    fields[kSettled] = (fields[kSettled] != 0 || fields[kCorrect] != 0) && !written;
+    fields[kSettled] = (fields[kSettled] != 0 || canvas.given(kCorrect) != 0) && !written;
   }
   if (params.nfe.data != nullptr) {
     fields[kNfe] += row_value(params.nfe, canvas.row);
   } else {
-    fields[kNfe] += fields[kNeed] * params.forwards;
+    fields[kNfe] += canvas.given(kNeed) * params.forwards;
   }
   fields[kDone] = fields[kDone] != 0 || window.finishing;
   if (fields[kDone] != 0 || !window.live) return;

@@ -79,7 +79,8 @@ template <class Team>
 MDM_INLINE void open_row(const SamplerStepParams& params, int64_t row, const int64_t* fields, int64_t* out,
                          Team& team) {
   const StepInts& plan = params.ints;
-  StepCanvas canvas{&params, row, step_window(plan, fields, fields[kQuota], params.open_mode), fields[kStep]};
+  const int64_t* given = params.rows + row * kRowFields;
+  StepCanvas canvas{&params, row, step_window(plan, given, fields, fields[kQuota], params.open_mode), fields[kStep]};
   StepWindow& window = canvas.window;
   if (window.step == 0) {
     window.quota = team.count([&](int64_t col) { return canvas.own(col) && canvas.is_mask(col); });
@@ -144,7 +145,7 @@ MDM_INLINE void open_row(const SamplerStepParams& params, int64_t row, const int
     start = team.first([&](int64_t col) { return canvas.own(col); });
     stop = length - team.first([&](int64_t col) { return canvas.own(length - 1 - col); });
     if (plan.column_block > 0) {
-      const int64_t first = fields[kOrigin] + window.index * plan.column_block, end = first + plan.column_block;
+      const int64_t first = given[kOrigin] + window.index * plan.column_block, end = first + plan.column_block;
       start = start < first ? start : first;
       if (stop > 0) stop = end < length ? end : length;
     }

@@ -12,18 +12,21 @@ struct StepWindow {
   MDM_METHOD int64_t steps_or_one() const { return steps > 1 ? steps : 1; }
 };
 
-// Rows of FixedSteps that have used all their steps and wait for the last one.
-MDM_INLINE bool row_waits(const int64_t* row, int64_t mode) {
-  return (mode & kFixedSteps) != 0 && (mode & kLastStep) == 0 && row[kDone] == 0 && row[kWindow] >= row[kWindows];
+// Rows of FixedSteps that have used all their steps and wait for the last one. given: the row's fields as the call got them,
+// fields: the state's, as they are.
+MDM_INLINE bool row_waits(const int64_t* given, const int64_t* fields, int64_t mode) {
+  return (mode & kFixedSteps) != 0 && (mode & kLastStep) == 0 && fields[kDone] == 0 &&
+         fields[kWindow] >= given[kWindows];
 }
 
-MDM_INLINE StepWindow step_window(const StepInts& plan, const int64_t* row, int64_t quota, int64_t mode) {
+MDM_INLINE StepWindow step_window(const StepInts& plan, const int64_t* given, const int64_t* fields, int64_t quota,
+                                  int64_t mode) {
   StepWindow window{};
-  window.index = row[kWindow];
-  window.step = row[kWindowStep];
+  window.index = fields[kWindow];
+  window.step = fields[kWindowStep];
   window.quota = quota;
-  window.live = row[kDone] == 0 && !row_waits(row, mode);
-  window.left = window.live && window.index < row[kWindows];
+  window.live = fields[kDone] == 0 && !row_waits(given, fields, mode);
+  window.left = window.live && window.index < given[kWindows];
   window.finishing = window.live && !window.left;
   switch (static_cast<WindowSteps>(plan.window_steps)) {
     case WindowSteps::until_filled:
@@ -33,7 +36,7 @@ MDM_INLINE StepWindow step_window(const StepInts& plan, const int64_t* row, int6
       window.steps = plan.block_steps;
       break;
     default: {
-      const int64_t share = row[kEach] + (window.index < row[kMore]);
+      const int64_t share = given[kEach] + (window.index < given[kMore]);
       window.steps = share > 1 ? share : 1;
     }
   }
@@ -49,6 +52,8 @@ struct StepCanvas {
   int64_t row;
   StepWindow window;
 
+  // A field as the call got it.
+  MDM_METHOD int64_t given(RowField field) const { return params->rows[row * kRowFields + field]; }
   MDM_METHOD bool generated(int64_t col) const { return at(params->fixed, row, col) == 0; }
   MDM_METHOD int64_t block(int64_t col) const { return at_or<int64_t>(params->block, row, col, 0); }
   MDM_METHOD bool own(int64_t col) const { return window.left && generated(col) && block(col) == window.index; }
@@ -72,8 +77,7 @@ struct StepCanvas {
     return params->out_marks[which * params->batch * params->length + place(col)];
   }
   MDM_METHOD uint64_t bits(Purpose purpose, int64_t call, int64_t col) const {
-    const int64_t* fields = params->rows + row * kRowFields;
-    return philox_bits(fields[kSeed], 0, at(params->positions, row, col), step_of_draws, purpose, call);
+    return philox_bits(given(kSeed), 0, at(params->positions, row, col), step_of_draws, purpose, call);
   }
   int64_t step_of_draws;  // the row's step
 };

@@ -61,9 +61,20 @@ struct Alone {
     return best;
   }
 
-  template <class KeyOf, class Take>
-  void select(int64_t number, const KeyOf& key_of, const Take& take) const {
-    for (int64_t col = 0; col < length; ++col) keys[col] = key_of(col);
+  template <class KeyOf>
+  int64_t rank(const KeyOf& key_of) const {
+    int64_t participants = 0;
+    for (int64_t col = 0; col < length; ++col) {
+      keys[col] = key_of(col);
+      participants += keys[col] != kLeftOut;
+    }
+    return participants;
+  }
+
+  uint32_t key(int64_t col) const { return keys[col]; }
+
+  template <class Take>
+  void select(int64_t number, const Take& take) const {
     mark_largest(keys, length, number, others, flags);
     for (int64_t col = 0; col < length; ++col) take(col, flags[col] != 0);
   }

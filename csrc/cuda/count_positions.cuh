@@ -200,12 +200,16 @@ __device__ inline int64_t count_above_falling_limit(CountState& state, int64_t l
   }
 }
 
+// Whether a rule takes scores from the smallest; its keys are then those of negated scores.
+MDM_INLINE bool is_ascending(CountRule rule) {
+  return rule == CountRule::entropy_bound || rule == CountRule::cumulative || rule == CountRule::cut_off;
+}
+
 // How many of the n keys the rule admits.
 template <class KeyOf>
-__device__ inline int64_t count_admitted(CountState& state, const CountPositionsParams& params, int64_t n, double bound,
+__device__ inline int64_t count_admitted(CountState& state, CountRule rule, int64_t length, int64_t n, double bound,
                                          const KeyOf& key_of) {
-  const int64_t length = params.length;
-  switch (params.rule) {
+  switch (rule) {
     case CountRule::threshold:
       return count_if(state, length, key_of, [=](double score) { return score >= bound; });
     case CountRule::strict_threshold:
@@ -220,10 +224,9 @@ __device__ inline int64_t count_admitted(CountState& state, const CountPositions
       // Keys equal to the cut of which only some are selected straddle it.
       return asked - find_cut(state.select, length, asked, n, kScoreKeyBits, key_of).ties;
     }
-    case CountRule::cumulative:
-      return count_within(state, length, n, bound, key_of);
-    default: {  // entropy_bound, whose last score is free
+    default: {  // cumulative, or entropy_bound, whose last score is free
       const int64_t within = count_within(state, length, n, bound, key_of);
+      if (rule == CountRule::cumulative) return within;
       return !(bound >= 0.0) ? 0 : within < n ? within + 1 : n;
     }
   }
@@ -234,8 +237,7 @@ __device__ inline void count_positions(const CountPositionsParams& params, uint6
   const int64_t length = params.length;
   // Thread t reads back only the keys t, t + blockDim.x, ... that it wrote itself: no barrier is needed for them.
   uint64_t* keys = row_keys<CountState, cuda::kCountState>(workspace, length);
-  const bool ascending = params.rule == CountRule::entropy_bound || params.rule == CountRule::cumulative ||
-                         params.rule == CountRule::cut_off;
+  const bool ascending = is_ascending(params.rule);
 
   for (int64_t row = blockIdx.x; row < params.batch; row += gridDim.x) {
     unsigned own = 0;
@@ -247,7 +249,7 @@ __device__ inline void count_positions(const CountPositionsParams& params, uint6
     }
     const int64_t n = block_sum(state.select, own);
     const double bound = count_bound(params, row);
-    int64_t count = count_admitted(state, params, n, bound, [=](int64_t col) { return keys[col]; });
+    int64_t count = count_admitted(state, params.rule, length, n, bound, [=](int64_t col) { return keys[col]; });
     if (count < params.at_least) count = params.at_least < n ? params.at_least : n;
     if (threadIdx.x == 0) params.counts[row] = count;
   }

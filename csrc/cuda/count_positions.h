@@ -13,7 +13,7 @@ inline int64_t count_positions_workspace(const CountPositionsParams& params) {
 
 // All pointers are device pointers. Rows without positions are not written.
 inline void count_positions(const CountPositionsParams& params, void* workspace, Launcher& launch) {
-  launch_rows("count_positions_rows", params, workspace, launch, kCountState, kCountThreads);
+  launch_rows("count_positions_rows", params, workspace, launch, RowLaunch{kCountState, kCountThreads});
 }
 
 }  // namespace mdmcorrect::cuda

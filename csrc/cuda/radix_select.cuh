@@ -39,7 +39,7 @@ struct SelectState {
 // Sum of `own` over the block, for every thread.
 __device__ inline int64_t block_sum(SelectState& state, unsigned own) {
   if (threadIdx.x == 0) state.total = 0;
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) own += __shfl_down_sync(kFullWarp, own, offset);
+  own = __reduce_add_sync(kFullWarp, own);
   __syncthreads();
   if (threadIdx.x % kWarp == 0) atomicAdd(&state.total, static_cast<unsigned long long>(own));
   __syncthreads();

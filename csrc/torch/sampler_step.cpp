@@ -6,7 +6,7 @@
 #include <string>
 #include <tuple>
 
-#include "core/sampler_step_params.h"
+#include "cuda/sampler_step.h"
 #include "torch/checks.h"
 #include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
@@ -115,7 +115,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sampler_step(
   params.out_marks = static_cast<uint8_t*>(out_marks.mutable_data_ptr());
   params.out_time = static_cast<double*>(out_time.mutable_data_ptr());
 
-  if (batch > 0) {
+  if (batch == 0) return {out_rows, out_tokens, out_commit_score, out_commits, out_marks, out_time};
+  if (tokens.is_cuda()) {
+    CudaLauncher launcher(kOp, tokens);
+    const Tensor workspace = byte_tensor(kOp, cuda::sampler_step_workspace(params), tokens);
+    cuda::sampler_step(params, workspace.mutable_data_ptr(), launcher);
+  } else {
     const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
     parallel_rows(kOp, batch, 8 * length, 2 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
       kernels.sampler_step(params, begin, end, scratch);
@@ -128,3 +133,4 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sampler_step(
 }  // namespace mdmcorrect
 
 STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) { m.impl("sampler_step", TORCH_BOX(&mdmcorrect::sampler_step)); }
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CUDA, m) { m.impl("sampler_step", TORCH_BOX(&mdmcorrect::sampler_step)); }

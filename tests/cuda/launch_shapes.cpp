@@ -8,6 +8,7 @@
 #include "cuda/bidirectional_attention_backward.h"
 #include "cuda/count_positions.h"
 #include "cuda/remask_step.h"
+#include "cuda/sampler_step.h"
 #include "cuda/score_quality.h"
 #include "cuda/score_tokens.h"
 #include "cuda/select_positions.h"
@@ -51,6 +52,9 @@ void ask_all(int64_t batch, int64_t length) {
   ask("count_positions", rows<CountPositionsParams>(batch, length), cuda::count_positions,
       cuda::count_positions_workspace);
   ask("remask_step", rows<RemaskStepParams>(batch, length), cuda::remask_step, cuda::remask_step_workspace);
+  if (batch == 0 || length > 0) {  // a row without positions is something
+    ask("sampler_step", rows<SamplerStepParams>(batch, length), cuda::sampler_step, cuda::sampler_step_workspace);
+  }
   ask("uniform", rows<UniformParams>(batch, length), cuda::uniform, cuda::uniform_workspace);
   for (const int64_t vocab : {1, 512, 126464, 300000, 8000000}) {
     ScoreTokensParams params = rows<ScoreTokensParams>(batch, length);

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import harness
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "samplers"))  # toys and combinations of parts
 
 
 @pytest.fixture(scope="session")

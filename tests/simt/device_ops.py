@@ -4,10 +4,12 @@ device_attention.py."""
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from harness import Simt, Traffic, float_type, widen
-from params import FLOAT_TYPES
+from params import FLOAT_TYPES, struct_named
 
 from mdmcorrect.ops.count_positions import RULES
 
@@ -116,6 +118,32 @@ def remask_step(
         **grids,
     )
     return (out_tokens, committed.astype(bool), remasked.astype(bool)), traffic
+
+
+def sampler_step(simt: Simt, arguments: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Traffic]]:
+    """arguments: by the names of the operator's schema."""
+    given = dict(arguments)
+    (batch, length), shape = given["tokens"].shape, given["tokens"].shape
+    for name, kind in (("ints", "StepInts"), ("reals", "StepReals")):
+        fields = [field for field, _ in struct_named(kind)[0]._fields_ if field != "ends"]
+        numbers = given[name]
+        given[name] = dict(zip(fields, numbers, strict=False))
+        if kind == "StepInts":
+            given[name]["ends"] = numbers[len(fields) :]
+    given["positions"] = np.broadcast_to(given["positions"], shape)
+    for table, steps in (("kept_share", "kept_steps"), ("noise_scales", "noise_steps")):
+        given[steps] = 0 if given[table] is None else len(given[table])
+    outputs = {
+        "out_rows": np.empty_like(given["rows"]),
+        "out_tokens": np.empty(shape, np.int64),
+        "out_commit_score": np.empty(shape, np.float32),
+        "out_commits": np.empty(shape, np.int64),
+        "out_marks": np.empty((6, *shape), np.uint8),
+        "out_time": np.empty(batch, np.float64),
+    }
+    modes = {"close_mode": given.pop("close"), "open_mode": given.pop("open")}
+    traffic = simt.launch("sampler_step", batch=batch, length=length, **given, **modes, **outputs)
+    return outputs, traffic
 
 
 def linear_cross_entropy(

@@ -10,6 +10,7 @@
 #include "cuda/count_positions.h"
 #include "cuda/linear_cross_entropy.h"
 #include "cuda/remask_step.h"
+#include "cuda/sampler_step.h"
 #include "cuda/score_hidden.h"
 #include "cuda/score_quality.h"
 #include "cuda/score_tokens.h"
@@ -90,6 +91,7 @@ SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)
 SIMT_OP(count_positions, CountPositionsParams)
 SIMT_OP(gather_rows, GatherRowsParams)
 SIMT_OP(remask_step, RemaskStepParams)
+SIMT_OP(sampler_step, SamplerStepParams)
 SIMT_OP(score_quality, ScoreQualityParams)
 SIMT_OP(score_tokens, ScoreTokensParams)
 SIMT_OP(select_positions, SelectPositionsParams)
@@ -148,6 +150,7 @@ using mdmcorrect::BidirectionalAttentionParams;
 using mdmcorrect::CountPositionsParams;
 using mdmcorrect::GatherRowsParams;
 using mdmcorrect::RemaskStepParams;
+using mdmcorrect::SamplerStepParams;
 using mdmcorrect::ScoreQualityParams;
 using mdmcorrect::SelectPositionsParams;
 using mdmcorrect::UniformParams;
@@ -163,6 +166,7 @@ ATTENTION_BACKWARD_KERNELS(DECLARE_ATTENTION_BACKWARD)
 LOSS_KERNELS(DECLARE_LOSS)
 void count_positions_rows(RowKernel<CountPositionsParams>);
 void remask_step_rows(RowKernel<RemaskStepParams>);
+void sampler_step_rows(RowKernel<SamplerStepParams>);
 void score_hidden_conclude(ScoreHiddenKernel);
 void score_hidden_gather(GatherRowsParams);
 void score_hidden_scan_float32(ScoreHiddenKernel);
@@ -200,6 +204,7 @@ const Entry entries[] = {
     ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY) LOSS_KERNELS(LOSS_ENTRY)
         SIMT_KERNEL(count_positions_rows, RowKernel<CountPositionsParams>),
     SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
+    SIMT_KERNEL(sampler_step_rows, RowKernel<SamplerStepParams>),
     SIMT_KERNEL(score_hidden_conclude, ScoreHiddenKernel),
     SIMT_KERNEL(score_hidden_gather, GatherRowsParams),
     SIMT_KERNEL(score_hidden_scan_float32, ScoreHiddenKernel),

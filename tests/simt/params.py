@@ -77,7 +77,7 @@ def _field(declaration: str, constants: dict[str, int]) -> list[tuple[str, type,
     assert match is not None, f"a declaration that tests/simt/params.py cannot read: {declaration}"
     const, base, star, names = match.groups()
     written = base == "MutableHeads" or bool(star and not const)
-    kind = ctypes.c_void_p if star else Grid if base.startswith("Grid<") else SCALARS.get(base) or _structure(base)[0]
+    kind = ctypes.c_void_p if star else Grid if base.startswith("Grid<") else SCALARS.get(base) or struct_named(base)[0]
     fields = []
     for name in names.split(", "):
         array = re.match(r"(\w+)\[(\w+)\]$", name)
@@ -92,11 +92,12 @@ def _field(declaration: str, constants: dict[str, int]) -> list[tuple[str, type,
 @functools.cache
 def params_of(op: str) -> tuple[type[ctypes.Structure], frozenset[str]]:
     """The operator's parameters as a ctypes structure, and the names of those that are outputs."""
-    return _structure("".join(part.title() for part in op.split("_")) + "Params")
+    return struct_named("".join(part.title() for part in op.split("_")) + "Params")
 
 
 @functools.cache
-def _structure(name: str) -> tuple[type[ctypes.Structure], frozenset[str]]:
+def struct_named(name: str) -> tuple[type[ctypes.Structure], frozenset[str]]:
+    """One struct of those headers, likewise."""
     headers = (re.sub(r"//[^\n]*", "", path.read_text()) for path in (ROOT / "csrc" / "core").glob("*_params.h"))
     found = [(text, body) for text in headers if (body := re.search(rf"struct {name} \{{(.*?)\n\}};", text, re.S))]
     assert len(found) == 1, f"{len(found)} headers of csrc/core have a struct {name}"

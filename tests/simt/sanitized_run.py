@@ -16,6 +16,7 @@ import numpy as np
 import test_simt_count_positions as count
 import test_simt_linear_cross_entropy as loss
 import test_simt_remask_step as remask
+import test_simt_sampler_step as step
 import test_simt_score_hidden as hidden
 import test_simt_score_quality as quality
 import test_simt_score_tokens as score
@@ -51,6 +52,9 @@ def run_positions(simt: Simt) -> None:
         remask.check(simt, tokens, proposals, **options)
     for length, rule in itertools.product([1, 33, 4100], count.RULES):
         count.check(simt, count.confidences(rule, (2, length)).astype(np.float32), rule, np.array([0.3, 1.5]))
+    for sampler, length in itertools.product(step.DEMANDING.values(), [1, 33, 4100]):
+        for call in step.fixed_steps(sampler, 2, length, 2)[2:4]:
+            step.check(simt, *call)
     uniform.check(simt, np.array([3, -1]), np.arange(300), 2, np.float32)
 
 

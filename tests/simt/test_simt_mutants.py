@@ -16,6 +16,7 @@ import pytest
 import test_simt_count_positions as count
 import test_simt_linear_cross_entropy as loss
 import test_simt_remask_step as remask
+import test_simt_sampler_step as step
 import test_simt_score_quality as quality
 import test_simt_score_tokens as score
 from harness import Fault, Simt
@@ -53,6 +54,12 @@ def run_count(simt: Simt) -> None:
     rows = np.broadcast_to(scores[:1], scores.shape).copy()
     rows[-1] = 3 * scores[1]
     count.check(simt, rows, "cumulative", 10.0)
+
+
+def run_step(simt: Simt) -> None:
+    """A softmax over positions of several warps: two results of the block right after one another."""
+    for call in step.fixed_steps(step.DEMANDING["confidence"], 1, 90, 5)[4:6]:
+        step.check(simt, *call)
 
 
 def run_attention(simt: Simt) -> None:
@@ -98,6 +105,7 @@ def run_loss(simt: Simt) -> None:
 REACHED_BY = {
     "radix_select.cuh": ("remask_step", run_remask),
     "count_positions.cuh": ("count_positions", run_count),
+    "sampler_step.cuh": ("sampler_step", run_step),
     "linear_cross_entropy.cuh": ("linear_cross_entropy", run_loss),
     "proposal_filter.cuh": ("score_tokens", run_score),
     "score_hidden.cuh": ("score_hidden", run_hidden),
