@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -38,3 +39,41 @@ def pretended(values):
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
 
     return tree_map(on_device, values)
+
+
+class WithoutGuards(TorchFunctionMode):
+    """Lets tensors of a made-up device do what torch's Python does under a guard of the device: brackets, for one."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return _UNGUARDED.get(func, func)(*args, **(kwargs or {}))
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _indexed(tensor: Tensor, key) -> Tensor:
+    keys = key if isinstance(key, tuple) else (key,)
+    dim, indices = 0, {}
+    for place, one in enumerate(keys):
+        if one is None:
+            tensor = tensor.unsqueeze(dim)
+        elif one is Ellipsis:
+            dim = tensor.dim() - sum(later is not None for later in keys[place + 1 :])
+            continue
+        elif isinstance(one, slice):
+            tensor = torch.ops.aten.slice.Tensor(tensor, dim, one.start, one.stop, one.step or 1)
+        elif isinstance(one, Tensor):
+            indices[dim] = one
+        else:
+            tensor = tensor.select(dim, int(one))
+            continue
+        dim += 1
+    return torch.ops.aten.index.Tensor(tensor, [indices.get(i) for i in range(dim)]) if indices else tensor
+
+
+_UNGUARDED = {
+    Tensor.__getitem__: _indexed,
+    Tensor.__invert__: torch.bitwise_not,
+    Tensor.contiguous: _contiguous,
+}

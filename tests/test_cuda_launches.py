@@ -50,3 +50,15 @@ def test_launches_at_the_limits_are_possible(asked):
             assert threads % 32 == 0, (op, kernel, threads)
             assert 32 <= threads <= 1024, (op, kernel, threads)
             assert shared <= MOST_SHARED, (op, kernel, shared)
+
+
+# Of an operator for which this is more than one, tests/samplers/test_step_launches.py counts as many.
+MOST_LAUNCHES = {"sampler_step": 1, "select_positions": 1, "remask_step": 1, "uniform": 1, "score_tokens": 2}
+
+
+def test_how_many_launches_an_operator_is(asked):
+    most = dict.fromkeys(MOST_LAUNCHES, 0)
+    for op, _, launches in asked["large"]:
+        if op in most:
+            most[op] = max(most[op], len(launches))
+    assert most == MOST_LAUNCHES
