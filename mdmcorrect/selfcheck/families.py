@@ -5,10 +5,11 @@ A test holds that each kernel that CUDA's launchers name is among them.
 
 from __future__ import annotations
 
-from . import network_cases, position_cases, scoring_cases
+from . import network_cases, position_cases, scoring_cases, step_cases
 from .cases import Case
 
-BY_NAME = {str(case): case for case in (*scoring_cases.CASES, *position_cases.CASES, *network_cases.CASES)}
+CASES = (*scoring_cases.CASES, *position_cases.CASES, *step_cases.CASES, *network_cases.CASES)
+BY_NAME = {str(case): case for case in CASES}
 
 _FLOATS = ("float32", "bfloat16", "float16")
 _HALVES = ("bfloat16", "float16")
@@ -38,6 +39,17 @@ CHOSEN: dict[str, list[str]] = {
         "refill never, [2, 255] float16",
         "one pool, [2, 4097] bfloat16",
         "given masks, [2, 256] float16",
+    ],
+    "sampler_step": [
+        "even split, [2, 300]",
+        "blocks, [3, 37]",
+        "entropy bound, [2, 300]",
+        "quality, [2, 4100]",
+        "posterior, [3, 37]",
+        "posterior by confidence, [2, 300]",
+        "pool, [2, 300]",
+        "strict pool, [2, 4100]",
+        "corrections, [3, 37]",
     ],
     "score_tokens": [
         *_of_each(_FLOATS, "draw", "4609 ids", "guidance", "guidance of 4609 ids"),

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from mdmcorrect.ops import score_tokens
-from mdmcorrect.selfcheck import network_cases, position_cases, scoring_cases
+from mdmcorrect.selfcheck import scoring_cases
 from mdmcorrect.selfcheck.cases import assert_same_bits, moved, run
+from mdmcorrect.selfcheck.families import BY_NAME
 from mdmcorrect.selfcheck.inputs.scoring import peaked_logits
 
 BATCHED = [  # cases whose tensors have one entry per sequence
@@ -23,7 +24,6 @@ BATCHED = [  # cases whose tensors have one entry per sequence
     "remask_step: two bands, [2, 1025] float32",
     "bidirectional_attention: length 300, bfloat16",
 ]
-BY_NAME = {str(case): case for case in (*scoring_cases.CASES, *position_cases.CASES, *network_cases.CASES)}
 
 
 @pytest.mark.parametrize("name", BATCHED)

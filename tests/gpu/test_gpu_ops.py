@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mdmcorrect.selfcheck import network_cases, position_cases, scoring_cases
 from mdmcorrect.selfcheck.cases import moved, returned, run
-
-CASES = [*scoring_cases.CASES, *position_cases.CASES, *network_cases.CASES]
+from mdmcorrect.selfcheck.families import CASES
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
