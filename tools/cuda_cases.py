@@ -18,6 +18,8 @@ import device_ops
 import harness
 from harness import Launch, Simt, Traffic
 
+from mdmcorrect.selfcheck import step_cases
+
 
 class Device(NamedTuple):
     """bandwidth: bytes per second, as the vendor states it."""
@@ -99,6 +101,13 @@ def remask_step(simt: Simt, batch: int, length: int) -> tuple[float, int]:
     return total_bytes(traffic), batch * length
 
 
+def sampler_step(simt: Simt, batch: int, length: int, sampler: str) -> tuple[float, int]:
+    asked = step_cases.asked(step_cases.SAMPLERS[sampler], (batch, length), seed=0)
+    del asked["expected"]
+    _, traffic = device_ops.sampler_step(simt, {name: device_ops.array(value) for name, value in asked.items()})
+    return total_bytes(traffic), batch * length
+
+
 CASES: dict[str, Callable[[Simt], tuple[float, int]]] = {
     "score_tokens, bf16 [64, 126464], greedy": lambda simt: score_tokens(simt, 64, 126464, "bfloat16"),
     "score_tokens, bf16 [64, 126464], a draw": lambda simt: score_tokens(simt, 64, 126464, "bfloat16", temperature=0.7),
@@ -115,6 +124,8 @@ CASES: dict[str, Callable[[Simt], tuple[float, int]]] = {
     "select_positions [4, 16384]": lambda simt: select_positions(simt, 4, 16384),
     "count_positions [16, 1024], entropy bound": lambda simt: count_positions(simt, 16, 1024, "entropy_bound", 8.0),
     "remask_step [16, 1024]": lambda simt: remask_step(simt, 16, 1024),
+    "sampler_step [16, 1024], by confidence": lambda simt: sampler_step(simt, 16, 1024, "even split"),
+    "sampler_step [16, 1024], a strict pool": lambda simt: sampler_step(simt, 16, 1024, "strict pool"),
 }
 
 

@@ -22,7 +22,7 @@ MASK = VOCABULARY - 1
 SAMPLERS: dict[str, Sampler] = {
     "even split": LLaDA(steps=9, temperature=0.7).parts(),
     "blocks": LLaDA(steps=24, block_length=8).parts(),
-    "entropy bound": EntropyBounded(steps=9, gamma=2.5).parts(),
+    "entropy bound": EntropyBounded(gamma=2.5).parts(),
     "quality": PRISM(steps=9, remask_count=2).parts(),
     "posterior": ReMDM(steps=9, eta=0.3).parts(),
     "posterior by confidence": Sampler(steps=9, plan=Ancestral(Confidence(0.7))),

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from harness import Simt, Traffic, float_type, widen
+import torch
+from harness import BFloat16, Simt, Traffic, float_type, widen
 from params import FLOAT_TYPES, struct_named
 
 from mdmcorrect.ops.count_positions import RULES
@@ -118,6 +119,16 @@ def remask_step(
         **grids,
     )
     return (out_tokens, committed.astype(bool), remasked.astype(bool)), traffic
+
+
+def array(value: Any) -> Any:
+    """A copy of a tensor, with its strides, as a device's memory holds it; anything else itself."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(value)
+    if value.dtype == torch.bfloat16:
+        return value.view(torch.int16).numpy().view(np.uint16).view(BFloat16)
+    return value.numpy().view(np.uint8) if value.dtype == torch.bool else value.numpy()
 
 
 def sampler_step(simt: Simt, arguments: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Traffic]]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from combinations import MASK, PRESETS
-from harness import BFloat16
 from test_native_steps import NATIVE, drawn_sampler
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import Toy
@@ -42,18 +41,13 @@ class Calls(TorchDispatchMode):
         results = func(*args, **(kwargs or {}))
         if func is STEP:
             given = {**dict(zip(NAMES, args, strict=False)), **(kwargs or {})}
-            self.made.append(({name: array(value) for name, value in given.items()}, tuple(map(array, results))))
+            self.made.append(
+                (
+                    {name: device_ops.array(value) for name, value in given.items()},
+                    tuple(map(device_ops.array, results)),
+                )
+            )
         return results
-
-
-def array(value):
-    """A copy, with its strides, as the device's memory holds it."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    value = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(value)
-    if value.dtype == torch.bfloat16:
-        return value.view(torch.int16).numpy().view(np.uint16).view(BFloat16)
-    return value.numpy().view(np.uint8) if value.dtype == torch.bool else value.numpy()
 
 
 def recorded(run) -> list[tuple[dict, tuple]]:
