@@ -135,12 +135,9 @@ def sampler_step(simt: Simt, arguments: Mapping[str, Any]) -> tuple[dict[str, np
     """arguments: by the names of the operator's schema."""
     given = dict(arguments)
     (batch, length), shape = given["tokens"].shape, given["tokens"].shape
-    for name, kind in (("ints", "StepInts"), ("reals", "StepReals")):
-        fields = [field for field, _ in struct_named(kind)[0]._fields_ if field != "ends"]
-        numbers = given[name]
-        given[name] = dict(zip(fields, numbers, strict=False))
-        if kind == "StepInts":
-            given[name]["ends"] = numbers[len(fields) :]
+    plan = bytes.fromhex(given.pop("plan"))
+    ints, reals = (struct_named(name)[0] for name in ("StepInts", "StepReals"))
+    given["ints"], given["reals"] = ints.from_buffer_copy(plan), reals.from_buffer_copy(plan, ctypes.sizeof(ints))
     given["positions"] = np.broadcast_to(given["positions"], shape)
     for table, steps in (("kept_share", "kept_steps"), ("noise_scales", "noise_steps")):
         given[steps] = 0 if given[table] is None else len(given[table])
