@@ -24,6 +24,7 @@ OPERATORS = (
     "select_positions",
     "count_positions",
     "remask_step",
+    "sampler_step",
     "score_tokens",
     "score_hidden",
     "score_quality",
