@@ -3,9 +3,10 @@
 
 #include <tuple>
 
-#include "core/correct_pass_params.h"
 #include "core/sampler_step_params.h"
+#include "cuda/correct_pass.h"
 #include "torch/checks.h"
+#include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 
 namespace mdmcorrect {
@@ -68,7 +69,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> correct_pass(
   params.out_moved = static_cast<uint8_t*>(out_moved.mutable_data_ptr());
   params.out_token = static_cast<int64_t*>(out_token.mutable_data_ptr());
 
-  if (batch > 0) {
+  if (batch > 0 && draft.is_cuda()) {
+    CudaLauncher launcher(kOp, draft);
+    cuda::correct_pass(params, nullptr, launcher);
+  } else if (batch > 0) {
     const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
     parallel_rows(kOp, batch, 4 * length, 2 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
       kernels.correct_pass(params, begin, end, scratch);
@@ -81,3 +85,4 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> correct_pass(
 }  // namespace mdmcorrect
 
 STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) { m.impl("correct_pass", TORCH_BOX(&mdmcorrect::correct_pass)); }
+STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CUDA, m) { m.impl("correct_pass", TORCH_BOX(&mdmcorrect::correct_pass)); }

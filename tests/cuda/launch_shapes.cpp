@@ -6,6 +6,7 @@
 
 #include "cuda/bidirectional_attention.h"
 #include "cuda/bidirectional_attention_backward.h"
+#include "cuda/correct_pass.h"
 #include "cuda/count_positions.h"
 #include "cuda/remask_step.h"
 #include "cuda/sampler_step.h"
@@ -54,6 +55,7 @@ void ask_all(int64_t batch, int64_t length) {
   ask("remask_step", rows<RemaskStepParams>(batch, length), cuda::remask_step, cuda::remask_step_workspace);
   if (batch == 0 || length > 0) {  // a row without positions is something
     ask("sampler_step", rows<SamplerStepParams>(batch, length), cuda::sampler_step, cuda::sampler_step_workspace);
+    ask("correct_pass", rows<CorrectPassParams>(batch, length), cuda::correct_pass, cuda::correct_pass_workspace);
   }
   ask("uniform", rows<UniformParams>(batch, length), cuda::uniform, cuda::uniform_workspace);
   for (const int64_t vocab : {1, 512, 126464, 300000, 8000000}) {

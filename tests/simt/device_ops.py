@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import BFloat16, Simt, Traffic, float_type, widen
-from params import FLOAT_TYPES, struct_named
+from params import FLOAT_TYPES, FloatGrid, struct_named
 
 from mdmcorrect.ops.count_positions import RULES
 
@@ -152,6 +152,33 @@ def sampler_step(simt: Simt, arguments: Mapping[str, Any]) -> tuple[dict[str, np
     modes = {"close_mode": given.pop("close"), "open_mode": given.pop("open")}
     traffic = simt.launch("sampler_step", batch=batch, length=length, **given, **modes, **outputs)
     return outputs, traffic
+
+
+def correct_pass(simt: Simt, arguments: Mapping[str, Any]) -> tuple[list[np.ndarray], dict[str, Traffic]]:
+    """arguments: by the names of the operator's schema; results in its order."""
+    given = dict(arguments)
+    (batch, length), first = given["draft"].shape, given["first"]
+    values = [None if first else given.pop(f"value_{i}") for i in range(3)]
+    earlier = [None if first else given.pop(f"earlier_{i}") for i in range(3)]
+    shape, nothing = (batch, length), (0, length)
+    draft, moved = np.empty(shape, np.int64), np.empty(batch, np.uint8)
+    reach, token = np.empty(shape if first else nothing, np.uint8), np.empty(nothing if first else shape, np.int64)
+    kept = [None if value is None else np.empty(shape, value.dtype) for value in values]
+    named = ("mask_id", "first", "carry_over", "rows", "draft", "fixed", "block", "proposal", "token", "earlier_token")
+    traffic = simt.launch(
+        "correct_pass",
+        batch=batch,
+        length=length,
+        **{name: given[name] for name in named},
+        values=[FloatGrid() if value is None else value for value in values],
+        earlier_values=[FloatGrid() if value is None else value for value in earlier],
+        out_draft=draft,
+        out_reach=reach,
+        out_moved=moved,
+        out_token=token,
+        out_values=kept,
+    )
+    return [draft, reach, moved, token, *kept], traffic
 
 
 def linear_cross_entropy(

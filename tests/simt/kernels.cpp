@@ -7,6 +7,7 @@
 
 #include "cuda/bidirectional_attention.h"
 #include "cuda/bidirectional_attention_backward.h"
+#include "cuda/correct_pass.h"
 #include "cuda/count_positions.h"
 #include "cuda/linear_cross_entropy.h"
 #include "cuda/remask_step.h"
@@ -88,6 +89,7 @@ SIMT_VISIBLE const char* simt_launches() { return launches.c_str(); }
 
 SIMT_OP(bidirectional_attention, BidirectionalAttentionParams)
 SIMT_OP(bidirectional_attention_backward, BidirectionalAttentionBackwardParams)
+SIMT_OP(correct_pass, CorrectPassParams)
 SIMT_OP(count_positions, CountPositionsParams)
 SIMT_OP(gather_rows, GatherRowsParams)
 SIMT_OP(remask_step, RemaskStepParams)
@@ -147,6 +149,7 @@ SIMT_VISIBLE int simt_linear_cross_entropy_blocks(const void* params, void* work
 #define DECLARE_ATTENTION_BACKWARD(kernel) void attention_backward_##kernel(AttentionBackward);
 
 using mdmcorrect::BidirectionalAttentionParams;
+using mdmcorrect::CorrectPassParams;
 using mdmcorrect::CountPositionsParams;
 using mdmcorrect::GatherRowsParams;
 using mdmcorrect::RemaskStepParams;
@@ -164,6 +167,7 @@ extern "C" {
 ATTENTION_KERNELS(DECLARE_ATTENTION)
 ATTENTION_BACKWARD_KERNELS(DECLARE_ATTENTION_BACKWARD)
 LOSS_KERNELS(DECLARE_LOSS)
+void correct_pass_rows(CorrectPassParams);
 void count_positions_rows(RowKernel<CountPositionsParams>);
 void remask_step_rows(RowKernel<RemaskStepParams>);
 void sampler_step_rows(RowKernel<SamplerStepParams>);
@@ -202,7 +206,8 @@ namespace {
 
 const Entry entries[] = {
     ATTENTION_KERNELS(ATTENTION_ENTRY) ATTENTION_BACKWARD_KERNELS(ATTENTION_BACKWARD_ENTRY) LOSS_KERNELS(LOSS_ENTRY)
-        SIMT_KERNEL(count_positions_rows, RowKernel<CountPositionsParams>),
+        SIMT_KERNEL(correct_pass_rows, CorrectPassParams),
+    SIMT_KERNEL(count_positions_rows, RowKernel<CountPositionsParams>),
     SIMT_KERNEL(remask_step_rows, RowKernel<RemaskStepParams>),
     SIMT_KERNEL(sampler_step_rows, RowKernel<SamplerStepParams>),
     SIMT_KERNEL(score_hidden_conclude, ScoreHiddenKernel),

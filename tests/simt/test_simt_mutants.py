@@ -105,7 +105,7 @@ def run_loss(simt: Simt) -> None:
 REACHED_BY = {
     "radix_select.cuh": ("remask_step", run_remask),
     "count_positions.cuh": ("count_positions", run_count),
-    "sampler_step.cuh": ("sampler_step", run_step),
+    "block_team.cuh": ("sampler_step", run_step),
     "linear_cross_entropy.cuh": ("linear_cross_entropy", run_loss),
     "proposal_filter.cuh": ("score_tokens", run_score),
     "score_hidden.cuh": ("score_hidden", run_hidden),

@@ -27,20 +27,20 @@ from mdmcorrect.samplers import (
 )
 
 STEP = torch.ops.mdmcorrect.sampler_step.default
-NAMES = [argument.name for argument in STEP._schema.arguments]
 
 
 class Calls(TorchDispatchMode):
-    """Keeps the arguments and results of every call of the operator."""
+    """Keeps the arguments and results of every call of an operator."""
 
-    def __init__(self):
+    def __init__(self, operator=STEP):
         super().__init__()
+        self.operator, self.names = operator, [argument.name for argument in operator._schema.arguments]
         self.made: list[tuple[dict, tuple]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         results = func(*args, **(kwargs or {}))
-        if func is STEP:
-            given = {**dict(zip(NAMES, args, strict=False)), **(kwargs or {})}
+        if func is self.operator:
+            given = {**dict(zip(self.names, args, strict=False)), **(kwargs or {})}
             self.made.append(
                 (
                     {name: device_ops.array(value) for name, value in given.items()},
@@ -50,8 +50,8 @@ class Calls(TorchDispatchMode):
         return results
 
 
-def recorded(run) -> list[tuple[dict, tuple]]:
-    with Calls() as calls:
+def recorded(run, operator=STEP) -> list[tuple[dict, tuple]]:
+    with Calls(operator) as calls:
         run()
     assert calls.made
     return calls.made
