@@ -13,6 +13,7 @@ import attention_cases
 import device_attention
 import device_ops
 import numpy as np
+import test_simt_correct_pass as passes
 import test_simt_count_positions as count
 import test_simt_linear_cross_entropy as loss
 import test_simt_remask_step as remask
@@ -55,6 +56,9 @@ def run_positions(simt: Simt) -> None:
     for sampler, length in itertools.product(step.DEMANDING.values(), [1, 33, 4100]):
         for call in step.fixed_steps(sampler, 2, length, 2)[2:4]:
             step.check(simt, *call)
+    for sampler, length in itertools.product(passes.SAMPLERS.values(), [1, 33]):
+        for call in passes.calls(sampler, 2, length)[:2]:
+            passes.check(simt, *call)
     uniform.check(simt, np.array([3, -1]), np.arange(300), 2, np.float32)
 
 
