@@ -113,7 +113,7 @@ class FixedSteps:
     def step(self, state: State, *, closing: bool = False) -> State:
         """The state one step later. A ``closing`` step, the last, fills what is left with the argmax."""
         with torch.no_grad():
-            return self.engine.steps_of(state).fixed_step(state, closing=closing)
+            return self.engine.steps_of(state).fixed_steps(state, 0 if closing else 1, closing=closing)
 
     def __call__(
         self,
@@ -150,6 +150,5 @@ class FixedSteps:
             steps = _checks.integer("steps", steps, minimum=0)
         else:
             steps = self.sampler.window.most_steps(self.sampler.steps, tokens.shape[1])
-        for _ in range(steps):
-            state = self.step(state)
-        return self.step(state, closing=True) if self.sampler.finish else state
+        with torch.no_grad():
+            return self.engine.steps_of(state).fixed_steps(state, steps, closing=self.sampler.finish)

@@ -55,6 +55,9 @@ class Tally:
         """int64 ``[B]``: forwards per row, None before the first."""
         total = None
         for rows, forwards in self.made:
+            if total is not None and isinstance(forwards, int):
+                total = total.add(rows.mask, alpha=forwards)
+                continue
             made = rows.mask * forwards if isinstance(forwards, int) else _scattered(forwards, rows)
             total = made if total is None else total + made
         return total
@@ -198,7 +201,7 @@ class Forward:
             guidance=output.guidance,
             shift=output.shift,
         )
-        if output.quality is not None:
+        if output.quality is not None and self.needs:
             quality = output.quality.float()
             scores["quality"] = quality if rows.listed is not None else quality.where(rows.mask[:, None], torch.nan)
         tally.count(rows, asked, output.forwards)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _WANTED, _LIVE, _STEP = int(Mark.WANTED), int(RowField.LIVE), int(RowField.STEP)  # plain: torch asks an enum slowly
 _CLOSE, _OPEN = int(StepMode.CLOSE), int(StepMode.OPEN)
+_FIXED, _LAST = int(StepMode.FIXED_STEPS), int(StepMode.LAST_STEP)
 _NOTHING = frozenset[str]()
 _VALUES = 3  # floating scores that a pass carries along
 _ARGMAX = frozenset({"argmax"})
@@ -214,16 +215,19 @@ class NativeSteps:
     def make(self, standing: Canvas, ahead: Ahead) -> Canvas:
         return self._made(standing, ahead, self.engine.memory, _CLOSE, _OPEN)
 
-    def fixed_step(self, state: State, *, closing: bool) -> State:
-        mode = StepMode.FIXED_STEPS | (StepMode.LAST_STEP if closing else 0)
-        standing = self.begin(state, StepMode.OPEN | mode)
-        # The operator counts the forward for the rows that needed it. A corrector's rows are counted beside them.
-        rows, correcting = self.every_row, self.no_row
-        if self.engine.correct is not None:
-            rows = Rows(standing.rows.select(1, RowField.NEED).bool(), rows.listed)
-            correcting = Rows(standing.rows.select(1, RowField.CORRECT).bool())
-        ahead = Ahead(rows, correcting, closing, None)
-        after = self._made(standing, ahead, {}, StepMode.CLOSE | mode, 0).state
+    def fixed_steps(self, state: State, number: int, *, closing: bool) -> State:
+        modes = [_FIXED] * number + [_FIXED | _LAST] * closing
+        standing = self.begin(state, modes[0] | _OPEN) if modes else None
+        for mode, following in zip(modes, [*modes[1:], None], strict=True):
+            assert standing is not None
+            # The operator counts the forward for the rows that needed it. A corrector's rows are counted beside them.
+            rows, correcting = self.every_row, self.no_row
+            if self.engine.correct is not None:
+                rows = Rows(standing.rows.select(1, RowField.NEED).bool(), rows.listed)
+                correcting = Rows(standing.rows.select(1, RowField.CORRECT).bool())
+            ahead = Ahead(rows, correcting, mode != _FIXED, None)
+            standing = self._made(standing, ahead, {}, mode | _CLOSE, 0 if following is None else following | _OPEN)
+        after = state if standing is None else standing.state
         return replace(after, calls=state.calls, token_forwards=state.token_forwards)
 
     def _rows(self, standing: Canvas, column: RowField, flags: Sequence[int]) -> Rows:

@@ -99,7 +99,12 @@ class PartSteps:
     def make(self, standing: Made, ahead: Ahead) -> Made:
         return self._made(ahead.opened, ahead, self.engine.memory)
 
-    def fixed_step(self, state: State, *, closing: bool) -> State:
+    def fixed_steps(self, state: State, number: int, *, closing: bool) -> State:
+        for _ in range(number):
+            state = self._fixed_step(state, closing=False)
+        return self._fixed_step(state, closing=True) if closing else state
+
+    def _fixed_step(self, state: State, *, closing: bool) -> State:
         waiting = (
             torch.zeros_like(state.done) if closing else ~state.done & self.engine.window.spent(state, self.layout)
         )

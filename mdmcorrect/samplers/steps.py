@@ -81,11 +81,11 @@ class Steps(Protocol):
     def make(self, standing: Any, ahead: Ahead) -> Standing:
         """The step, of every row that is not done."""
 
-    def fixed_step(self, state: State, *, closing: bool) -> State:
-        """The state after the same step, made without asking the host: the model reads every row, whoever needs it.
+    def fixed_steps(self, state: State, number: int, *, closing: bool) -> State:
+        """The state after so many of the same steps, made without asking the host: the model reads every row.
 
-        Rows that have used all their steps wait for a ``closing`` step to fill what is left. ``calls`` and
-        ``token_forwards`` are not counted.
+        Rows that have used all their steps wait for a ``closing`` step after them, which fills what is left. ``calls``
+        and ``token_forwards`` are not counted.
         """
 
 

@@ -71,7 +71,6 @@ def launches(ran: Counter) -> int:
     return sum(times * LAUNCHES.get(name, 1) for name, times in ran.items())
 
 
-@pytest.mark.xfail(strict=True, reason="FixedSteps makes a State between two steps, by operators of torch")
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_launches_between_two_forwards(name, made_up_device):
     counted = BetweenForwards()
