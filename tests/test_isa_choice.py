@@ -28,7 +28,11 @@ PRODUCTS = {"bidirectional_attention", "bidirectional_attention_backward", "line
         ((INTEL, 6, 0x8F), WITH_PAIRS, "score_hidden", "avx512_bf16", False),
         ((INTEL, 6, 0x8F), WITH_PAIRS, "score_tokens", "avx512_bf16", False),
         ((INTEL, 6, 0x8F), WITH_TILES, "bidirectional_attention", "avx512_amx", False),
-        ((INTEL, 6, 0xCF), WITH_PAIRS, "bidirectional_attention", "avx512", False),
+        ((INTEL, 6, 0xCF), WITH_TILES, "bidirectional_attention", "avx512_amx", True),
+        ((INTEL, 6, 0xCF), WITH_TILES, "linear_cross_entropy", "avx512_amx", True),
+        ((INTEL, 6, 0xCF), WITH_TILES, "score_hidden", "avx512_amx", False),
+        ((INTEL, 6, 0xCF), WITH_PAIRS, "bidirectional_attention", "avx512", True),
+        ((INTEL, 6, 0xAD), WITH_PAIRS, "bidirectional_attention", "avx512", False),  # Granite Rapids
         ((INTEL, 6, 0x6A), "avx512 avx2 generic", "bidirectional_attention", "avx512", False),
         ((INTEL, 6, 0x9A), "avx2 generic", "linear_cross_entropy", "avx2", False),
         ((AMD, 26, 0x02), WITH_PAIRS, "bidirectional_attention", "avx512_bf16", True),
