@@ -25,7 +25,7 @@ TESTS = [
     "tests/ops/test_linear_cross_entropy.py",
     "tests/ops/test_large_scores.py",
 ]
-# Words of names of tests that no instruction set decides: compilation, errors at the boundary, laws of draws (other tests
+# Words of names of tests that no instruction set decides: compilation, errors at the boundary, laws of draws (others
 # compare their bits), memory, the references themselves.
 LEFT_OUT = [
     "compile",
