@@ -120,6 +120,18 @@ def test_what_came_without_pip_counts(tmp_path, monkeypatch):
     assert program.name in needs.PROGRAMS
 
 
+def test_a_script_beside_it_is_no_module(monkeypatch):
+    """tools/clang_format.py is not clang-format."""
+
+    def without_records(name):
+        raise needs.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(needs.importlib.metadata, "version", without_records)
+    monkeypatch.setattr(needs.shutil, "which", lambda program: None)
+    assert needs.importlib.util.find_spec("clang_format") is not None
+    assert not needs.is_there(Requirement("clang-format==23.1.5"))
+
+
 def test_a_folder_of_its_own(tmp_path):
     requirement = Requirement("some-compiler==13.0.88")
     assert not needs.is_there(requirement, tmp_path)

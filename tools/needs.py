@@ -98,8 +98,14 @@ def is_there(requirement: Any, target: Path | None = None) -> bool:
     except importlib.metadata.PackageNotFoundError:
         module = MODULES.get(requirement.name, requirement.name.replace("-", "_"))
         program = PROGRAMS.get(requirement.name)
-        return importlib.util.find_spec(module) is not None or bool(program and shutil.which(program))
+        return is_installed(module) or bool(program and shutil.which(program))
     return requirement.specifier.contains(version, prereleases=True)
+
+
+def is_installed(module: str) -> bool:
+    """Whether there is such a module that is not of this project: a script beside this one may have its name."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and not (spec.origin and Path(spec.origin).is_relative_to(ROOT / "tools"))
 
 
 def pip(requirements: list[str], options: list[str]) -> bool:
