@@ -35,7 +35,9 @@ def cases() -> list[tuple[str, tuple[int, int]]]:
     return [(op, capability) for op in sorted(jit.cuda_ops()) for capability in few.get(op, CAPABILITIES)]
 
 
-@pytest.mark.parametrize(("op", "capability"), cases())
+@pytest.mark.parametrize(
+    ("op", "capability"), cases(), ids=lambda value: value if isinstance(value, str) else "sm_{}{}".format(*value)
+)
 def test_every_kernel_compiles_for_every_architecture(op, capability):
     image = jit.compile(op, capability)
     assert image.startswith(b"\x7fELF")
