@@ -80,9 +80,14 @@ def path_of(machine: dict[str, str]) -> Path:
     return _cache.cache_dir() / f"tune-{machine['kind']}-{digest[:16]}.json"
 
 
+def switched_off() -> bool:
+    """Whether MDMCORRECT_TUNE says that nothing kept is to be used."""
+    return os.environ.get("MDMCORRECT_TUNE", "").lower() in ("off", "0")
+
+
 def read(kind: str, index: int | None = None) -> Tuned | None:
     """What was measured for the processor ("cpu") or a CUDA device; None where nothing was, or nothing that counts."""
-    if os.environ.get("MDMCORRECT_TUNE", "").lower() in ("off", "0"):
+    if switched_off():
         return None
     try:
         if not any(_cache.cache_dir().glob(f"tune-{kind}-*.json")):  # so a process that never tuned asks nothing more

@@ -145,7 +145,7 @@ def sequence_seeds(seed: Seed, batch: int, *, device: torch.device | str | None 
     """
     root = seed_tensor(seed, batch, device=device, draws=draws)
     if root.dim() == 1:
-        return root
+        return root.contiguous()  # one number for every row, expanded, is a seed for each
     sequence = torch.arange(batch, dtype=torch.int64, device=root.device)
     return random_bits(root, sequence, sequence >> 32, 0, Purpose.SEED)
 

@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
             return 1
         print_tuned(tuned)
         try:
-            print(f"kept in {_tuned.write(tuned)}; new processes use it, `mdmcorrect tune --forget` removes it")
+            off = " where MDMCORRECT_TUNE is not off, as it is here" if _tuned.switched_off() else ""
+            print(f"kept in {_tuned.write(tuned)}; new processes use it{off}, `mdmcorrect tune --forget` removes it")
         except OSError as error:
             print(f"mdmcorrect tune: could not keep it: {error}", file=sys.stderr)
             return 1

@@ -1,7 +1,7 @@
 """The operator that makes a sampler's bookkeeping: it closes one step and opens the next.
 
-Not for users: its arguments are what :mod:`mdmcorrect.samplers.native` packs. The definition of what it computes is the
-Python parts of :mod:`mdmcorrect.samplers`; ``csrc/core/sampler_step.h`` composes one function per part.
+Not for users: its arguments are what :mod:`mdmcorrect.samplers.native_steps` packs. The definition of what it computes
+is the Python parts of :mod:`mdmcorrect.samplers`; ``csrc/core/sampler_step.h`` composes one function per part.
 """
 
 from __future__ import annotations

@@ -26,10 +26,12 @@ def check_agreement(
 
     Raises:
         TypeError: ``state`` is none.
-        ValueError: the state was made by another sampler, or an argument that is given differs from what it holds.
+        ValueError: the state was made by another sampler, an argument that is given differs from what it holds, or a
+            tensor of it has another shape, dtype or device than a state's.
     """
     if not isinstance(state, State):
         raise TypeError(f"state: expected a State (State.load makes one of a dict), got {type(state).__name__}")
+    _check_fields(state)
     if state.sampler and state.sampler != sampler:
         there, here = difference(state.sampler, sampler)
         raise ValueError(f"state: it was made by another sampler, with {there} where this one has {here}")
@@ -69,6 +71,23 @@ def check_agreement(
     for bit, name in enumerate(names):
         if found >> bit & 1:
             raise ValueError(f"{name}: it differs from what the state holds; leave it out, or start without a state")
+
+
+def _check_fields(state: State) -> None:
+    """Hold the tensors of a state that somebody made or changed to what :class:`State` says of them."""
+    if not isinstance(state.tokens, Tensor) or state.tokens.ndim != 2:
+        raise ValueError("state: expected tokens int64 [B, L], which its other tensors go by")
+    grids = {"tokens": torch.int64, "fixed": torch.bool, "attention_mask": torch.bool, "positions": torch.int64}
+    grids |= {"commit_score": torch.float32, "commits": torch.int64}
+    columns = dict.fromkeys(("origin", "seed", "step", "window", "window_step", "quota", "nfe"), torch.int64)
+    columns |= {"done": torch.bool, "settled": torch.bool}
+    for name, dtype in (grids | columns).items():
+        value, shape = getattr(state, name), state.tokens.shape if name in grids else state.tokens.shape[:1]
+        if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != shape:
+            got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"state: expected {name} {dtype} {list(shape)}, got {got}".replace("torch.", ""))
+        if value.device != state.tokens.device:
+            raise ValueError(f"state: expected {name} on {state.tokens.device} as its tokens are, got {value.device}")
 
 
 def _like(name: str, value: object, shape: tuple[int, ...]) -> None:

@@ -97,6 +97,8 @@ class Sampler(Runs):
         _checks.called("logits_processor", logits_processor, "(tokens, logits) -> logits")
         _checks.called("tokens_processor", tokens_processor, "(tokens, logits) -> tokens")
         eos_ids = _checks.token_ids("eos_id", eos_id)
+        if mask_id in eos_ids:
+            raise ValueError(f"eos_id: expected an id that can be generated, got mask_id {mask_id}")
         wants = self.plan.wants | shown | (self.correct.wants if self.correct else frozenset())
         keep_logits = tokens_processor is not None
         review = None

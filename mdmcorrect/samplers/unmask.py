@@ -51,7 +51,7 @@ class Unmask:
     def __post_init__(self) -> None:
         _checks.settle(self, "unmask", order=_checks.one_of(*sorted(_WANTS)), temperature=_checks.temperature)
         _checks.settle(self, ties=_checks.one_of(*TIES), spend_on_masks=_checks.flag)
-        if not hasattr(self.count, "before"):
+        if not (hasattr(self.count, "before") and hasattr(self.count, "after")):
             raise TypeError(f"unmask count: expected a rule with before and after, got {type(self.count).__name__}")
 
     @property

@@ -1,5 +1,7 @@
 """What is wrong with an argument or a model is said, or has a documented result; no run goes on for ever."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from combinations import MASK, PRESETS, canvas
@@ -7,7 +9,7 @@ from toys import Toy
 
 from mdmcorrect.likelihood import log_likelihood
 from mdmcorrect.model import Output
-from mdmcorrect.samplers import MDLM, PRISM, FixedSteps, LLaDA, ReMDM, State
+from mdmcorrect.samplers import MDLM, PRISM, FixedSteps, LLaDA, ReMDM, State, Unmask
 from mdmcorrect.samplers.state import initial_state
 
 each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -38,6 +40,8 @@ each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
         ({"positions": torch.zeros(4, 2).long()}, ValueError, r"positions: expected int64 \[4, 16\]"),
         ({"seed": torch.zeros(3).long()}, ValueError, "seed"),
         ({"history": {"beauty"}}, ValueError, "beauty"),
+        ({"eos_id": MASK}, ValueError, "eos_id: expected an id that can be generated, got mask_id 11"),
+        ({"eos_id": [3, MASK]}, ValueError, "eos_id: expected an id that can be generated, got mask_id 11"),
     ],
 )
 def test_arguments_that_do_not_fit(arguments, error, message):
@@ -265,3 +269,40 @@ def test_a_callback_answers_with_a_bool():
         LLaDA(steps=2)(
             Embedding(), torch.tensor([[3, 49]]), mask_id=49, callback=lambda event: torch.tensor([True, False])
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {"tokens": state.tokens.int()}, r"state: expected tokens int64 \[4, 16\], got int32 \[4, 16\]"),
+        (lambda state: {"fixed": state.fixed.int()}, "state: expected fixed bool"),
+        (lambda state: {"fixed": state.fixed[:, :8]}, r"state: expected fixed bool \[4, 16\], got bool \[4, 8\]"),
+        (lambda state: {"commit_score": state.commit_score.double()}, "state: expected commit_score float32"),
+        (lambda state: {"step": state.step.int()}, r"state: expected step int64 \[4\], got int32"),
+        (lambda state: {"done": state.done.long()}, "state: expected done bool"),
+        (lambda state: {"seed": None}, "state: expected seed int64 .* got NoneType"),
+        (lambda state: {"tokens": state.tokens.to("meta")}, "state: expected fixed on meta as its tokens are, got cpu"),
+    ],
+    ids=["tokens", "fixed", "fixed-shape", "commit_score", "step", "done", "seed", "device"],
+)
+def test_a_state_changed_by_hand_is_looked_at(change, message):
+    state = LLaDA(steps=3)(Toy(), canvas(), mask_id=MASK).state
+    with pytest.raises(ValueError, match=message):
+        LLaDA(steps=3)(Toy(), mask_id=MASK, state=replace(state, **change(state)))
+
+
+def test_one_seed_for_every_row_may_be_an_expanded_one():
+    seed = torch.tensor(5).expand(4)
+    drawn = LLaDA(steps=3, temperature=1.0)(Toy(), canvas(), mask_id=MASK, seed=seed)
+    assert torch.equal(
+        drawn.tokens, LLaDA(steps=3, temperature=1.0)(Toy(), canvas(), mask_id=MASK, seed=seed + 0).tokens
+    )
+
+
+def test_a_count_rule_without_its_second_half_is_refused_when_it_is_made():
+    class Half:
+        def before(self, state, view):
+            return view.quota
+
+    with pytest.raises(TypeError, match="unmask count: expected a rule with before and after, got Half"):
+        Unmask(count=Half())
