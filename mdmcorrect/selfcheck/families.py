@@ -5,10 +5,10 @@ A test holds that each kernel that CUDA's launchers name is among them.
 
 from __future__ import annotations
 
-from . import network_cases, position_cases, scoring_cases, step_cases
+from . import network_cases, pass_cases, position_cases, scoring_cases, step_cases
 from .cases import Case
 
-CASES = (*scoring_cases.CASES, *position_cases.CASES, *step_cases.CASES, *network_cases.CASES)
+CASES = (*scoring_cases.CASES, *position_cases.CASES, *step_cases.CASES, *pass_cases.CASES, *network_cases.CASES)
 BY_NAME = {str(case): case for case in CASES}
 
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -51,6 +51,7 @@ CHOSEN: dict[str, list[str]] = {
         "strict pool, [2, 4100]",
         "corrections, [3, 37]",
     ],
+    "correct_pass": ["first, [3, 37]", "first, everywhere, [2, 300]", "later, [2, 300]", "later, [2, 4100]"],
     "score_tokens": [
         *_of_each(_FLOATS, "draw", "4609 ids", "guidance", "guidance of 4609 ids"),
         "argmax, bfloat16",

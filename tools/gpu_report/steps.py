@@ -25,6 +25,7 @@ OPERATORS = (
     "count_positions",
     "remask_step",
     "sampler_step",
+    "correct_pass",
     "score_tokens",
     "score_hidden",
     "score_quality",
