@@ -162,7 +162,8 @@ def test_an_interrupted_run_leaves_a_report(tmp_path, monkeypatch, number):
         os.kill(os.getpid(), number)
         time.sleep(10)
 
-    kept = signal.getsignal(signal.SIGTERM)
+    kept, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
     todo = [answered("check", "uniform"), answered("tests", "uniform", stop), answered("tests", "never")]
     monkeypatch.setattr(program, "steps", lambda results, only: todo)
     try:
@@ -170,6 +171,7 @@ def test_an_interrupted_run_leaves_a_report(tmp_path, monkeypatch, number):
             program.main(["--out", str(tmp_path / "out")])
     finally:
         signal.signal(signal.SIGTERM, kept)
+        signal.signal(signal.SIGINT, interrupt)
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [entry["name"] for entry in found["entries"]] == ["uniform"]
     assert found["ended"].startswith("interrupted, with the steps that had ended by then")

@@ -3,3 +3,5 @@
 ``mdmcorrect doctor --check`` runs a few of them in half a minute (:mod:`mdmcorrect.selfcheck.check`); the tests run
 all. Needs torch and NumPy alone.
 """
+
+import mdmcorrect._requires_torch
