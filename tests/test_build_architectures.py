@@ -17,7 +17,9 @@ TORCH = Path(torch.__file__).parent
 
 pytestmark = pytest.mark.skipif(CMAKE is None, reason="needs cmake")
 
+# The policies of CMakeLists.txt: without them a CMake before 4 reads the file by rules of its own.
 SCRIPT = f"""
+cmake_minimum_required(VERSION 3.20)
 include({ROOT}/cmake/architectures.cmake)
 mdm_read_architectures("${{WANTED}}" archs)
 mdm_known_architectures(nvcc 12.4 "${{archs}}" archs)
