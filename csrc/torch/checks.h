@@ -23,12 +23,18 @@ namespace mdmcorrect {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline std::string shape_of(const Tensor& tensor) {
-  std::ostringstream out;
+// A shape as a check's sentence says it: written only where there is something to say, for a sentence takes longer than
+// a small kernel.
+struct ShapeOf {
+  const Tensor& tensor;
+};
+
+inline ShapeOf shape_of(const Tensor& tensor) { return {tensor}; }
+
+inline std::ostream& operator<<(std::ostream& out, ShapeOf shape) {
   out << '[';
-  for (int64_t i = 0; i < tensor.dim(); ++i) out << (i == 0 ? "" : ", ") << tensor.size(i);
-  out << ']';
-  return out.str();
+  for (int64_t i = 0; i < shape.tensor.dim(); ++i) out << (i == 0 ? "" : ", ") << shape.tensor.size(i);
+  return out << ']';
 }
 
 // Plain runtime_error: STD_TORCH_CHECK would put file and line before a sentence meant for users.
