@@ -25,6 +25,7 @@ Place: TypeAlias = tuple[torch.device, int]
 _kept: dict[tuple[object, ...], Tensor] = {}
 _transforms, _traced = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
 _modes = torch._C._len_torch_dispatch_stack
+_function_modes, _profiled = torch._C._len_torch_function_stack, torch.autograd._profiler_enabled
 _DISGUISES = tuple(getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
 
 
@@ -37,6 +38,14 @@ def place_of(like: Tensor) -> Place | None:
     if _modes() and any(torch._C._get_dispatch_mode(key) is not None for key in _DISGUISES):
         return None
     return (like.device, 0) if not like.is_cuda else _current_place(like.device)
+
+
+def unwatched(like: Tensor) -> bool:
+    """Whether nobody sees the operators on tensors next to ``like``: no graph, mode, transform or profiler."""
+    kind = type(like)
+    if (kind is not Tensor and kind is not torch.nn.Parameter) or torch.compiler.is_compiling():
+        return False
+    return not (_modes() or _function_modes() or _transforms() or _profiled() or _traced() is not None)
 
 
 def _current_place(device: torch.device) -> Place | None:

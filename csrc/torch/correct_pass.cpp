@@ -1,10 +1,12 @@
 // Binding of correct_pass: tensors in, params out, kernel called.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "core/sampler_step_params.h"
 #include "cuda/correct_pass.h"
+#include "torch/by_address.h"
 #include "torch/checks.h"
 #include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
@@ -15,6 +17,15 @@ namespace {
 constexpr const char* kOp = "correct_pass";
 
 using OptionalTensor = std::optional<Tensor>;
+
+// On the CPU, all that the parameters say.
+void correct_rows(const CorrectPassParams& params) {
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
+  const int64_t length = params.length;
+  parallel_rows(kOp, params.batch, 4 * length, 2 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
+    kernels.correct_pass(params, begin, end, scratch);
+  });
+}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> correct_pass(
     const Tensor& rows, const Tensor& draft, const Tensor& fixed, const OptionalTensor& block, int64_t mask_id,
@@ -73,15 +84,42 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> correct_pass(
     CudaLauncher launcher(kOp, draft);
     cuda::correct_pass(params, nullptr, launcher);
   } else if (batch > 0) {
-    const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
-    parallel_rows(kOp, batch, 4 * length, 2 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
-      kernels.correct_pass(params, begin, end, scratch);
-    });
+    correct_rows(params);
   }
   return {out_draft, out_reach, out_moved, out_token, out_values[0], out_values[1], out_values[2]};
 }
 
 }  // namespace
+
+int64_t call_by_address(const CorrectPassAddresses& at) {
+  const int64_t length = at.length;
+  CorrectPassParams params{};
+  params.batch = at.batch;
+  params.length = length;
+  params.mask_id = at.mask_id;
+  params.first = at.first != 0;
+  params.carry_over = at.carry_over != 0;
+  params.rows = at.rows;
+  params.draft = grid_at(at.draft, length);
+  params.fixed = grid_at(at.fixed, length);
+  params.block = grid_at(at.block, length);
+  params.proposal = grid_at(at.proposal, length);
+  params.token = grid_at(at.token, length);
+  params.earlier_token = grid_at(at.earlier_token, length);
+  for (int i = 0; i < kPassValues; ++i) {
+    const CorrectPassAddresses::Value& given = at.values[i];
+    params.values[i] = float_grid_at(given.value, given.type, length);
+    params.earlier_values[i] = float_grid_at(given.earlier, given.type, length);
+    params.out_values[i] = given.out;
+  }
+  params.out_draft = at.out_draft;
+  params.out_reach = at.out_reach;
+  params.out_moved = at.out_moved;
+  params.out_token = at.out_token;
+  correct_rows(params);
+  return std::count(at.out_moved, at.out_moved + at.batch, uint8_t{1});
+}
+
 }  // namespace mdmcorrect
 
 STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) { m.impl("correct_pass", TORCH_BOX(&mdmcorrect::correct_pass)); }

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "cuda/sampler_step.h"
+#include "torch/by_address.h"
 #include "torch/checks.h"
 #include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
@@ -52,6 +53,15 @@ const float* table(const char* name, const OptionalTensor& tensor, const Tensor&
         kOp, name, ": expected contiguous float32 [n], n > 0, on the device of the other tensors");
   *size = tensor->size(0);
   return static_cast<const float*>(tensor->const_data_ptr());
+}
+
+// On the CPU, all that the parameters say.
+void step_rows(const SamplerStepParams& params) {
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
+  const int64_t length = params.length;
+  parallel_rows(kOp, params.batch, 8 * length, 2 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
+    kernels.sampler_step(params, begin, end, scratch);
+  });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sampler_step(
@@ -121,15 +131,54 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sampler_step(
     const Tensor workspace = byte_tensor(kOp, cuda::sampler_step_workspace(params), tokens);
     cuda::sampler_step(params, workspace.mutable_data_ptr(), launcher);
   } else {
-    const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
-    parallel_rows(kOp, batch, 8 * length, 2 * length + 64, [&](int64_t begin, int64_t end, uint64_t* scratch) {
-      kernels.sampler_step(params, begin, end, scratch);
-    });
+    step_rows(params);
   }
   return {out_rows, out_tokens, out_commit_score, out_commits, out_marks, out_time};
 }
 
 }  // namespace
+
+int64_t call_by_address(const SamplerStepAddresses& at) {
+  const int64_t length = at.length;
+  SamplerStepParams params{};
+  params.batch = at.batch;
+  params.length = length;
+  params.close_mode = at.close_mode;
+  params.open_mode = at.open_mode;
+  memcpy(&params.ints, at.plan, sizeof(params.ints));
+  memcpy(&params.reals, at.plan + sizeof(params.ints), sizeof(params.reals));
+  params.rows = at.rows;
+  params.tokens = grid_at(at.tokens, length);
+  params.fixed = grid_at(at.fixed, length);
+  params.block = grid_at(at.block, length);
+  params.positions = grid_at(at.positions, length);
+  params.real = grid_at(at.real, length);
+  params.commit_score = float_grid_at(at.commit_score, static_cast<int64_t>(FloatType::float32), length);
+  params.commits = grid_at(at.commits, length);
+  params.drawn = at.drawn;
+  params.token = grid_at(at.token, length);
+  params.argmax = grid_at(at.argmax, length);
+  params.confidence = float_grid_at(at.confidence, at.confidence_type, length);
+  params.rank = float_grid_at(at.rank, at.rank_type, length);
+  params.keep = float_grid_at(at.keep, at.keep_type, length);
+  params.revised = grid_at(at.revised, length);
+  params.revised_logprob = float_grid_at(at.revised_logprob, at.revised_logprob_type, length);
+  params.nfe = {at.nfe, 1};
+  params.forwards = at.forwards;
+  params.kept_share = at.kept_share;
+  params.kept_steps = at.kept_steps;
+  params.noise_scales = at.noise_scales;
+  params.noise_steps = at.noise_steps;
+  params.out_rows = at.out_rows;
+  params.out_tokens = at.out_tokens;
+  params.out_commit_score = at.out_commit_score;
+  params.out_commits = at.out_commits;
+  params.out_marks = at.out_marks;
+  params.out_time = at.out_time;
+  step_rows(params);
+  return 0;
+}
+
 }  // namespace mdmcorrect
 
 STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) { m.impl("sampler_step", TORCH_BOX(&mdmcorrect::sampler_step)); }

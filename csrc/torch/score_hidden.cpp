@@ -159,9 +159,9 @@ void score_whole(const Product& product, const ScoreCall& call, const int64_t* r
   params.logits = block.const_data_ptr();
   params.row_stride = vocab;
   const CpuKernels& kernels = chosen_kernels(KernelGroup::hidden);
-  parallel_rows(kOp, count, vocab, call.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
-    kernels.score_tokens(params, begin, end, scratch);
-  });
+  parallel_rows(
+      kOp, count, vocab, score_scratch_words(call.params),
+      [&](int64_t begin, int64_t end, uint64_t* scratch) { kernels.score_tokens(params, begin, end, scratch); });
 }
 
 // How many rows fit kFilteredBytes, in full panels if there is one.

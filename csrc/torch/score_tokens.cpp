@@ -1,10 +1,13 @@
 // Binding of score_tokens: tensors in, params out, kernel called.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <limits>
 #include <tuple>
 #include <vector>
 
 #include "cuda/score_tokens.h"
+#include "torch/by_address.h"
 #include "torch/cuda_launcher.h"
 #include "torch/parallel.h"
 #include "torch/scoring.h"
@@ -23,6 +26,34 @@ std::vector<int64_t> row_list(const Grid<uint8_t>& rows, int64_t batch, int64_t 
     }
   }
   return list;
+}
+
+// Rows that will not be scored.
+void mark_left_out(const ScoreTokensParams& params) {
+  const int64_t count = params.batch * params.length;
+  for (int64_t* ids : params.ids) {
+    if (ids != nullptr) std::fill_n(ids, count, int64_t{-1});
+  }
+  for (float* values : params.values) {
+    if (values != nullptr) std::fill_n(values, count, std::numeric_limits<float>::quiet_NaN());
+  }
+}
+
+// On the CPU, all that the parameters say, of these rows.
+void score_rows(ScoreTokensParams* params, const Grid<uint8_t>& rows) {
+  std::vector<int64_t> list;
+  int64_t row_count = params->batch * params->length;
+  if (rows.data != nullptr) {
+    mark_left_out(*params);
+    list = row_list(rows, params->batch, params->length);
+    params->row_index = list.data();
+    row_count = static_cast<int64_t>(list.size());
+  }
+  if (row_count == 0) return;
+  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
+  parallel_rows(
+      kOp, row_count, params->vocab, score_scratch_words(*params),
+      [&](int64_t begin, int64_t end, uint64_t* scratch) { kernels.score_tokens(*params, begin, end, scratch); });
 }
 
 // The unconditional logits and how much of them to mix in.
@@ -79,23 +110,58 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
     cuda::score_tokens(params, workspace.mutable_data_ptr(), launcher);
     return {scores.ids, scores.stats};
   }
-  std::vector<int64_t> list;
-  int64_t row_count = batch * length;
-  if (rows) {
-    scores.mark_left_out();
-    list = row_list(bool_grid(kOp, "rows", rows, batch, length, logits), batch, length);
-    params.row_index = list.data();
-    row_count = static_cast<int64_t>(list.size());
-  }
-  if (row_count == 0) return {scores.ids, scores.stats};
-  const CpuKernels& kernels = chosen_kernels(KernelGroup::rows);
-  parallel_rows(kOp, row_count, vocab, scores.scratch_words(), [&](int64_t begin, int64_t end, uint64_t* scratch) {
-    kernels.score_tokens(params, begin, end, scratch);
-  });
+  score_rows(&params, bool_grid(kOp, "rows", rows, batch, length, logits));
   return {scores.ids, scores.stats};
 }
 
 }  // namespace
+
+int64_t call_by_address(const ScoreTokensAddresses& at) {
+  const ScoringAddresses& how = *at.how;
+  ScoreTokensParams params{};
+  params.batch = at.batch;
+  params.length = at.length;
+  params.vocab = how.vocab;
+  params.row_count = at.batch * at.length;
+  params.logits = at.logits;
+  params.type = static_cast<FloatType>(at.type);
+  params.batch_stride = at.batch_stride;
+  params.position_stride = at.position_stride;
+  params.shift = at.shift;
+  params.probabilities = how.probabilities != 0;
+  params.tokens = grid_at(at.tokens, at.length);
+  params.positions = {at.positions, at.position_row_stride, at.position_col_stride};
+  params.temperature = {how.temperature, 0, 0};
+  params.top_k = {how.top_k, 0, 0};
+  params.top_p = {how.top_p, 0, 0};
+  params.top_p_inclusive = how.top_p_inclusive != 0;
+  params.top_p_first = how.top_p_first != 0;
+  params.suppress = how.suppress;
+  params.suppress_count = how.suppress_count;
+  params.forbid = how.forbid;
+  params.forbid_count = how.forbid_count;
+  params.proposal_law = how.proposal_law != 0;
+  params.confidence_type = static_cast<FloatType>(how.confidence_type);
+  params.dense_noise = how.dense_noise != 0;
+  params.seed = {at.seed, 1};
+  params.step = {at.step, at.step_stride};
+  params.call = at.call;
+  void* const* next = at.outputs;
+  for (int score = 0; score < kTokenScores; ++score) {
+    if ((how.want >> score & 1) == 0) continue;
+    if (score < kTokenIdScores) {
+      params.ids[score] = static_cast<int64_t*>(*next++);
+    } else {
+      params.values[score] = static_cast<float*>(*next++);
+    }
+  }
+  score_rows(&params, grid_at(at.rows, at.length));
+  const int64_t* argmax = params.ids[static_cast<int>(TokenScore::argmax)];
+  if (argmax == nullptr || how.forbid_count == 0) return 0;
+  return std::count_if(argmax, argmax + at.batch * at.length,
+                       [&](int64_t id) { return std::binary_search(how.forbid, how.forbid + how.forbid_count, id); });
+}
+
 }  // namespace mdmcorrect
 
 STABLE_TORCH_LIBRARY_IMPL(mdmcorrect, CPU, m) { m.impl("score_tokens", TORCH_BOX(&mdmcorrect::score_tokens)); }

@@ -37,18 +37,18 @@ struct ScoreCall {
   std::vector<int64_t> suppressed, forbidden;
   Tensor ids, stats;  // [wanted, B, L]
 
-  // Scratch of one thread of the kernel score_tokens.
-  int64_t scratch_words() const {
-    const bool filters = params.top_k.data != nullptr || params.top_p.data != nullptr;
-    return filters ? params.vocab + (params.vocab + params.vocab / kVocabularyChunk) / 2 + 64 : 0;
-  }
-
   // Rows that will not be scored.
   void mark_left_out() {
     torch::stable::fill_(ids, -1.0);
     torch::stable::fill_(stats, std::numeric_limits<double>::quiet_NaN());
   }
 };
+
+// Scratch of one thread of the kernel score_tokens.
+inline int64_t score_scratch_words(const ScoreTokensParams& params) {
+  const bool filters = params.top_k.data != nullptr || params.top_p.data != nullptr;
+  return filters ? params.vocab + (params.vocab + params.vocab / kVocabularyChunk) / 2 + 64 : 0;
+}
 
 inline FloatType score_dtype(const char* op, const char* name, ScalarType type) {
   switch (type) {

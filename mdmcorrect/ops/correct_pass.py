@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import mdmcorrect._requires_torch
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from mdmcorrect.ops import _by_address as by_address
+
+MOST_VALUES = 3
+"""Floating scores that a pass carries along."""
 
 
 @torch.library.register_fake("mdmcorrect::correct_pass")
@@ -47,3 +54,82 @@ def _fake(
 
 
 correct_pass = torch.ops.mdmcorrect.correct_pass.default
+
+
+class PreparedPasses:
+    """The operator with what stays the same through a run.
+
+    Args:
+        fixed, block, mask_id, carry_over: as the operator takes them.
+    """
+
+    def __init__(self, fixed: Tensor, block: Tensor | None, mask_id: int, carry_over: bool) -> None:
+        self.fixed, self.block, self.mask_id, self.carry_over = fixed, block, mask_id, carry_over
+
+    def first(self, rows: Tensor, tokens: Tensor, proposal: Tensor) -> tuple[Tensor, Tensor]:
+        """The first draft ``[B, L]``, and the positions (bool) that the corrector reaches."""
+        empty = [None] * (2 + 2 * MOST_VALUES)
+        if self._addressed(tokens, rows, proposal):
+            draft, reach, moved = torch.empty_like(tokens), torch.empty_like(self.fixed), _flags(rows)
+            by_address.library.correct_pass(
+                *tokens.shape, self.mask_id, 1, self.carry_over, rows.data_ptr(), tokens.data_ptr(),
+                self.fixed.data_ptr(), by_address.address(self.block), proposal.data_ptr(), 0, 0, draft.data_ptr(),
+                reach.data_ptr(), moved.data_ptr(),
+            )  # fmt: skip
+            return draft, reach
+        draft, reach, *_ = correct_pass(
+            rows, tokens, self.fixed, self.block, self.mask_id, True, self.carry_over, proposal, *empty
+        )
+        return draft, reach
+
+    def next(
+        self,
+        rows: Tensor,
+        draft: Tensor,
+        proposal: Tensor,
+        token: Tensor,
+        earlier_token: Tensor,
+        values: Sequence[Tensor],
+        earlier_values: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The next draft; which rows (bool ``[B]``) it changed; token and values, of this pass where it scored."""
+        addressed = self._addressed(draft, rows, proposal, token, earlier_token)
+        floats = by_address.floats(*values) if addressed else None
+        earlier = by_address.floats(*earlier_values) if addressed else None
+        if floats is not None and earlier is not None and floats[1::2] == earlier[1::2]:
+            merged, kept = torch.empty_like(token), [torch.empty_like(value) for value in values]
+            fields = zip(floats[::2], earlier[::2], map(by_address.address, kept), floats[1::2], strict=True)
+            after, moved, _ = self.rewrite(
+                rows, draft, proposal.data_ptr(), token.data_ptr(), earlier_token.data_ptr(), merged.data_ptr(),
+                [number for each in fields for number in each],
+            )  # fmt: skip
+            return after, moved, merged, kept
+        pairs = [of for pair in zip(values, earlier_values, strict=True) for of in pair]
+        after, _, moved, merged, *kept = correct_pass(
+            rows, draft, self.fixed, self.block, self.mask_id, False, self.carry_over, proposal, token, earlier_token,
+            *pairs, *[None] * (2 * MOST_VALUES - len(pairs)),
+        )  # fmt: skip
+        return after, moved, merged, kept[: len(values)]
+
+    def rewrite(
+        self, rows: Tensor, draft: Tensor, proposal: int, token: int, earlier_token: int, merged: int,
+        values: Sequence[int],
+    ) -> tuple[Tensor, Tensor, int]:  # fmt: skip
+        """:meth:`next` by address: the draft, which rows it changed, and how many.
+
+        ``values``: of each the address, that of the earlier one, where to write, and the type.
+        """
+        after, moved = torch.empty_like(draft), _flags(rows)
+        changed = by_address.library.correct_pass(
+            *draft.shape, self.mask_id, 0, self.carry_over, rows.data_ptr(), draft.data_ptr(), self.fixed.data_ptr(),
+            by_address.address(self.block), proposal, token, earlier_token, after.data_ptr(), 0, moved.data_ptr(),
+            merged, *values,
+        )  # fmt: skip
+        return after, moved, changed
+
+    def _addressed(self, draft: Tensor, *others: Tensor) -> bool:
+        return by_address.usable(draft) and by_address.contiguous(draft, *others, self.fixed, self.block)
+
+
+def _flags(rows: Tensor) -> Tensor:
+    return torch.empty(rows.shape[:1], dtype=torch.bool)

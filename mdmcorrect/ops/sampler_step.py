@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import mdmcorrect._requires_torch
 
+from array import array
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
+from mdmcorrect.ops import _by_address as by_address
+
 MARKS = 6
+Opened: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @torch.library.register_fake("mdmcorrect::sampler_step")
@@ -52,3 +58,98 @@ def _fake(
 
 
 sampler_step = torch.ops.mdmcorrect.sampler_step.default
+
+
+class PreparedStep:
+    """The operator with what stays the same through a run.
+
+    Args:
+        plan: the bytes of the operator's two structs, as hexadecimal digits.
+        fixed, block, positions, real, kept_share, noise_scales: as the operator takes them.
+    """
+
+    def __init__(
+        self,
+        plan: str,
+        fixed: Tensor,
+        block: Tensor | None,
+        positions: Tensor,
+        real: Tensor | None,
+        kept_share: Tensor | None,
+        noise_scales: Tensor | None,
+    ) -> None:
+        self.plan, self.tables = plan, (kept_share, noise_scales)
+        self.canvas = (fixed, block, positions, real)
+        self.numbers: tuple[int, ...] | None = None  # what stays the same, as the library takes it by address
+        if by_address.usable(fixed):
+            fixed, positions = fixed.contiguous(), positions.contiguous()
+            block, real = (None if tensor is None else tensor.contiguous() for tensor in (block, real))
+            self.canvas = (fixed, block, positions, real)
+            self._packed = array("B", bytes.fromhex(plan))
+            self.numbers = (
+                self._packed.buffer_info()[0],
+                *fixed.shape,
+                *map(by_address.address, self.canvas),
+                *(
+                    number
+                    for table in self.tables
+                    for number in (by_address.address(table), 0 if table is None else len(table))
+                ),
+            )
+
+    def __call__(
+        self,
+        rows: Tensor,
+        tokens: Tensor,
+        commit_score: Tensor,
+        commits: Tensor,
+        marks: Tensor,
+        close: int,
+        open: int,
+        token: Tensor | None = None,
+        argmax: Tensor | None = None,
+        confidence: Tensor | None = None,
+        rank: Tensor | None = None,
+        keep: Tensor | None = None,
+        revised: Tensor | None = None,
+        revised_logprob: Tensor | None = None,
+        nfe: Tensor | None = None,
+        forwards: int = 0,
+    ) -> Opened:
+        """``rows, tokens, commit_score, commits, marks, time`` after the step, the next one opened."""
+        if self.numbers is not None and by_address.usable(tokens):
+            ids, written = (token, argmax, revised), (rows, tokens, commit_score, commits, marks)
+            floats = by_address.floats(confidence, rank, keep, revised_logprob)
+            if floats is not None and by_address.contiguous(*written, *ids, nfe):
+                return self.write(
+                    *written, close, open, by_address.address(token), by_address.address(argmax), *floats[:6],
+                    by_address.address(revised), *floats[6:], by_address.address(nfe), forwards,
+                )  # fmt: skip
+        fixed, block, positions, real = self.canvas
+        return sampler_step(
+            rows, tokens, fixed, block, positions, real, commit_score, commits, marks, self.plan, close, open, token,
+            argmax, confidence, rank, keep, revised, revised_logprob, nfe, forwards, *self.tables,
+        )  # fmt: skip
+
+    def write(
+        self,
+        rows: Tensor,
+        tokens: Tensor,
+        commit_score: Tensor,
+        commits: Tensor,
+        marks: Tensor,
+        *numbers: int,
+    ) -> Opened:
+        """The same by address: contiguous tensors of the run, then ``SamplerStepAddresses`` from ``close_mode`` on."""
+        assert self.numbers is not None
+        like = torch.empty_like
+        made = (like(rows), like(tokens), like(commit_score), like(commits), like(marks), _times(rows))
+        by_address.library.sampler_step(
+            *self.numbers, rows.data_ptr(), tokens.data_ptr(), commit_score.data_ptr(), commits.data_ptr(),
+            marks.data_ptr(), *numbers, *map(by_address.address, made),
+        )  # fmt: skip
+        return made
+
+
+def _times(rows: Tensor) -> Tensor:
+    return torch.empty(rows.shape[0], dtype=torch.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdmcorrect import _native, rng
 from mdmcorrect.ops import _arguments as arguments
+from mdmcorrect.ops import _by_address as by_address
 from mdmcorrect.ops import _scoring as scoring
 from mdmcorrect.ops._differentiation import constant, detached
 from mdmcorrect.ops._scoring import Ids, ScoreOptions, TokenScores
@@ -140,11 +141,13 @@ class PreparedScoring:
     read them if this outlives it and the capture began after that stream's work.
     """
 
-    __slots__ = ("options", "vocab")
+    __slots__ = ("direct", "options", "vocab")
 
-    def __init__(self, options: ScoreOptions, vocab: int) -> None:
+    def __init__(self, options: ScoreOptions, vocab: int, *, plain: bool = False) -> None:
+        """``plain``: the options were numbers and names, so that nobody can change them."""
         self.options = options
         self.vocab = vocab
+        self.direct = by_address.ScoreTokens.of(options, vocab) if plain else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -195,22 +198,28 @@ class PreparedScoring:
     def trusted(
         self,
         logits: Tensor,
-        tokens: Tensor | None,
-        rows: Tensor | None,
-        positions: Tensor | None,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor,
         seed: Tensor,
         step: Tensor,
         call: Tensor,
         shift: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """:meth:`native` for a caller that has looked at its arguments: constant logits ``[B, L, V]`` whose last
-        dimension is contiguous, ``[B, L]`` beside them, int64 ``[B]`` or ``[]``. The operator looks at shapes alone."""
+    ) -> Sequence[Tensor]:
+        """A score ``[B, L]`` for each of ``names``, for a caller that has looked at its arguments: constant logits
+        ``[B, L, V]`` whose last dimension is contiguous, int64, bool and int64 ``[B, L]`` beside them, int64 ``[B]``,
+        ``[B]`` and ``[]``. The operator looks at shapes alone."""
+        if self.direct is not None:
+            made = self.direct(logits, tokens, rows, positions, seed, step, call, shift)
+            if made is not None:
+                return made
         how = self.options
-        return _NATIVE(
+        ids, others = _NATIVE(
             logits, None, None, shift, how.want, how.temperature, tokens, rows, positions, how.top_k, how.top_p,
             how.top_p_inclusive, how.top_p_first, how.suppress, how.forbid, how.proposal_law, how.probabilities,
             how.dense_noise, how.confidence_dtype, seed, step, call,
         )  # fmt: skip
+        return *ids.unbind(0), *others.unbind(0)
 
     def _grid(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
         grid = _as_grid("logits", logits)
@@ -274,7 +283,8 @@ def prepare_score_tokens(
         input=input,
         noise=noise,
     )
-    return PreparedScoring(options, vocab)
+    given = (temperature, top_k, top_p, suppress, forbid)
+    return PreparedScoring(options, vocab, plain=not any(isinstance(value, Tensor) for value in given))
 
 
 def _named(options: ScoreOptions, logits: Tensor, *call: Any) -> TokenScores:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from .._kernels import has_kernel
+from .addressed_steps import AddressedSteps
 from .correct import Correct
 from .forward import Forward
-from .native_steps import NativeSteps, plan_of
 from .native_steps import Plan as NativePlan
+from .native_steps import plan_of
 from .part_steps import PartSteps
 from .plan import Plan
 from .result import StepEvent, copy_event
@@ -121,4 +122,4 @@ class Engine:
         layout = self.window.layout(state, self.steps)
         if self.native is None or not has_kernel("sampler_step", state.tokens):
             return PartSteps(self, layout)
-        return NativeSteps(self, self.native, layout, state)
+        return AddressedSteps.of(self, self.native, layout, state)

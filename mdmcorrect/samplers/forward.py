@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -83,6 +83,20 @@ def _scattered(forwards: tuple[int, ...], rows: Rows) -> Tensor:
     return each if index is None else torch.zeros_like(rows.mask, dtype=torch.int64).index_copy(0, index, each)
 
 
+class Answer(NamedTuple):
+    """What the model said of some rows of the canvas ``tokens [B, L]``, and what it was asked.
+
+    ``shown``: the tokens ``[b, L]`` that the logits are of, or ``[b, W]``; ``chosen``: which rows, None for all.
+    """
+
+    output: Output
+    request: Request
+    tokens: Tensor
+    shown: Tensor
+    rows: Rows
+    chosen: Tensor | None
+
+
 class Forward:
     """Runs the model on some rows of the batch and scatters the scores back to ``[B, L]``.
 
@@ -122,6 +136,8 @@ class Forward:
         self._takes_positions = takes_positions(model)
         self._rows: Tensor | None = None
         self._settles = logits_processor is not None or keep_logits or scoring.reads_logits
+        # Whether scores are what the operator says of the model's logits, and nothing besides.
+        self.plain = type(scoring) is Scoring and not scoring.confidence_forbid and not self._settles
 
     def __call__(
         self,
@@ -149,13 +165,29 @@ class Forward:
             TypeError, ValueError: the model's answer has the wrong type, shape or dtype, its vocabulary does not hold
                 ``mask_id``, or it lacks the quality that the method reads.
         """
+        answer = self.ask(state, tokens, rows, where, time, correction, windows, tally=tally)
+        return self.scores(state, answer, also, judged)
+
+    def ask(
+        self,
+        state: Seen,
+        tokens: Tensor,
+        rows: Rows,
+        where: Tensor,
+        time: Tensor,
+        correction: int = 0,
+        windows: Sequence[Window] | None = None,
+        *,
+        tally: Tally,
+    ) -> Answer:
+        """The model's answer, of which nothing is scored yet; arguments and errors as of a call."""
         batch, index = tokens.shape[0], rows.index
 
         def take(value: Tensor) -> Tensor:
             return value if index is None else value.index_select(0, index)
 
         asked = take(tokens)
-        request = Request(
+        request = _request(
             batch=take(self._row_numbers(tokens)),
             wanted=take(where if rows.listed is not None else where & rows.mask[:, None]),
             time=take(time),
@@ -173,12 +205,8 @@ class Forward:
             run=tally.run,
         )
         output = self.model(asked, request)
-        start = output.start or 0
-
-        def cut(value: Tensor) -> Tensor:
-            return value if output.start is None else value[:, start : start + output.logits.shape[1]]
-
-        shown = cut(asked)
+        start = output.start
+        shown = asked if start is None else asked[:, start : start + output.logits.shape[1]]
         self._check(output, shown)
         if self._settles:
             output = replace(output, logits=combine(output), uncond_logits=None, shift=0)
@@ -187,6 +215,22 @@ class Forward:
             check_logits(output.logits, shown, self.mask_id, "logits_processor")
         if self.keep_logits:
             tally.logits = output.logits
+        tally.count(rows, asked, output.forwards)
+        return Answer(output, request, tokens, shown, rows, index)
+
+    def scores(
+        self, state: Seen, answer: Answer, also: frozenset[str] = frozenset(), judged: Tensor | None = None
+    ) -> Scores:
+        """The scores of an answer; arguments as of a call."""
+        output, request, tokens, shown, rows, index = answer
+        length, start = tokens.shape[1], output.start or 0
+
+        def take(value: Tensor) -> Tensor:
+            return value if index is None else value.index_select(0, index)
+
+        def cut(value: Tensor) -> Tensor:
+            return value if output.start is None else value[:, start : start + shown.shape[1]]
+
         scores = self.scoring(
             output.logits,
             tokens=shown if judged is None else cut(take(judged)),
@@ -196,7 +240,7 @@ class Forward:
             want=self.wants | also if also else self.wants,
             seed=take(state.seed),
             step=request.step,
-            call=correction,
+            call=request.correction,
             uncond_logits=output.uncond_logits,
             guidance=output.guidance,
             shift=output.shift,
@@ -204,13 +248,12 @@ class Forward:
         if output.quality is not None and self.needs:
             quality = output.quality.float()
             scores["quality"] = quality if rows.listed is not None else quality.where(rows.mask[:, None], torch.nan)
-        tally.count(rows, asked, output.forwards)
         if output.start is not None:
-            after = asked.shape[1] - start - shown.shape[1]
+            after = length - start - shown.shape[1]
             scores = Scores({name: _pad(value, start, after) for name, value in scores.items()})
         if index is None:
             return scores
-        return Scores({name: _scatter(value, index, batch) for name, value in scores.items()})
+        return Scores({name: _scatter(value, index, tokens.shape[0]) for name, value in scores.items()})
 
     def tell(self, state: Seen) -> None:
         """Log, once for a run, what of its input the model does not take; with relative positions nothing is lost."""
@@ -254,6 +297,13 @@ class Forward:
             raise ValueError(f"model {self.name}: expected quality {list(asked.shape)}, got {got}")
         elif not output.quality.is_floating_point():
             raise TypeError(f"model {self.name}: expected floating quality, got {output.quality.dtype}")
+
+
+def _request(**fields: Any) -> Request:
+    """``Request(**fields)``, all of them, in a third of the time: a frozen dataclass sets each by a call."""
+    request = Request.__new__(Request)
+    request.__dict__.update(fields)
+    return request
 
 
 def take_rows(condition: _T, batch: int, take: Callable[[Tensor], Tensor]) -> _T | Any:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from .._kernels import has_kernel
 from ..model import Window
-from ..ops.correct_pass import correct_pass
-from ..ops.sampler_step import MARKS, sampler_step
+from ..ops.correct_pass import MOST_VALUES, PreparedPasses
+from ..ops.sampler_step import MARKS, PreparedStep
 from .correct import FixedPoint, Rescore
 from .counts import device_table
-from .forward import Tally
+from .forward import Answer, Tally
 from .lowering import MOST_ENDS, Lowered, Mark, RowField, StepMode, Waiting, lowered
 from .plan import Update
 from .rows import Rows, indices
@@ -32,12 +32,13 @@ from .window import Layout
 if TYPE_CHECKING:
     from .engine import Engine
 
-_WANTED, _LIVE, _STEP = int(Mark.WANTED), int(RowField.LIVE), int(RowField.STEP)  # plain: torch asks an enum slowly
+_WANTED, _STEP = int(Mark.WANTED), int(RowField.STEP)  # plain: torch and lists ask an enum slowly
+_LIVE, _NEED, _CORRECT = int(RowField.LIVE), int(RowField.NEED), int(RowField.CORRECT)
+_FINISHING, _UNFILLED = int(RowField.FINISHING), int(RowField.UNFILLED)
 _CLOSE, _OPEN = int(StepMode.CLOSE), int(StepMode.OPEN)
 _FIXED, _LAST = int(StepMode.FIXED_STEPS), int(StepMode.LAST_STEP)
 _NOTHING = frozenset[str]()
-_VALUES = 3  # floating scores that a pass carries along
-_ARGMAX = frozenset({"argmax"})
+ARGMAX = frozenset({"argmax"})
 _STATE_FIELDS = ("seed", "origin", "step", "window", "window_step", "quota", "done", "settled", "nfe")
 
 
@@ -84,9 +85,9 @@ def _description(engine: Engine) -> Lowered | None:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # frozen it would take three times as long to make
 class Canvas:
-    """A run between two steps, the next of them opened.
+    """A run between two steps, the next of them opened. Nothing writes into it.
 
     Attributes:
         begun: the state the run began with, for what no step changes.
@@ -166,12 +167,23 @@ class NativeSteps:
 
     def __init__(self, engine: Engine, plan: Plan, layout: Layout, begun: State) -> None:
         self.engine, self.layout, self.begun = engine, layout, begun
-        self.plan, self.slots = plan.packed, plan.slots
+        self.slots = plan.slots
         device = begun.tokens.device
         tables = {name: device_table(values, torch.float32, device) for name, values in plan.tables.items()}
-        self.tables = (tables.get("kept_share"), tables.get("noise_scales"))
         self.block = None if engine.window.length is None else layout.block
-        self.real = begun.attention_mask if begun.padded else None
+        self.step = PreparedStep(
+            plan.packed,
+            begun.fixed,
+            self.block,
+            begun.positions,
+            begun.attention_mask if begun.padded else None,
+            tables.get("kept_share"),
+            tables.get("noise_scales"),
+        )
+        corrector, self.passes, self.proposes = engine.correct, None, ""
+        if isinstance(corrector, FixedPoint) and corrector.top_k is None and has_kernel("correct_pass", begun.tokens):
+            self.passes = PreparedPasses(begun.fixed, self.block, engine.mask_id, corrector.carry_over)
+            self.proposes = "token" if corrector.update == "sample" else "argmax"
         self.every_row = Rows(torch.ones_like(begun.done), tuple(range(len(begun.done))))
         self.no_row = Rows(torch.zeros_like(begun.done), ())
 
@@ -190,26 +202,24 @@ class NativeSteps:
 
     def ahead(self, standing: Canvas, *, first: bool) -> Ahead:
         forward = self.engine.forward
-        number = 7 if forward.reads_windows else 5
-        answers = standing.rows.narrow(1, _LIVE, number).tolist()
-        live, needed, correcting, finishing, unfilled, *spans = zip(*answers, strict=True) if answers else [()] * 7
+        listed = standing.rows.tolist()  # all of it: a part would be copied before it is read
         windows = None
         if forward.reads_windows:
-            made = standing.rows[:, : RowField.WINDOW_STEP + 1].tolist()
             windows = [
-                Window(row, index=made[row][RowField.WINDOW], step=made[row][RowField.WINDOW_STEP], start=start,
-                       stop=stop, made=made[row][RowField.STEP])
-                for row, (start, stop) in enumerate(zip(*spans, strict=True))
+                Window(number, index=row[RowField.WINDOW], step=row[RowField.WINDOW_STEP], start=row[RowField.START],
+                       stop=row[RowField.STOP], made=row[RowField.STEP])
+                for number, row in enumerate(listed)
             ]  # fmt: skip
-        if first and any(unfilled):
-            raise negative_ids(indices(unfilled))
+        unfilled = indices(row[_UNFILLED] for row in listed)
+        if first and unfilled:
+            raise negative_ids(unfilled)
         return Ahead(
-            self._rows(standing, RowField.NEED, needed),
-            self._rows(standing, RowField.CORRECT, correcting),
-            any(finishing),
+            self._rows(standing, _NEED, listed),
+            self._rows(standing, _CORRECT, listed),
+            any(row[_FINISHING] for row in listed),
             windows,
-            live=any(live),
-            unfilled=indices(unfilled),
+            live=any(row[_LIVE] for row in listed),
+            unfilled=unfilled,
         )
 
     def make(self, standing: Canvas, ahead: Ahead) -> Canvas:
@@ -230,70 +240,85 @@ class NativeSteps:
         after = state if standing is None else standing.state
         return replace(after, calls=state.calls, token_forwards=state.token_forwards)
 
-    def _rows(self, standing: Canvas, column: RowField, flags: Sequence[int]) -> Rows:
-        if all(flags):
+    def _rows(self, standing: Canvas, column: int, answers: Sequence[Sequence[int]]) -> Rows:
+        listed = indices(row[column] for row in answers)
+        if len(listed) == len(answers):
             return self.every_row
-        listed = indices(flags)
         return Rows(standing.rows.select(1, column).bool(), listed) if listed else self.no_row
 
     def _made(self, standing: Canvas, ahead: Ahead, memory: dict[Any, Any], close: int, open: int) -> Canvas:
-        tally, revised = Tally(memory), None
+        tally, forward = Tally(memory), self.engine.forward
         if ahead.rows.empty:
-            scores = self.engine.forward.nothing(standing.tokens)
-        else:
-            also = _ARGMAX if ahead.finishing else _NOTHING
-            wanted = standing.marks.select(0, _WANTED)
-            scores = self.engine.forward(
-                standing, standing.tokens, ahead.rows, wanted, standing.time, also=also, windows=ahead.windows,
-                tally=tally,
-            )  # fmt: skip
+            return self._closed(standing, ahead, tally, forward.nothing(standing.tokens), close, open)
+        wanted = standing.marks.select(0, _WANTED)
+        answer = forward.ask(
+            standing, standing.tokens, ahead.rows, wanted, standing.time, windows=ahead.windows, tally=tally
+        )
+        return self._read(standing, ahead, tally, answer, close, open)
+
+    def _read(self, standing: Canvas, ahead: Ahead, tally: Tally, answer: Answer, close: int, open: int) -> Canvas:
+        """The step after the model's answer."""
+        scores = self.engine.forward.scores(standing, answer, ARGMAX if ahead.finishing else _NOTHING)
+        return self._closed(standing, ahead, tally, scores, close, open)
+
+    def _closed(self, standing: Canvas, ahead: Ahead, tally: Tally, scores: Scores, close: int, open: int) -> Canvas:
+        """The step after its scores."""
+        revised = None
         if not ahead.correcting.empty:
-            revised, scores = self._corrected(standing, ahead, scores, tally)
+            revised, scores = self._corrected(standing, ahead, tally, scores)
         return self._after(standing, tally, scores, close, open, revised, ahead.rows)
 
-    def _corrected(self, standing: Canvas, ahead: Ahead, scores: Scores, tally: Tally) -> tuple[Tensor, Scores]:
+    def _corrected(self, standing: Canvas, ahead: Ahead, tally: Tally, scores: Scores) -> tuple[Tensor, Scores]:
         """The tokens of the corrector, and its scores."""
+        corrector = self.engine.correct
+        assert corrector is not None
+        if self.passes is not None:
+            draft, reach = self.passes.first(standing.rows, standing.tokens, scores["argmax"])
+            return self._rewritten(standing, ahead, tally, scores, draft, reach, ahead.correcting, 1)
+        state = standing.state
+        _, view = self.engine.window.view(state, self.layout, self.engine.mask_id)
+        return corrector(state, view, ahead.correcting, scores, self._rescore(standing, ahead, tally))
 
+    def _rescore(self, standing: Canvas, ahead: Ahead, tally: Tally) -> Rescore:
         def rescore(tokens: Tensor, rows: Rows, where: Tensor, correction: int, judged: Tensor | None = None) -> Scores:
             return self.engine.forward(
                 standing, tokens, rows, where, standing.time, correction, windows=ahead.windows, judged=judged,
                 tally=tally,
             )  # fmt: skip
 
-        corrector = self.engine.correct
-        assert corrector is not None
-        kernel = has_kernel("correct_pass", standing.tokens)
-        if kernel and isinstance(corrector, FixedPoint) and corrector.top_k is None:
-            return self._drafted(corrector, standing, ahead.correcting, scores, rescore)
-        state = standing.state
-        _, view = self.engine.window.view(state, self.layout, self.engine.mask_id)
-        return corrector(state, view, ahead.correcting, scores, rescore)
+        return rescore
 
-    def _drafted(
-        self, corrector: FixedPoint, standing: Canvas, rows: Rows, scores: Scores, rescore: Rescore
+    def _rewritten(
+        self,
+        standing: Canvas,
+        ahead: Ahead,
+        tally: Tally,
+        scores: Scores,
+        draft: Tensor,
+        reach: Tensor,
+        rows: Rows,
+        first: int,
+        answer: Answer | None = None,
     ) -> tuple[Tensor, Scores]:
-        """The last draft of the corrector, and the scores that replace the step's."""
-        proposes = "token" if corrector.update == "sample" else "argmax"
+        """The draft after all passes from the ``first`` on, and the scores that replace the step's. ``answer``: the
+        model's, for the first of them, if it has been asked."""
+        corrector, rescore = self.engine.correct, self._rescore(standing, ahead, tally)
+        assert self.passes is not None
+        assert isinstance(corrector, FixedPoint)
         # The rest stays what the step's forward said: nobody reads another argmax than that of rows without correction.
         carried = [name for name in scores if name not in ("token", "argmax") or name in self.engine.shown - {"token"}]
-        quick = [name for name in carried if scores[name].is_floating_point()][:_VALUES]
+        quick = [name for name in carried if scores[name].is_floating_point()][:MOST_VALUES]
         slow = [name for name in carried if name not in quick]
-
-        def make_pass(draft: Tensor, proposal: Tensor, *scores: Tensor) -> tuple[Tensor, ...]:
-            given = [*scores, *[None] * (2 + 2 * _VALUES - len(scores))]
-            first, where = not scores, (self.begun.fixed, self.block)
-            return correct_pass(
-                standing.rows, draft, *where, self.engine.mask_id, first, corrector.carry_over, proposal, *given
-            )
-
-        draft, reach, *_ = make_pass(standing.tokens, scores["argmax"])
-        for correction in range(1, corrector.passes + 1):
-            revised = rescore(draft, rows, reach, correction)
-            values = [of[name] for name in quick for of in (revised, scores)]
-            draft, _, moved, token, *kept = make_pass(
-                draft, revised[proposes], revised["token"], scores["token"], *values
-            )
-            merged = Scores({**scores, "token": token, **dict(zip(quick, kept, strict=False))})
+        for correction in range(first, corrector.passes + 1):
+            if answer is None:
+                revised = rescore(draft, rows, reach, correction)
+            else:
+                revised, answer = self.engine.forward.scores(standing, answer), None
+            draft, moved, token, kept = self.passes.next(
+                standing.rows, draft, revised[self.proposes], revised["token"], scores["token"],
+                [revised[name] for name in quick], [scores[name] for name in quick],
+            )  # fmt: skip
+            merged = Scores({**scores, "token": token, **dict(zip(quick, kept, strict=True))})
             if slow:
                 scored = revised["token"] >= 0
                 merged.update({name: torch.where(scored, revised[name], scores[name]) for name in slow})
@@ -314,12 +339,11 @@ class NativeSteps:
     ) -> Canvas:
         forwards = 0 if rows is None else tally.number(rows)
         read = scores.get
-        after, tokens, commit_score, commits, marks, time = sampler_step(
-            standing.rows, standing.tokens, self.begun.fixed, self.block, self.begun.positions, self.real,
-            standing.commit_score, standing.commits, standing.marks, self.plan, close, open,
+        after, tokens, commit_score, commits, marks, time = self.step(
+            standing.rows, standing.tokens, standing.commit_score, standing.commits, standing.marks, close, open,
             read("token"), read("argmax"), read("confidence"), read(self.slots.get("rank", "")),
             read(self.slots.get("keep", "")), revised, None if revised is None else scores["max_logprob"],
-            tally.nfe if forwards is None else None, forwards or 0, *self.tables,
+            tally.nfe if forwards is None else None, forwards or 0,
         )  # fmt: skip
         calls, token_forwards = standing.calls + tally.calls, standing.token_forwards + tally.token_forwards
         return Canvas(self.begun, after, tokens, commit_score, commits, marks, time, calls, token_forwards, scores)

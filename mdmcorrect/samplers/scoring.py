@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -112,80 +112,86 @@ class Scoring:
         ``argmax`` is the most probable token that is not the mask. float64 logits are scored in float32.
         """
         logits = _scorable(logits)
+        how = self.prepared(logits, frozenset(want), mask_id)
         mixed: dict[str, Any] = {"shift": shift}
-        if uncond_logits is not None:
-            uncond_logits = _scorable(uncond_logits)
-            mixed.update(uncond_logits=uncond_logits, guidance=guidance)
-        place = _constants.place_of(logits)
-        prepare = _prepared if place is None else _kept_prepared
-        how = prepare(self, logits.shape[-1], logits.dtype, logits.device, frozenset(want), mask_id, place)
-        if uncond_logits is None and not torch.is_grad_enabled() and logits.dim() == 3:
+        if uncond_logits is None and logits.dim() == 3 and not torch.is_grad_enabled():
             number = _constants.number(call, torch.int64, logits) if call or how.first is None else how.first
-            ids, others = how.operator.trusted(logits, tokens, rows, positions, seed, step, number, shift)
+            values = how.operator.trusted(logits, tokens, rows, positions, seed, step, number, shift)
         else:
-            drawn = {"seed": seed, "step": step, "call": call}
-            ids, others = how.operator.native(logits, tokens=tokens, rows=rows, positions=positions, **drawn, **mixed)
-        read = dict(zip(how.read, (*ids.unbind(0), *others.unbind(0)), strict=True))
-        scores = Scores(read if how.reads_no_more else {name: read[name] for name in how.names})
+            if uncond_logits is not None:
+                mixed.update(uncond_logits=_scorable(uncond_logits), guidance=guidance)
+            ids, others = how.operator.native(
+                logits, tokens=tokens, rows=rows, positions=positions, seed=seed, step=step, call=call, **mixed
+            )
+            values = (*ids.unbind(0), *others.unbind(0))
+        scores = Scores(zip(how.read, values, strict=True))
         if how.rounds is not None:
-            self._round(scores, read, how.rounds)
-        if self.confidence_forbid and "confidence" in how.names:
+            self._round(scores, how)
+        if self.confidence_forbid and "confidence" in scores:
             without = [*how.suppress, *self.confidence_forbid]
             again = ops.score_tokens(
                 logits, tokens=scores["token"], rows=rows, suppress=without, want=["current_logprob"], **mixed
             )
             scores["confidence"] = again.current_logprob.exp().to(how.rounds or torch.float32)
-        if "argmax" in how.names and how.forbid:
-            self._admit(scores, logits, rows, how.suppress, how.forbid, mixed)
+        if how.forbid and "argmax" in scores:
+            self._admit(scores, logits, rows, how, mixed)
         return scores
 
-    def _admit(
-        self,
-        scores: Scores,
-        logits: Tensor,
-        rows: Tensor,
-        suppress: tuple[int, ...],
-        forbid: tuple[int, ...],
-        mixed: dict[str, Any],
-    ) -> None:
+    def prepared(self, logits: Tensor, want: frozenset[str], mask_id: int) -> Prepared:
+        """The operator for these scores of logits like these, its options checked."""
+        place = _constants.place_of(logits)
+        prepare = _prepared if place is None else _kept_prepared
+        return prepare(self, logits.shape[-1], logits.dtype, logits.device, want, mask_id, place)
+
+    def _admit(self, scores: Scores, logits: Tensor, rows: Tensor, how: Prepared, mixed: dict[str, Any]) -> None:
         """Puts the best id that may be proposed where ``argmax``, in which forbidden ids keep their place, is none."""
         if self.temperature == 0:
             scores["argmax"] = scores["token"]
             return
         argmax = scores["argmax"]
-        barred = torch.stack([argmax == index for index in forbid]).any(0)
+        barred = argmax == how.forbid[0]
+        for index in how.forbid[1:]:
+            barred = barred | (argmax == index)
+        if logits.is_cpu and _constants.unwatched(logits) and not barred.any():  # the host waits for nobody here
+            return
         # Only rows whose best id is barred are read again.
-        best = ops.score_tokens(logits, rows=rows & barred, suppress=[*suppress, *forbid], want=["argmax"], **mixed)
+        without = [*how.suppress, *how.forbid]
+        best = ops.score_tokens(logits, rows=rows & barred, suppress=without, want=["argmax"], **mixed)
         scores["argmax"] = torch.where(barred, best.argmax, argmax)
 
     @staticmethod
-    def _round(scores: Scores, read: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    def _round(scores: Scores, how: Prepared) -> None:
         """Confidence and entropy rounded to a model's dtype, and the margin of rounded probabilities."""
+        dtype = how.rounds
         if "confidence" in scores:
             scores["confidence"] = scores["confidence"].to(dtype)
-        if "margin" in scores:
-            best, second = read["max_logprob"].exp().to(dtype), read["second_logprob"].exp().to(dtype)
-            scores["margin"] = best - second
         if "entropy" in scores:
             scores["entropy"] = scores["entropy"].to(dtype)
+        if how.margin:
+            best, second = scores["max_logprob"].exp().to(dtype), scores["second_logprob"].exp().to(dtype)
+            scores["margin"] = best - second
+            for name in how.read:
+                if name not in how.names:
+                    del scores[name]
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """A scoring of one vocabulary, checked.
 
     ``names``: of the scores to give; ``read``: of those that the operator gives. ``rounds``: the half precision that
-    scores are rounded to, or None. ``first``: the number of a step's first call, where it may be kept.
+    scores are rounded to, or None; ``margin``: whether it is made of two of them. ``first``: the number of a step's
+    first call, where it may be kept.
     """
 
     operator: PreparedScoring
-    names: tuple[str, ...]
+    names: frozenset[str]
     read: tuple[str, ...]
-    reads_no_more: bool
     first: Tensor | None
     suppress: tuple[int, ...]
     forbid: tuple[int, ...]
     rounds: torch.dtype | None
+    margin: bool
 
 
 def _prepared(
@@ -196,18 +202,17 @@ def _prepared(
     want: frozenset[str],
     mask_id: int,
     place: object,
-) -> _Prepared:
+) -> Prepared:
     """``place``: device and stream that what is made may be kept for."""
     for name in ("suppress", "forbid", "confidence_forbid"):
         _checks.ids_within(name, getattr(scoring, name), vocab)
-    names = tuple(sorted(want - {"quality"}))
+    names = want - {"quality"}
     target = dtype if scoring.confidence_dtype == "logits" else scoring.confidence_dtype
     suppress = (*scoring.suppress, *([mask_id] if scoring.mask_token == "suppress" else []))
     forbid = (*scoring.forbid, *([mask_id] if scoring.mask_token == "forbid" else []))
     rounds = target if isinstance(target, torch.dtype) and target in (torch.bfloat16, torch.float16) else None
-    read = set(names)
-    if rounds is not None and "margin" in names:
-        read |= {"max_logprob", "second_logprob"}  # in place of the margin in float32
+    margin = rounds is not None and "margin" in names
+    read = names - {"margin"} | {"max_logprob", "second_logprob"} if margin else names
     require_kernel("score_tokens", torch.empty(0, dtype=torch.float32, device=device))
     operator = prepare_score_tokens(
         vocab=vocab,
@@ -225,7 +230,7 @@ def _prepared(
         want=sorted(read),
     )
     first = None if place is None else torch.zeros((), dtype=torch.int64, device=device)
-    return _Prepared(operator, names, operator.names, read == set(names), first, suppress, forbid, rounds)
+    return Prepared(operator, names, operator.names, first, suppress, forbid, rounds, margin)
 
 
 _kept_prepared = lru_cache(maxsize=64)(_prepared)

@@ -14,7 +14,7 @@ from .scoring import Scores
 from .state import State
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Ahead:
     """A step as the host knows it: rows that need a forward, those of them to correct, whether any is finishing.
 

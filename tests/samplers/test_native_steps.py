@@ -39,6 +39,7 @@ from mdmcorrect.samplers import (
     UnmaskThenRemask,
 )
 from mdmcorrect.samplers import engine as engine_module
+from mdmcorrect.samplers.addressed_steps import AddressedSteps
 from mdmcorrect.samplers.native_steps import NativeSteps
 from mdmcorrect.samplers.part_steps import PartSteps
 
@@ -80,8 +81,11 @@ def same_state(ours, parts):
 def same_run(sampler, by_parts, tokens=None, toy=None, **options):
     tokens = canvas() if tokens is None else tokens
     options = {"mask_id": MASK, "seed": torch.arange(len(tokens)) + 3, "history": {"confidence"}, **options}
-    models = [(toy or Toy)() for _ in range(2)]
+    models = [(toy or Toy)() for _ in range(3)]
     ours = sampler(models[0], tokens, **options)
+    unseen = sampler(models[2], tokens, **{**options, "history": False})  # its scores stay where they are made
+    same_state(unseen.state, ours.state)
+    assert models[2].rows == models[0].rows
     parts = by_parts(lambda: sampler(models[1], tokens, **options))
     same_state(ours.state, parts.state)
     assert ours.stopped == parts.stopped
@@ -232,6 +236,28 @@ def test_a_subclass_is_not_taken_for_its_base():
     state = LLaDA(steps=3)(Toy(), canvas(), mask_id=MASK).state
     for unmask, road in ((CappedUnmask(), PartSteps), (Unmask(), NativeSteps)):
         assert isinstance(Sampler(steps=3, unmask=unmask).engine(Toy(), mask_id=MASK).steps_of(state), road)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_scores_that_nobody_sees_are_no_tensors(name, monkeypatch):
+    """Where every row of a plain run on the CPU is in the forward, steps are made by address."""
+    addressed = []
+    for road, by_address in (("_after", False), ("_written", True)):
+        monkeypatch.setattr(AddressedSteps, road, noted(getattr(AddressedSteps, road), addressed, by_address))
+    FixedSteps(PRESETS[name], Toy(), mask_id=MASK)(canvas(1, 12), steps=4, seed=1)
+    if name == "proseco-top-k":  # this corrector is made by its Python, and with it all of the step
+        assert not addressed
+        return
+    opened, steps, last = addressed[:2], addressed[2:-1], addressed[-1]
+    assert opened == [False, False]
+    assert steps
+    assert all(steps)
+    # Closing asks for the argmax; where that is the mask, which is never proposed, the logits are read again.
+    assert last or name in ("llada", "block-prism")
+
+
+def noted(road, notes, note):
+    return lambda *arguments: notes.append(note) or road(*arguments)
 
 
 def test_what_the_host_makes_goes_by_parts():

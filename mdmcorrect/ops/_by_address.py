@@ -1,0 +1,142 @@
+"""The operators of a sampler's step by the addresses of their tensors: a shorter way than torch's dispatcher.
+
+The dispatcher takes about half a microsecond for a tensor that goes in or comes out. A step of a small canvas costs
+less on the CPU than the forty of its operators take there. So where tensors are what they seem, lie on the CPU and are
+contiguous, the library is called with their addresses; kernels and numbers are the same. Callers have looked at shapes
+and dtypes before. Everywhere else (another device, a mode or profiler that watches operators, a graph that is made, a
+view) the operator is called.
+
+What is handed over, and in which order, ``csrc/torch/by_address.h`` lists.
+"""
+
+from __future__ import annotations
+
+import mdmcorrect._requires_torch
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdmcorrect import _constants, _native
+from mdmcorrect.ops._scoring import ScoreOptions
+
+FLOAT_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+library: Any = None
+"""The module with the functions; None where it was built without Python's headers."""
+
+
+def usable(like: Tensor) -> bool:
+    """Whether operators on tensors next to ``like`` may be called by address now."""
+    return library is not None and like.is_cpu and _constants.unwatched(like)
+
+
+def address(tensor: Tensor | None) -> int:
+    """Of the first element; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def contiguous(*tensors: Tensor | None) -> bool:
+    return all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+
+
+def floats(*tensors: Tensor | None) -> list[int] | None:
+    """Address and type of each; None if one of them has another type than the operators read, or strides."""
+    numbers: list[int] = []
+    for tensor in tensors:
+        if tensor is None:
+            numbers += (0, 0)
+            continue
+        code = FLOAT_CODES.get(tensor.dtype)
+        if code is None or not tensor.is_contiguous() or tensor.is_neg():
+            return None
+        numbers += (tensor.data_ptr(), code)
+    return numbers
+
+
+class ScoreTokens:
+    """``score_tokens`` with options of plain numbers."""
+
+    __slots__ = ("_how", "_numbers", "_options")
+
+    MOST_IDS = 1 << 23  # with a nucleus; the operator says so where there are more
+
+    def __init__(self, options: ScoreOptions, vocab: int) -> None:
+        self._options = options  # whose tensors are read through their addresses
+        lists = [[] if ids is None else sorted(ids.tolist()) for ids in (options.suppress, options.forbid)]
+        how = [
+            vocab, options.want, *map(address, (options.temperature, options.top_k, options.top_p)),
+            options.top_p_inclusive, options.top_p_first, 0, len(lists[0]), 0, len(lists[1]), options.proposal_law,
+            options.probabilities, options.dense_noise, FLOAT_CODES[options.confidence_dtype],
+        ]  # fmt: skip
+        self._numbers = numbers = array("q", [*how, *lists[0], *lists[1]])
+        self._how, size = numbers.buffer_info()[0], numbers.itemsize
+        numbers[7] = self._how + size * len(how)
+        numbers[9] = numbers[7] + size * len(lists[0])
+
+    @classmethod
+    def of(cls, options: ScoreOptions, vocab: int) -> ScoreTokens | None:
+        """None where the operator is to be called."""
+        return cls(options, vocab) if usable(options.temperature) and vocab <= cls.MOST_IDS else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ScoreTokens.of, (self._options, self._numbers[0])  # addresses mean nothing to a copy
+
+    def write(self, logits: Tensor, code: int, *numbers: int) -> int:
+        """Scores of ``logits [B, L, V]``, of a dtype with this code, written to addresses.
+
+        Args:
+            numbers: the fields of ``ScoreTokensAddresses`` after ``position_stride``.
+
+        Returns:
+            How many positions have a forbidden id as their ``argmax``.
+        """
+        batch_stride, position_stride, _ = logits.stride()
+        return library.score_tokens(
+            self._how,
+            logits.shape[0],
+            logits.shape[1],
+            logits.data_ptr(),
+            code,
+            batch_stride,
+            position_stride,
+            *numbers,
+        )
+
+    def __call__(
+        self,
+        logits: Tensor,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        seed: Tensor,
+        step: Tensor,
+        call: Tensor,
+        shift: int,
+    ) -> Sequence[Tensor] | None:
+        """See :meth:`mdmcorrect.ops.score_tokens.PreparedScoring.trusted`; None where the operator is to be called."""
+        code = FLOAT_CODES.get(logits.dtype)
+        if code is None or not usable(logits) or logits.is_neg() or not contiguous(tokens, rows, seed):
+            return None
+        made = [torch.empty_like(tokens) for _ in self._options.id_places]
+        made += [torch.empty_like(tokens, dtype=torch.float32) for _ in self._options.stat_places]
+        self.write(
+            logits, code, shift, tokens.data_ptr(), rows.data_ptr(), positions.data_ptr(), *positions.stride(),
+            seed.data_ptr(), step.data_ptr(), step.stride(0), call.data_ptr(), *map(address, made),
+        )  # fmt: skip
+        return made
+
+
+def _load() -> Any:
+    _native.load()
+    try:
+        from mdmcorrect import _C  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    return _C if hasattr(_C, "sampler_step") else None
+
+
+library = _load()
