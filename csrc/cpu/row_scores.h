@@ -149,16 +149,23 @@ struct RowScores : RowOutcome {
   KeptSet kept;
 };
 
-static RowScores begin_row(const ScoreTokensParams& params, int64_t b, int64_t l) {
-  RowScores scores{};
-  scores.plan = plan_scan(params, b, l);
+static RowScores begin_row(const ScoreTokensParams& params, const ScanPlan& plan, int64_t b, int64_t l) {
+  RowScores scores;
+  scores.plan = plan;
   scores.valid = true;
   scores.raw = empty_stats(1.0);
-  scores.proposal = empty_stats(scores.plan.scale);
-  scores.race.key = row_draw_key(params, b, l, Purpose::CHUNK);
+  scores.proposal = empty_stats(plan.scale);
+  scores.current_value = scores.token_value = 0.0f;
+  scores.current_outside = false;
+  scores.noised_logprob = 0.0;
   scores.race.winner = scores.race.block = -1;
-  scores.dense.key = row_draw_key(params, b, l, Purpose::DENSE);
+  scores.race.best = scores.dense.best = scores.dense.sum = 0.0;
   scores.dense.winner = -1;
+  if (plan.dense) {
+    scores.dense.key = row_draw_key(params, b, l, Purpose::DENSE);
+  } else if (plan.sampling) {
+    scores.race.key = row_draw_key(params, b, l, Purpose::CHUNK);
+  }
   scores.kept = {-__builtin_inff(), INT64_MAX};
   scores.token = -1;
   return scores;

@@ -29,7 +29,7 @@ void score_hidden(const ScoreHiddenParams& params, int64_t begin, int64_t end) {
     const int64_t place = options.row_index[i], b = place / options.length, l = place % options.length;
     RowScores* scores = reinterpret_cast<RowScores*>(params.states + i * kStateWords);
     uint8_t* kept = params.winners + i * kChunk * size;
-    if (first == 0) *scores = begin_row(options, b, l);
+    if (first == 0) *scores = begin_row(options, plan_scan(options, b, l), b, l);
 
     const uint8_t* block = static_cast<const uint8_t*>(options.logits) + i * options.row_stride * size;
     const ProposalRow row = whole_row(options, &reader, block, params.first_id);

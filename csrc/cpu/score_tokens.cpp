@@ -44,9 +44,8 @@ static void scan_kept(const ProposalRow& row, const float* chunk_max, RowScores*
   }
 }
 
-static void score_row(const ProposalRow& row, int64_t b, int64_t l, uint64_t* scratch) {
-  RowScores scores = begin_row(*row.params, b, l);
-  const ScanPlan& plan = scores.plan;
+static void score_row(const ProposalRow& row, const ScanPlan& plan, int64_t b, int64_t l, uint64_t* scratch) {
+  RowScores scores = begin_row(*row.params, plan, b, l);
   FilterScratch filter{};
   if (plan.filtered) filter = carve_filter_scratch(scratch, row.params->vocab);
   scan_chunks(row, 0, row.chunks, filter.chunk_max, &scores);
@@ -60,10 +59,18 @@ static void score_row(const ProposalRow& row, int64_t b, int64_t l, uint64_t* sc
   write_row(*row.params, &scores, b, l);
 }
 
+// Whether all rows have one plan.
+static bool plan_is_shared(const ScoreTokensParams& params) {
+  const auto shared = [](const auto& grid) { return grid.data == nullptr || (grid.row_stride | grid.col_stride) == 0; };
+  return shared(params.temperature) && shared(params.top_k) && shared(params.top_p);
+}
+
 void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, uint64_t* scratch) {
   RowReader reader;
   prepare_reader(params, &reader);
   const int64_t chunks = (params.vocab + kChunk - 1) / kChunk;
+  const bool shared = plan_is_shared(params);
+  ScanPlan plan = plan_scan(params, 0, 0);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t place = params.row_index == nullptr ? i : params.row_index[i];
     const int64_t b = place / params.length, l = place % params.length;
@@ -78,7 +85,8 @@ void score_tokens(const ScoreTokensParams& params, int64_t begin, int64_t end, u
       row.uncond = static_cast<const uint8_t*>(params.uncond_logits) + beside * reader.element_size;
       row.strength = static_cast<float>(guidance + 1.0);
     }
-    score_row(row, b, l, scratch);
+    if (!shared) plan = plan_scan(params, b, l);
+    score_row(row, plan, b, l, scratch);
   }
 }
 

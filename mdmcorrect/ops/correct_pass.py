@@ -132,4 +132,4 @@ class PreparedPasses:
 
 
 def _flags(rows: Tensor) -> Tensor:
-    return torch.empty(rows.shape[:1], dtype=torch.bool)
+    return torch.empty(rows.shape[:1], dtype=torch.bool, device=rows.device)

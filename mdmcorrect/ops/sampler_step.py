@@ -152,4 +152,4 @@ class PreparedStep:
 
 
 def _times(rows: Tensor) -> Tensor:
-    return torch.empty(rows.shape[0], dtype=torch.float64)
+    return torch.empty(rows.shape[0], dtype=torch.float64, device=rows.device)

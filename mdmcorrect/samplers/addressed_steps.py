@@ -124,7 +124,7 @@ class AddressedSteps(NativeSteps):
         for memory in self.memory:
             for name in how.read:
                 dtype = torch.int64 if name in _IDS else torch.float32
-                memory.setdefault(name, torch.empty(self.begun.tokens.shape, dtype=dtype))
+                memory.setdefault(name, torch.empty_like(self.places, dtype=dtype))
         scores = [{name: (memory[name].data_ptr(), 0) for name in how.read} for memory in self.memory]
         if how.forbid and "argmax" in how.read and not forward.scoring.random:
             scores = [{**slot, "argmax": slot["token"]} for slot in scores]

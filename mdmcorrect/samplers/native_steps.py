@@ -202,23 +202,26 @@ class NativeSteps:
 
     def ahead(self, standing: Canvas, *, first: bool) -> Ahead:
         forward = self.engine.forward
-        listed = standing.rows.tolist()  # all of it: a part would be copied before it is read
+        # All of the rows: a part would be copied before it is read.
+        columns = list(zip(*standing.rows.tolist(), strict=True)) or [()] * len(RowField)
         windows = None
         if forward.reads_windows:
+            asked = (RowField.WINDOW, RowField.WINDOW_STEP, RowField.START, RowField.STOP, RowField.STEP)
             windows = [
-                Window(number, index=row[RowField.WINDOW], step=row[RowField.WINDOW_STEP], start=row[RowField.START],
-                       stop=row[RowField.STOP], made=row[RowField.STEP])
-                for number, row in enumerate(listed)
-            ]  # fmt: skip
-        unfilled = indices(row[_UNFILLED] for row in listed)
+                Window(row, index=index, step=step, start=start, stop=stop, made=made)
+                for row, (index, step, start, stop, made) in enumerate(
+                    zip(*(columns[field] for field in asked), strict=True)
+                )
+            ]
+        unfilled = indices(columns[_UNFILLED])
         if first and unfilled:
             raise negative_ids(unfilled)
         return Ahead(
-            self._rows(standing, _NEED, listed),
-            self._rows(standing, _CORRECT, listed),
-            any(row[_FINISHING] for row in listed),
+            self._rows(standing, _NEED, columns[_NEED]),
+            self._rows(standing, _CORRECT, columns[_CORRECT]),
+            any(columns[_FINISHING]),
             windows,
-            live=any(row[_LIVE] for row in listed),
+            live=any(columns[_LIVE]),
             unfilled=unfilled,
         )
 
@@ -240,10 +243,10 @@ class NativeSteps:
         after = state if standing is None else standing.state
         return replace(after, calls=state.calls, token_forwards=state.token_forwards)
 
-    def _rows(self, standing: Canvas, column: int, answers: Sequence[Sequence[int]]) -> Rows:
-        listed = indices(row[column] for row in answers)
-        if len(listed) == len(answers):
+    def _rows(self, standing: Canvas, column: int, flags: Sequence[int]) -> Rows:
+        if all(flags):
             return self.every_row
+        listed = indices(flags)
         return Rows(standing.rows.select(1, column).bool(), listed) if listed else self.no_row
 
     def _made(self, standing: Canvas, ahead: Ahead, memory: dict[Any, Any], close: int, open: int) -> Canvas:

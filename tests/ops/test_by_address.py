@@ -28,7 +28,9 @@ def changing(rng, batch, length, vocab):
     draw = torch.Generator().manual_seed(rng.randrange(1 << 30))
     wide = torch.randn(batch, length + 2, vocab + 3, generator=draw) * rng.choice([0.1, 3.0, 300.0])
     logits = rng.choice([wide[:, 1 : length + 1, :vocab], wide[:, :length, :vocab].clone()])
-    positions = rng.choice([torch.arange(length).expand(batch, length), torch.arange(batch * length).view(batch, length)])
+    positions = rng.choice(
+        [torch.arange(length).expand(batch, length), torch.arange(batch * length).view(batch, length)]
+    )
     rows = torch.zeros(batch, 22, dtype=torch.int64)
     rows[:, 2] = torch.arange(batch) * 3
     wanted = torch.rand(batch, length, generator=draw) < rng.choice([0.2, 1.0])
