@@ -34,12 +34,12 @@ class _Dispatched(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function.name().split(".")[0]
         self.number += 1
-        if name in READS or (name in ("aten::index", "aten::index_put_") and _by_mask(name, args)):
+        if name in READS or (name in ("aten::index", "aten::index_put_") and by_mask(name, args)):
             self.waits.append(name)
         return function(*args, **(kwargs or {}))
 
 
-def _by_mask(name: str, args: Any) -> bool:
+def by_mask(name: str, args: Any) -> bool:
     """Whether a boolean index has to be counted. One number written at a mask is masked_fill, which has not."""
     if name == "aten::index_put_" and len(args[1]) == 1 and args[2].numel() == 1:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from .. import _checks, rng
 from .call import Runs
-from .engine import Stop
+from .capture import Graphs, check_call
+from .engine import Engine, Stop
 from .forward import LogitsProcessor
 from .identity import identity
 from .state import State, initial_state
@@ -56,21 +58,20 @@ class FixedSteps:
         stop: Stop | None = None,
         logits_processor: LogitsProcessor | None = None,
         padded: bool | None = None,
+        capture: bool = False,
     ) -> None:
         if not isinstance(sampler, Runs):
             raise TypeError(f"sampler: expected a preset or a Sampler, got {type(sampler).__name__}")
         self.sampler = sampler.parts()
         self.mask_id = mask_id = _checks.token_id("mask_id", mask_id)
         self.identity, self.draws = identity(self.sampler, mask_id), self.sampler.random
-        self.engine = self.sampler.engine(
-            model,
-            mask_id=mask_id,
-            condition=condition,
-            eos_id=eos_id,
-            stop=stop,
-            logits_processor=logits_processor,
-        )
+        caller = {"condition": condition, "stop": stop, "logits_processor": logits_processor}
+        self._make_engine = partial(self.sampler.engine, model, mask_id=mask_id, eos_id=eos_id, **caller)
+        self.engine = self._make_engine()
         self.padded = padded
+        self._graphs = Graphs() if _checks.flag("capture", capture) else None
+        review = None if self.sampler.review is None else self.sampler.review.model
+        self._roots = {"model": model, "review": review, "sampler": self.sampler, **caller}  # what a graph depends on
         unmask = getattr(self.sampler.plan, "unmask", None)
         if unmask is not None and unmask.ties != "lowest":
             raise ValueError(f"ties: expected 'lowest' with fixed steps, got {unmask.ties!r}, which asks the host")
@@ -92,23 +93,16 @@ class FixedSteps:
 
         Their values are never looked at. A graph that draws takes its ``seed`` as a tensor.
         """
-        state = initial_state(
-            tokens,
-            mask_id=self.mask_id,
-            fixed=fixed,
-            lengths=lengths,
-            attention_mask=attention_mask,
-            positions=positions,
-            origin=origin,
-            seed=seed,
-            draws=self.draws,
-            sampler=self.identity,
-        )
+        layout = {"fixed": fixed, "lengths": lengths, "attention_mask": attention_mask, "positions": positions}
+        return self._start(self.engine, tokens, **layout, origin=origin, seed=seed)
+
+    def _start(self, engine: Engine, tokens: Tensor, **given: Any) -> State:
+        state = initial_state(tokens, mask_id=self.mask_id, **given, draws=self.draws, sampler=self.identity)
         if state.padded and self.padded is False:
             raise ValueError("lengths, attention_mask: expected none with padded=False, got padding")
         if self.padded:
             state = replace(state, padded=True)
-        return self.engine.steps_of(state).begin(state).state
+        return engine.steps_of(state).begin(state).state
 
     def step(self, state: State, *, closing: bool = False) -> State:
         """The state one step later. A ``closing`` step, the last, fills what is left with the argmax."""
@@ -137,18 +131,46 @@ class FixedSteps:
         Raises:
             ValueError: no ``steps`` for a sampler that stays in a block until it is filled.
         """
-        state = self.start(
-            tokens,
-            fixed=fixed,
-            lengths=lengths,
-            attention_mask=attention_mask,
-            positions=positions,
-            origin=origin,
-            seed=seed,
-        )
-        if steps is not None:
-            steps = _checks.integer("steps", steps, minimum=0)
-        else:
-            steps = self.sampler.window.most_steps(self.sampler.steps, tokens.shape[1])
+        given = {
+            "fixed": fixed,
+            "lengths": lengths,
+            "attention_mask": attention_mask,
+            "positions": positions,
+            "origin": origin,
+            "seed": seed,
+        }
+        if self._graphs is not None:
+            return self._captured(self._graphs, tokens, steps, given)
+        return self._run(self.engine, tokens, steps=steps, **given)
+
+    def _run(self, engine: Engine, tokens: Tensor, *, steps: int | None, **given: Any) -> State:
+        state = self._start(engine, tokens, **given)
         with torch.no_grad():
-            return self.engine.steps_of(state).fixed_steps(state, steps, closing=self.sampler.finish)
+            return engine.steps_of(state).fixed_steps(state, self._steps(steps, tokens), closing=self.sampler.finish)
+
+    def _steps(self, steps: int | None, tokens: Tensor) -> int:
+        if steps is not None:
+            return _checks.integer("steps", steps, minimum=0)
+        return self.sampler.window.most_steps(self.sampler.steps, tokens.shape[1])
+
+    def _captured(self, graphs: Graphs, tokens: Tensor, steps: int | None, given: dict[str, Any]) -> State:
+        """The same from a graph. Plain numbers enter it as tensors, so that others replay it."""
+        given = {name: value for name, value in given.items() if value is not None}
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2:
+            return self._run(self.engine, tokens, steps=steps, **given)  # says what is wrong
+        check_call(tokens)
+        batch, device = tokens.shape[0], tokens.device
+        given["seed"] = rng.seed_tensor(given.get("seed"), batch, device=device, draws=self.draws)
+        origin = given.get("origin")
+        if origin is not None and not (isinstance(origin, Tensor) and origin.ndim):
+            column = _checks.integer("origin", origin, minimum=0)
+            given["origin"] = torch.full((batch,), column, dtype=torch.int64, device=device)
+        if not tokens.numel() or not all(isinstance(value, Tensor) for value in given.values()):
+            return self._run(self.engine, tokens, steps=steps, **given)  # nothing to record, or it says what is wrong
+        return graphs(
+            lambda: partial(self._run, self._make_engine()),
+            {"tokens": tokens, **given},
+            steps=self._steps(steps, tokens),
+            settings=self.padded,
+            roots=self._roots,
+        )
