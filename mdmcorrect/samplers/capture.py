@@ -286,9 +286,9 @@ def _modes(device: torch.device) -> Hashable:
     return (
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
         torch.get_default_dtype(),
-        torch.get_float32_matmul_precision(),
+        backends.matmul.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,
         torch.are_deterministic_algorithms_enabled(),
-        torch.backends.cudnn.allow_tf32,
         backends.flash_sdp_enabled(),
         backends.mem_efficient_sdp_enabled(),
         backends.math_sdp_enabled(),

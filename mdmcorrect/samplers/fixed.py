@@ -34,9 +34,22 @@ class FixedSteps:
             the host either.
         padded: None, the model is told where padding is whenever :meth:`start` got ``lengths`` or an
             ``attention_mask``; True, in any case; False refuses these two.
+        capture: a call records itself as a CUDA graph, once for each kind of call, and replays it: see below.
 
     Raises:
         ValueError: the sampler breaks ties as ``torch.topk`` does, or the model reads windows: both ask the host.
+
+    With ``capture=True`` the first call of a kind makes three short runs, records a whole one and replays it. Later
+    calls copy their tensors in, replay and return copies: the states of the same calls without it, whatever the tokens,
+    seeds (ints too) and origins. A kind is: shapes and dtypes, ``steps``, device, autocast and what else chooses
+    kernels, and all that the model, the sampler and the condition are made of, as far as it can be seen. That is the
+    memory of parameters, buffers and other tensors, attributes of modules (``training`` is one), and what functions
+    close over or read of their module's names. Weights written in place are seen by a replay; replaced ones make
+    another graph. Four graphs are kept.
+
+    The caller promises the rest: that Python decides as it did when the run was recorded. A change within an object
+    that is no module, data class, container or callable, such as ``model.config``, wants a new ``FixedSteps``. Calls
+    wait for each other, in threads too. A copy, also one by pickle, starts without graphs. :meth:`step` records none.
 
     Example:
         >>> from mdmcorrect.samplers import FixedSteps, LLaDA
@@ -129,7 +142,10 @@ class FixedSteps:
             fixed, lengths, attention_mask, positions, origin, seed: as for :meth:`start`.
 
         Raises:
-            ValueError: no ``steps`` for a sampler that stays in a block until it is filled.
+            ValueError: no ``steps`` for a sampler that stays in a block until it is filled. With ``capture``: tokens
+                that are not on a CUDA device, or a model that is on several or whose weights FSDP gathers.
+            RuntimeError: with ``capture``: within another graph or ``torch.compile``, or what cannot be recorded, such
+                as a model that asks the host for a value.
         """
         given = {
             "fixed": fixed,

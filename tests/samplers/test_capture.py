@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import pickle
@@ -15,6 +16,7 @@ from test_fixed_steps import LENGTH, V, model, plain, steps_of
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mdmcorrect.adapters import Guided, RightShifted
 from mdmcorrect.model import Output
 from mdmcorrect.samplers import MDLM, PRISM, FixedSteps, LLaDA, TokenCritic
 from mdmcorrect.samplers import capture as capturing
@@ -232,7 +234,19 @@ MODES = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "autocast to float16": lambda: torch.autocast("cpu", dtype=torch.float16),
     "a backend of attention": lambda: nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
+    "TF32": lambda: tf32(),
 }
+
+
+@contextlib.contextmanager
+def tf32():
+    """By the newer of torch's two switches, after which the older ones raise where they are read."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
@@ -384,6 +398,8 @@ WRAPPED = {
     "DataParallel": lambda net: nn.DataParallel(net),
     "an instance": lambda net: Caller(net),
     "a function of a function": lambda net: closed_over(closed_over(net)),
+    "an adapter": lambda net: RightShifted(net),
+    "adapters": lambda net: Guided(RightShifted(net), 1.5),
 }
 
 
