@@ -7,6 +7,7 @@ import copy
 import functools
 import pickle
 import threading
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mdmcorrect.adapters import Guided, RightShifted
 from mdmcorrect.model import Output
-from mdmcorrect.samplers import MDLM, PRISM, FixedSteps, LLaDA, TokenCritic
+from mdmcorrect.samplers import MDLM, PRISM, FixedSteps, LLaDA, Sampler, Scores, TokenCritic, Unmask, UnmaskThenRemask
 from mdmcorrect.samplers import capture as capturing
 
 DRAWN = LLaDA(steps=3, temperature=0.7)
@@ -479,6 +480,25 @@ def test_a_second_model(cuda):
     assert len(cuda.graphs) == 2
 
 
+def test_a_tensor_of_a_callers_own_part(cuda):
+    @dataclass(frozen=True)
+    class Biased(UnmaskThenRemask):
+        bias: list[torch.Tensor] = field(default_factory=list)
+
+        def __call__(self, state, view, intent, scores):
+            return super().__call__(
+                state, view, intent, Scores({**scores, "confidence": scores["confidence"] * self.bias[0]})
+            )
+
+    plan = Biased(Unmask(), bias=[torch.linspace(0, 1, LENGTH)])
+    captured, run = pair(Sampler(steps=3, plan=plan))
+    tokens = canvas(3, LENGTH)
+    same(captured(tokens, seed=SEED), run(tokens, seed=SEED))
+    plan.bias[0] = plan.bias[0].flip(0)
+    same(captured(tokens, seed=SEED), run(tokens, seed=SEED))
+    assert len(cuda.graphs) == 2
+
+
 def test_a_logits_processor_and_stop(cuda):
     bias = torch.linspace(0, 3, V)
     processors = {
@@ -679,6 +699,12 @@ def test_refuses_models_that_leave_the_device(name, cuda):
     captured, _ = pair(net=net)
     refused(captured, ValueError, [words, "use capture=False"], canvas(3, LENGTH), seed=SEED)
     assert "recording on side 1" not in cuda.log
+
+
+def test_refuses_a_second_model_elsewhere(cuda):
+    captured, _ = pair(TokenCritic(steps=2, critic=nn.Embedding(V, 1, device="meta")))
+    words = ["model: expected one on cpu alone with capture=True, got Embedding on meta"]
+    refused(captured, ValueError, words, canvas(3, LENGTH), seed=SEED)
 
 
 def test_weights_that_require_gradients(cuda):
