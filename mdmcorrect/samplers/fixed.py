@@ -14,12 +14,13 @@ from .. import _checks, rng
 from .call import Runs
 from .capture import Graphs, check_call
 from .engine import Engine, Stop
+from .footprint import Opaque
 from .forward import LogitsProcessor
 from .identity import identity
 from .state import State, initial_state
 
 
-class FixedSteps:
+class FixedSteps(Opaque):
     """A sampler that makes a fixed number of steps, each the same operations whatever it finds.
 
     Nothing is asked of the host, so the whole run, or a step of it, compiles with ``torch.compile(fullgraph=True)`` and

@@ -26,13 +26,18 @@ _CONTAINERS = frozenset({dict, list, tuple, set, OrderedDict})
 _LIBRARIES = frozenset({"torch", "mdmcorrect"})  # whose functions read no weights from their modules' names
 
 
+class Opaque:
+    """A base of what is never looked into: it changes with every call and says nothing of the model."""
+
+
 @dataclass
 class Footprint:
     """All that can be reached from a model and the parts of a sampler.
 
     Looked into are modules (parameters, buffers, ``training``, other attributes), instances with ``__call__``, data
-    classes, functions (what they close over, their defaults, the global names they read), bound methods, partials,
-    mappings and sequences. Other objects, such as a model's ``config``, count by identity alone.
+    classes, functions (their defaults, the global names they read, what they close over, the attributes of an object
+    among that), methods and their object, partials, mappings and sequences. Other objects, such as a model's
+    ``config``, count by identity alone.
 
     Attributes:
         seen: by the ``id`` of an owner and a name: a plain value, where a tensor is, or the ``id`` of another object.
@@ -95,12 +100,12 @@ def _parts(owner: Any) -> Iterable[tuple[Hashable, object]]:
         return list(owner.items()) if len(owner) <= LONGEST else [("length", len(owner))]
     if isinstance(owner, nn.Module):
         return list(vars(owner).items())
-    if isinstance(owner, (type, ModuleType)):
+    if isinstance(owner, (type, ModuleType, Opaque)):
         return ()
     if isinstance(owner, FunctionType):
         return _parts_of_function(owner)
     if isinstance(owner, MethodType):
-        return ("self", owner.__self__), ("function", owner.__func__)
+        return [*_with_attributes("self", owner.__self__), ("function", owner.__func__)]
     if isinstance(owner, functools.partial):
         return ("function", owner.func), ("args", owner.args), ("keywords", owner.keywords)
     if is_dataclass(owner):
@@ -115,14 +120,21 @@ def _parts_of_function(function: FunctionType) -> Iterator[tuple[Hashable, objec
     yield from list(function.__dict__.items())
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield f"closure {name}", cell.cell_contents
+            yield from _with_attributes(f"closure {name}", cell.cell_contents)
         except ValueError:  # not bound yet
             continue
     if str(function.__module__).partition(".")[0] in _LIBRARIES:
         return
     for name in _global_names(function.__code__):
         if name in function.__globals__:
-            yield f"global {name}", function.__globals__[name]
+            yield from _with_attributes(f"global {name}", function.__globals__[name])
+
+
+def _with_attributes(name: str, value: object) -> Iterator[tuple[Hashable, object]]:
+    """An object that a function has at hand, and what is one step from there: ``self.net`` within a method."""
+    yield name, value
+    if not isinstance(value, (type, ModuleType, Opaque, nn.Module, Tensor)):
+        yield from [(f"{name}.{attribute}", part) for attribute, part in getattr(value, "__dict__", {}).items()]
 
 
 @functools.lru_cache(maxsize=256)

@@ -388,6 +388,28 @@ def test_settings_of_a_model_are_seen(cuda):
     assert len(cuda.graphs) == 3
 
 
+def test_an_object_that_holds_its_own_run(cuda):
+    """The graphs that it keeps are no part of the model."""
+
+    class Pipeline:
+        def __init__(self):
+            self.net = Net()
+            self.runs = [FixedSteps(DRAWN, self.__call__, mask_id=MASK, capture=capture) for capture in (True, False)]
+
+        def __call__(self, tokens, request):
+            return self.net(tokens, request)
+
+    pipeline = Pipeline()
+    captured, run = pipeline.runs
+    for rows in (3, 2, 3):
+        tokens, seed = canvas(rows, LENGTH), SEED[:rows]
+        same(captured(tokens, seed=seed), run(tokens, seed=seed))
+    assert len(cuda.graphs) == 2
+    pipeline.net = Net()
+    captured(tokens, seed=seed)
+    assert len(cuda.graphs) == 3
+
+
 def closed_over(net):
     return lambda tokens, request: net(tokens, request)
 

@@ -37,6 +37,9 @@ class Config:
     def __init__(self, held):
         self.held = held
 
+    def read(self, tokens):
+        return self.held
+
 
 def seen(root, device=CPU):
     return footprint({"model": root}, device).seen
@@ -58,6 +61,8 @@ AROUND = {
     "a default": lambda held: _with_default(held),
     "a partial": lambda held: functools.partial(print, held),
     "a method": lambda held: Called(held).__call__,
+    "a plain object's method": lambda held: Config(held).read,
+    "a function of a plain object": lambda held: _closed_over(Config(held)),
     "a tuple": lambda held: (held,),
     "a mapping": lambda held: types.MappingProxyType({"held": held}),
 }
@@ -67,6 +72,10 @@ def _module(held):
     module = nn.Module()
     module.held = held
     return module
+
+
+def _closed_over(config):
+    return lambda tokens: config.held
 
 
 def _with_default(held):
