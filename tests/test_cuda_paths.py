@@ -1,10 +1,11 @@
-"""tools/cuda_paths.py on machine code written by hand, whose ways can be counted."""
+"""tools/cuda_paths.py and cuda_flow.py on machine code written by hand, whose ways can be counted."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import cuda_code
+import cuda_flow
 import cuda_paths
 import pytest
 from cuda_paths import Way
@@ -33,10 +34,10 @@ def listing(source: Path, *lines: str) -> str:
     return "\n".join(text)
 
 
-def blocks_of(tmp_path: Path, *lines: str) -> list[cuda_paths.Block]:
+def blocks_of(tmp_path: Path, *lines: str) -> list[cuda_flow.Block]:
     source = tmp_path / "kernel.cuh"
     source.write_text(SOURCE)
-    return cuda_paths.read_blocks(listing(source, *lines))
+    return cuda_flow.read_blocks(listing(source, *lines))
 
 
 LOOP = (
@@ -101,8 +102,8 @@ def test_what_is_skipped_is_not_entered(tmp_path):
 def test_functions_are_those_of_the_sources():
     source = cuda_code.SOURCES / "score_chunks.cuh"
     first = next(i for i, line in enumerate(source.read_text().splitlines(), 1) if "MergedLaw merge_chunks(" in line)
-    assert cuda_paths.function_at(source, first) == "merge_chunks"
-    assert cuda_paths.function_at(source, first + 10) == "merge_chunks"
+    assert cuda_flow.function_at(source, first) == "merge_chunks"
+    assert cuda_flow.function_at(source, first + 10) == "merge_chunks"
 
 
 def test_lines_of_the_budgets():
