@@ -280,4 +280,5 @@ def test_smoke_times_nothing(monkeypatch):
     assert cli.main(["bench", "--smoke"]) == 3
     (command,) = commands
     assert "--smoke" in command
+    assert "-rs" in command, "what is skipped, and why"
     assert not any("measured" in word for word in command)

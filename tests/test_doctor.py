@@ -61,6 +61,15 @@ def test_what_was_chosen_and_why(machine, monkeypatch):
     assert text.startswith("generic in use for every operator (MDMCORRECT_ISA); here")
 
 
+def test_what_is_left_to_do(machine, capsys):
+    """An instruction set that nobody measured here is nothing that has to be done, but not nothing to say either."""
+    doctor.print_diagnosis(machine())
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing has to be done; what was not measured")
+    choices = {op: {"isa": "avx2", "measured": True, "why": "a table"} for op in BUILD["ops"]}
+    doctor.print_diagnosis(machine({**BUILD, "isa_choices": choices}))
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing to do"
+
+
 def test_json(capsys):
     assert cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -196,7 +196,9 @@ def test_the_command_keeps_shows_and_forgets(cache, monkeypatch, capsys):
 
     monkeypatch.setattr(tune, "measure_apart", pretend)
     assert cli.main(["tune", "--device", "cpu"]) == 0
-    assert "attention without masking, float32 64: torch" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "attention without masking, float32 64: torch" in printed
+    assert "faster by 5% or more" in printed
     assert asked[0] == INFO["isa_choices"]["bidirectional_attention"]["isa"]
     assert set(asked) == set(INFO["isas_supported"]) - {"generic"} or asked == ["generic"]
     assert cli.main(["doctor"]) == 0

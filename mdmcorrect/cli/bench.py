@@ -30,7 +30,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw speed-ups over the peers as bars (PNG)")
     parser.add_argument("--seconds-per-case", type=float, default=15.0, help="of timing, after warming up (default 15)")
-    parser.add_argument("--smoke", action="store_true", help="run every case once, without timing")
+    parser.add_argument(
+        "--smoke", action="store_true", help="run every case once, without timing, and say why cases are skipped"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +47,16 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(f"mdmcorrect bench: --device: {problem}")
     with tempfile.TemporaryDirectory() as folder:
         measured = Path(folder) / "measured"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={BENCHMARKS.parent}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rs",
+            "-p",
+            "no:cacheprovider",
+            f"--rootdir={BENCHMARKS.parent}",
+        ]
         how = ["--smoke"] if args.smoke else [f"--measured={measured}", f"--seconds-per-case={args.seconds_per_case}"]
         where = ["-k", " or ".join(args.patterns), f"--device={args.device}", str(BENCHMARKS)]
         status = subprocess.run([*command, *how, *where], check=False).returncode

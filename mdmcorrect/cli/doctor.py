@@ -34,6 +34,8 @@ class Diagnosis:
     kernels: dict[str, dict[str, str]] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
     usable: bool = True
+    measured: bool = True
+    """Whether a measurement decided each operator's instruction set."""
     check: list[dict[str, Any]] = field(default_factory=list)
     """What became of each family of cases, where they were asked for: the fields of ``selfcheck.worker.Outcome``."""
 
@@ -110,6 +112,7 @@ def diagnose() -> Diagnosis:
     processor = info["processor"]
     found.facts["processor"] = f"{processor['vendor']} family {processor['family']} model {processor['model']:#x}"
     found.facts["instruction sets"] = _instruction_sets(info)
+    found.measured = all(choice["measured"] for choice in info["isa_choices"].values())
     found.facts["tuned"] = _tuned.summary("cpu")
     _cuda(info, torch, found)
     if torch.cuda.is_available():
@@ -221,6 +224,13 @@ def print_diagnosis(found: Diagnosis) -> None:
         print("\nkernel of each operator")
         for op, kernels in found.kernels.items():
             print(f"  {op:<{width}}  CPU: {kernels['cpu']:<8}  CUDA: {kernels['cuda']}")
-    print("\nto do" if found.advice else "\nnothing to do")
+    if found.advice:
+        print("\nto do")
+    elif found.measured:
+        print("\nnothing to do")
+    else:
+        print(
+            "\nnothing has to be done; what was not measured is as right, `mdmcorrect bench` says how fast it is here"
+        )
     for sentence in found.advice:
         print(f"  - {sentence}")
