@@ -321,8 +321,10 @@ def gives_hidden_states(model: Any) -> bool:
 
 
 def model_name(model: Any) -> str:
-    """How error messages call a model."""
-    return getattr(model, "__name__", None) or type(model).__name__
+    """How error messages, which say "model" before it, call a model; with its module if "model" is its name too."""
+    name = getattr(model, "__name__", None) or type(model).__name__
+    module = getattr(model, "__module__", None)
+    return f"{module}.{name}" if name == "model" and module else name
 
 
 class SigmaDenoiser:

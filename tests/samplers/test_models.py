@@ -144,3 +144,13 @@ def test_a_request_tells_what_the_step_knows():
     requests.clear()
     PRISM(steps=9, remask_count=1)(model, tokens(), mask_id=MASK)
     assert requests[0].needs == {"quality"}
+
+
+def test_a_model_called_model_is_told_from_the_word():
+    def model(tokens):
+        return tokens
+
+    with pytest.raises(ValueError, match=r"^model [\w.]*test_models\.model: expected logits"):
+        LLaDA(steps=2)(model, torch.full((1, 4), 7), mask_id=7)
+    with pytest.raises(TypeError, match=r"the model [\w.]*test_models\.model takes neither 'condition'"):
+        LLaDA(steps=2)(model, torch.full((1, 4), 7), mask_id=7, condition=3)
