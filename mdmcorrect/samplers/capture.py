@@ -171,6 +171,8 @@ def record(run: Callable[[], State], stream: torch.cuda.Stream, culprit: str) ->
         torch.OutOfMemoryError: as it is.
     """
     graph, failed = torch.cuda.CUDAGraph(), None
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
     try:
         # Ending a recording fails after an error, and then leaves its stream current: the context around it mends that.
         with (
@@ -184,11 +186,27 @@ def record(run: Callable[[], State], stream: torch.cuda.Stream, culprit: str) ->
                 failed = error
                 raise
     except BaseException as error:
+        if error is not failed:
+            _mend(generator, before)
         failed = error if failed is None else failed
     try:
         raise _explained(failed, culprit)
     finally:
         failed = None  # its traceback holds this frame
+
+
+def _mend(generator: torch.Generator, before: torch.Generator) -> None:
+    """Where a recording could not be ended, torch before 2.13 goes on to take its generator for a recorded one."""
+    try:
+        _draw(generator)
+    except RuntimeError:
+        generator.graphsafe_set_state(before)
+    else:
+        generator.set_offset(before.get_offset())
+
+
+def _draw(generator: torch.Generator) -> None:
+    torch.rand((), dtype=torch.float32, device=generator.device, generator=generator)
 
 
 def _explained(error: BaseException, culprit: str) -> BaseException:

@@ -86,6 +86,7 @@ class RecordedCuda:
         current: the stream that is current.
         graphs: those that were recorded.
         ending: raised where a recording ends.
+        stuck: whether the generator counts as recorded after a recording that could not be ended.
     """
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ class RecordedCuda:
         self.recording: Tape | None = None
         self.graphs: list[Graph] = []
         self.ending: Exception | None = None
+        self.stuck = True
 
     def install(self, monkeypatch: Any) -> RecordedCuda:
         for name in ("device", "stream", "graph", "is_current_stream_capturing"):
@@ -103,6 +105,9 @@ class RecordedCuda:
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Graph(self))
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: self.current)
         monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: self.log.append("record_stream"))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "default_generators", (Generator(self),))
+        monkeypatch.setattr(capture, "_draw", Generator.draw)
         monkeypatch.setattr(capture, "_on_cuda", lambda tensor: tensor.device.type == "cpu")
         monkeypatch.setattr(capture, "preload", lambda device: self.log.append(f"preload {device}"))
         return self
@@ -143,12 +148,36 @@ class RecordedCuda:
         finally:
             self.recording = None
             self.log.append("recorded")
-            if graph.tape.broken:
-                raise RuntimeError(ENDING)
-            if self.ending is not None:
-                raise self.ending
+            ending = RuntimeError(ENDING) if graph.tape.broken else self.ending
+            if ending is not None:
+                torch.cuda.default_generators[0].recorded = self.stuck
+                raise ending
             self.current = before
         self.graphs.append(graph)
+
+
+class Generator:
+    """Torch's own, of the device: its state is a number."""
+
+    def __init__(self, cuda: RecordedCuda, offset: int = 8) -> None:
+        self.cuda, self.offset, self.recorded = cuda, offset, False
+
+    def clone_state(self) -> Generator:
+        return Generator(self.cuda, self.offset)
+
+    def graphsafe_set_state(self, other: Generator) -> None:
+        self.offset, self.recorded = other.offset, other.recorded
+
+    def get_offset(self) -> int:
+        return self.offset
+
+    def set_offset(self, offset: int) -> None:
+        self.offset = offset
+
+    def draw(self) -> None:
+        if self.recorded:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+        self.offset += 4
 
 
 class Graph:

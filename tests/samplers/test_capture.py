@@ -677,6 +677,18 @@ def test_an_error_of_the_model_outside_a_recording_is_its_own(cuda):
         captured(canvas(3, LENGTH), seed=SEED)
 
 
+@pytest.mark.parametrize("stuck", [True, False], ids=["before torch 2.13", "since"])
+def test_torchs_generator_draws_on_after_a_failure(stuck, cuda):
+    """As if nothing had been recorded."""
+    captured, _ = pair()
+    (generator,) = torch.cuda.default_generators
+    cuda.stuck, cuda.ending = stuck, RuntimeError(ENDING)
+    with pytest.raises(RuntimeError, match=r"^capture: expected a run"):
+        captured(canvas(3, LENGTH), seed=SEED)
+    assert generator.offset == 8
+    generator.draw()
+
+
 @pytest.mark.parametrize(
     ("ending", "expected"),
     [
