@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..model import Output
 from ..ops.sampler_step import sampler_step
 from ..samplers import PRISM, Ancestral, Confidence, EntropyBounded, FixedSteps, LLaDA, Pool, ProSeCo, ReMDM, Sampler
 from ..samplers.lowering import RowField
+from ..samplers.native_steps import NativeSteps
 from ..samplers.part_steps import PartSteps
 from .cases import Arguments, Case, Results
 from .comparison import expect_near
@@ -45,20 +46,6 @@ class Stepped(NamedTuple):
     marks: Tensor
 
 
-class _Calls(TorchDispatchMode):
-    """The arguments of the operator's last call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last: dict[str, Any] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is sampler_step:
-            names = [argument.name for argument in func._schema.arguments]
-            self.last = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
-        return func(*args, **(kwargs or {}))
-
-
 def model(tokens: Tensor, request: Any) -> Output:
     """Integer arithmetic on what stands before and on the place."""
     length, ids = tokens.shape[1], torch.arange(VOCABULARY)
@@ -82,6 +69,27 @@ def played(steps: Any, state: Any) -> tuple[Any, Any]:
     return standing, steps.ahead(standing, first=False)
 
 
+def _recorded(steps: NativeSteps) -> dict[str, Any]:
+    """What the operator's last call was given: filled when it comes. A dispatch mode would see it too, and take as long
+    as all the cases to be imported."""
+    prepared, given = steps.step, dict[str, Any]()
+    signature = inspect.signature(prepared)
+
+    def step(*arguments: Any) -> Any:
+        bound = signature.bind(*arguments)
+        bound.apply_defaults()
+        given.update(bound.arguments, drawn=bound.arguments["marks"])
+        del given["marks"]
+        return prepared(*arguments)
+
+    steps.step = step  # type: ignore[assignment]
+    names = ("fixed", "block", "positions", "real"), ("kept_share", "noise_scales")
+    for group, tensors in zip(names, (prepared.canvas, prepared.tables), strict=True):
+        given.update(zip(group, tensors, strict=True))
+    given["plan"] = prepared.plan
+    return given
+
+
 def asked(sampler: Sampler, shape: tuple[int, int], seed: int) -> Arguments:
     """Arguments of the last step's call, and what the parts make of it."""
     draw = torch.Generator().manual_seed(seed)
@@ -90,8 +98,10 @@ def asked(sampler: Sampler, shape: tuple[int, int], seed: int) -> Arguments:
     run = FixedSteps(sampler, model, mask_id=MASK)
     state = run.start(tokens, seed=torch.arange(shape[0]) + seed)
     engine = run.engine
-    with _Calls() as calls:
-        played(engine.steps_of(state), state)
+    assert engine.native is not None
+    steps = NativeSteps(engine, engine.native, engine.window.layout(state, engine.steps), state)
+    call = _recorded(steps)
+    played(steps, state)
     parts, ahead = played(PartSteps(engine, engine.window.layout(state, engine.steps)), state)
     columns = [getattr(parts.state, field.name.lower()).long() for field in list(RowField)[: RowField.WINDOWS]]
     finishing = torch.zeros_like(parts.state.done)
@@ -99,7 +109,7 @@ def asked(sampler: Sampler, shape: tuple[int, int], seed: int) -> Arguments:
     marks = torch.stack([parts.update.committed, parts.update.remasked, parts.corrected])
     after = parts.state
     known = (after.tokens, after.commit_score, after.commits, torch.stack(columns, 1), torch.stack(flags, 1), marks)
-    return {**calls.last, "expected": known}
+    return {**call, "expected": known}
 
 
 def check(results: Results, arguments: Arguments) -> None:
