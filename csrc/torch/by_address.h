@@ -40,6 +40,7 @@ struct ScoreTokensAddresses {
   const int64_t* step;  // [B]
   int64_t step_stride;
   const int64_t* call;          // []
+  void* rounded;                // [B, L]: the confidence in the type that it is rounded to, or null
   void* outputs[kTokenScores];  // [B, L] each: the wanted ones in their order, then null
 };
 

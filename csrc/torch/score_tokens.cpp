@@ -6,6 +6,7 @@
 #include <tuple>
 #include <vector>
 
+#include "core/round_to.h"
 #include "cuda/score_tokens.h"
 #include "torch/by_address.h"
 #include "torch/cuda_launcher.h"
@@ -114,6 +115,18 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
   return {scores.ids, scores.stats};
 }
 
+// The confidences in the type that they were rounded to, which loses nothing.
+void write_rounded(const ScoreTokensParams& params, void* to) {
+  const float* values = params.values[static_cast<int>(TokenScore::confidence)];
+  const int64_t count = params.batch * params.length;
+  const auto written = [&](auto* out, auto convert) { std::transform(values, values + count, out, convert); };
+  if (params.confidence_type == FloatType::bfloat16) {
+    written(static_cast<uint16_t*>(to), [](float value) { return portable::float_to_bfloat16(value); });
+  } else {
+    written(static_cast<uint16_t*>(to), [](float value) { return portable::float_to_float16(value); });
+  }
+}
+
 }  // namespace
 
 int64_t call_by_address(const ScoreTokensAddresses& at) {
@@ -156,6 +169,7 @@ int64_t call_by_address(const ScoreTokensAddresses& at) {
     }
   }
   score_rows(&params, grid_at(at.rows, at.length));
+  if (at.rounded != nullptr) write_rounded(params, at.rounded);
   const int64_t* argmax = params.ids[static_cast<int>(TokenScore::argmax)];
   if (argmax == nullptr || how.forbid_count == 0) return 0;
   return std::count_if(argmax, argmax + at.batch * at.length,

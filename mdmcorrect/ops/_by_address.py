@@ -125,7 +125,7 @@ class ScoreTokens:
         made += [torch.empty_like(tokens, dtype=torch.float32) for _ in self._options.stat_places]
         self.write(
             logits, code, shift, tokens.data_ptr(), rows.data_ptr(), positions.data_ptr(), *positions.stride(),
-            seed.data_ptr(), step.data_ptr(), step.stride(0), call.data_ptr(), *map(address, made),
+            seed.data_ptr(), step.data_ptr(), step.stride(0), call.data_ptr(), 0, *map(address, made),
         )  # fmt: skip
         return made
 

@@ -46,13 +46,17 @@ class _How(NamedTuple):
     """Whether an ``argmax`` that is never proposed takes a second look at the logits."""
 
 
+def _at(tensor: Tensor) -> At:
+    return tensor.data_ptr(), by_address.FLOAT_CODES.get(tensor.dtype, 0)
+
+
 class AddressedSteps(NativeSteps):
     """See the module. Made by :meth:`of`."""
 
     @classmethod
     def of(cls, engine: Engine, plan: Plan, layout: Layout, begun: State) -> NativeSteps:
         """These steps where they serve, else native ones."""
-        corrector, served = engine.correct, not engine.shown and engine.forward.plain
+        corrector, served = engine.correct, not engine.shown and engine.forward.plain and begun.tokens.numel() > 0
         if corrector is not None:
             values = len(engine.forward.wants.difference(_IDS))
             passes = isinstance(corrector, FixedPoint) and corrector.top_k is None
@@ -63,7 +67,7 @@ class AddressedSteps(NativeSteps):
         super().__init__(engine, plan, layout, begun)
         self.seed, self.places = begun.seed.contiguous(), begun.positions.contiguous()
         self.calls = array("q", range(1 + getattr(engine.correct, "passes", 0)))
-        self.memory: tuple[dict[str, Tensor], ...] = ({}, {}, {})  # of the scores of each slot
+        self.memory: tuple[dict[object, Tensor], ...] = ({}, {}, {})  # by score and by type, for each slot
         self.hows: dict[tuple[object, ...], _How | None] = {}
 
     def _read(self, standing: Canvas, ahead: Ahead, tally: Tally, answer: Answer, close: int, open: int) -> Canvas:
@@ -109,10 +113,10 @@ class AddressedSteps(NativeSteps):
             return None
         scores = dict(how.scores[slot])
         if judged is not None:
-            at = by_address.floats(judged) if by_address.usable(judged) else None
-            if at is None:
+            plain = judged.dtype == torch.float32 and by_address.usable(judged) and by_address.contiguous(judged)
+            if not plain or judged.is_neg():
                 return None
-            scores["quality"] = (at[0], at[1])
+            scores["quality"] = (judged.data_ptr(), 0)
         return scores
 
     def _prepared(self, logits: Tensor, argmax: bool) -> _How | None:
@@ -125,11 +129,17 @@ class AddressedSteps(NativeSteps):
             for name in how.read:
                 dtype = torch.int64 if name in _IDS else torch.float32
                 memory.setdefault(name, torch.empty_like(self.places, dtype=dtype))
-        scores = [{name: (memory[name].data_ptr(), 0) for name in how.read} for memory in self.memory]
-        if how.forbid and "argmax" in how.read and not forward.scoring.random:
-            scores = [{**slot, "argmax": slot["token"]} for slot in scores]
-        outputs = tuple(tuple(memory[name].data_ptr() for name in how.read) for memory in self.memory)
-        return _How(how.operator.direct, outputs, tuple(scores), guarded=forward.scoring.random)
+            if how.rounds is not None:
+                memory.setdefault(how.rounds, torch.empty_like(self.places, dtype=how.rounds))
+        scores = tuple({name: _at(memory[name]) for name in how.read} for memory in self.memory)
+        outputs = [[memory[name].data_ptr() for name in how.read] for memory in self.memory]
+        for slot, written, memory in zip(scores, outputs, self.memory, strict=True):
+            written.insert(0, 0 if how.rounds is None else memory[how.rounds].data_ptr())
+            if how.rounds is not None:
+                slot["confidence"] = _at(memory[how.rounds])
+            if how.forbid and "argmax" in slot and not forward.scoring.random:
+                slot["argmax"] = slot["token"]
+        return _How(how.operator.direct, tuple(map(tuple, outputs)), scores, guarded=forward.scoring.random)
 
     def _drafted(
         self, standing: Canvas, ahead: Ahead, tally: Tally, scores: dict[str, At]
@@ -145,12 +155,12 @@ class AddressedSteps(NativeSteps):
                 standing, draft, rows, reach, standing.time, correction, ahead.windows, tally=tally
             )
             revised = self._scored(standing, answer, 1)
-            if revised is None:
-                tensors = self._tensors(scores, answer.output.logits)
+            if revised is None or any(revised[name][1] != scores[name][1] for name in carried):
+                tensors = self._tensors(scores)
                 return self._rewritten(standing, ahead, tally, tensors, draft, reach, rows, correction, answer)
             kept = 2 - kept
-            merged = {name: (self.memory[kept][name].data_ptr(), 0) for name in ("token", *carried)}
-            values = [number for name in carried for number in (revised[name][0], scores[name][0], merged[name][0], 0)]
+            merged = {name: self._beside(revised[name], kept) for name in ("token", *carried)}
+            values = [number for name in carried for number in (revised[name][0], scores[name][0], *merged[name])]
             draft, moved, changed = passes.rewrite(
                 standing.rows, draft, revised[self.proposes][0], revised["token"][0], scores["token"][0],
                 merged["token"][0], values,
@@ -162,12 +172,14 @@ class AddressedSteps(NativeSteps):
                 rows = rows.those(moved)
         return draft, scores
 
-    def _tensors(self, scores: Mapping[str, At], logits: Tensor) -> Scores:
-        """Scores as tensors, which the next step writes over; ``logits``: some like those they are of."""
-        forward = self.engine.forward
-        rounds = forward.scoring.prepared(logits, forward.wants, forward.mask_id).rounds
-        tensors = Scores({name: self._tensor(at) for name, (at, _) in scores.items()})
-        return tensors if rounds is None else Scores({**tensors, "confidence": tensors["confidence"].to(rounds)})
+    def _tensors(self, scores: Mapping[str, At]) -> Scores:
+        """Scores as tensors, which the next step writes over."""
+        return Scores({name: self._tensor(at) for name, (at, _) in scores.items()})
+
+    def _beside(self, at: At, slot: int) -> At:
+        """The same score's place in another slot."""
+        names = next(name for name, tensor in self.memory[1].items() if tensor.data_ptr() == at[0])
+        return self.memory[slot][names].data_ptr(), at[1]
 
     def _tensor(self, at: int) -> Tensor:
         return next(tensor for memory in self.memory for tensor in memory.values() if tensor.data_ptr() == at)

@@ -160,7 +160,7 @@ def test_ids_of_a_tensor_may_change():
 
 
 def test_wrong_calls_are_errors():
-    with pytest.raises(TypeError, match="expected 17 to 29 numbers, got 1"):
+    with pytest.raises(TypeError, match="expected 18 to 30 numbers, got 1"):
         by_address.library.score_tokens(1)
     with pytest.raises(TypeError, match="int"):
         by_address.library.sampler_step(*["x"] * 37)

@@ -1,7 +1,7 @@
 """One operator per step against the parts it composes: the same tokens, numbers and events, for whatever lowers."""
 
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -269,3 +269,65 @@ def test_what_the_host_makes_goes_by_parts():
     ):
         assert engine(Toy(), mask_id=MASK, **options).native is None
     assert not lowers(LLaDA(steps=3, ties="torch"))
+
+
+class Even:
+    """Logits of bfloat16 that make every probability of the second id round to the same number."""
+
+    def __init__(self, probability):
+        self.rows, self.gap = [], torch.tensor(probability).logit()
+
+    def __call__(self, tokens, request):
+        self.rows.append(request.batch.tolist())
+        logits = torch.full((*tokens.shape, 3), -1e4)
+        logits[..., 0], logits[..., 1] = 0.0, self.gap
+        return logits.bfloat16()
+
+
+@pytest.mark.parametrize("threshold", [0.9, 0.901, 0.8965, 0.8984375, 0.94])
+def test_a_threshold_is_rounded_as_the_scores_are(threshold, by_parts):
+    """Torch compares bfloat16 numbers with 0.9 rounded to bfloat16, 0.8984, which some of them are."""
+    count = Threshold(threshold, at_least=1)
+    sampler = Sampler(
+        steps=9, unmask=Unmask("confidence", count), scoring=Scoring(confidence_dtype="logits"), finish=False
+    )
+    tokens = torch.full((2, 7), 2)
+    for probability in (0.897, 0.8984375, 0.9, 0.902):
+        model = lambda: Even(probability)  # noqa: B023, E731 - called before the next
+        same_run(sampler, by_parts, tokens, model, mask_id=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_order_is_rounded_as_the_scores_are(dtype, by_parts):
+    """A confidence over a low temperature keeps the digits of its type, fewer than the noise that is added has."""
+    scoring = Scoring(confidence_dtype="logits", temperature=1.0)
+    sampler = Sampler(steps=9, unmask=Unmask("confidence", temperature=3e-3), scoring=scoring)
+    same_run(sampler, by_parts, canvas(2, 300), lambda: Toy(dtype=dtype, scale=3.0))
+
+
+class HalfJudge(Toy):
+    """Quality in bfloat16, every other number of a buffer."""
+
+    def __call__(self, tokens, request):
+        output = super().__call__(tokens, request)
+        return replace(output, quality=output.quality.bfloat16().repeat_interleave(2, 1)[:, ::2])
+
+
+@pytest.mark.parametrize("name", ["prism", "block-prism", "remedi"])
+def test_quality_of_any_type_and_layout(name, by_parts):
+    same_run(PRESETS[name], by_parts, toy=HalfJudge)
+
+
+@pytest.mark.parametrize("corrector", [None, FixedPoint(passes=3)], ids=["plain", "corrected"])
+def test_logits_that_change_their_type_and_size(corrector, by_parts):
+    """From step to step; memory of the run is for the largest, of each type."""
+
+    class Changing(Toy):
+        def __call__(self, tokens, request):
+            output, number = super().__call__(tokens, request), int(request.step.max())
+            wider = torch.nn.functional.pad(output.logits, (0, number % 3), value=-1e4)
+            return replace(output, logits=wider.to([torch.float32, torch.bfloat16, torch.float16][number % 3]))
+
+    scoring = Scoring(confidence_dtype="logits", temperature=1.0)
+    sampler = Sampler(steps=9, unmask=Unmask("confidence"), scoring=scoring, correct=corrector)
+    same_run(sampler, by_parts, toy=Changing)
