@@ -257,11 +257,9 @@ MDM_INLINE void end_row(const StepCanvas& canvas, Team& team, int64_t* fields) {
   if (plan.ends[0] >= 0) {
     const int64_t end = team.first(
         [&](int64_t col) { return col < first_mask && canvas.generated(col) && is_end(plan, canvas.token(col)); });
-    if (!done) {
-      team.each([&](int64_t col) {  // which end it was stays
-        if (col > end && canvas.generated(col)) params.out_tokens[canvas.place(col)] = plan.ends[0];
-      });
-    }
+    team.each([&](int64_t col) {  // which end it was stays; of rows that are done otherwise too
+      if (col > end && canvas.generated(col)) params.out_tokens[canvas.place(col)] = plan.ends[0];
+    });
     done = done || end < length;
   }
   fields[kDone] = done;

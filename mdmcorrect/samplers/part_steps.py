@@ -274,7 +274,7 @@ class PartSteps:
         if self.engine.eos_ids:
             ended = self._ended(state)
             after = ended if len(self.engine.eos_ids) == 1 else ended.long().cumsum(1) > 1  # which end it was stays
-            tokens = torch.where(after & ~state.fixed & ~done[:, None], self.engine.eos_ids[0], tokens)
+            tokens = torch.where(after & ~state.fixed, self.engine.eos_ids[0], tokens)  # of rows done otherwise too
             done = done | ended.any(1)
         if self.engine.stop is not None:
             done = done | self._stopped(self.engine.stop, tokens, state.fixed)
