@@ -115,6 +115,8 @@ class Edit(UnmaskThenRemask):
         post_steps: steps without a mask, per window.
     """
 
+    takes: ClassVar[tuple[str, ...]] = ()
+
     unmask: Unmask = field(default_factory=Unmask)
     edit: EditRule = Overwrite(0.9)
     post_steps: int = 16
@@ -178,6 +180,8 @@ class Rewrite(UnmaskThenRemask):
 
     ProSeCo's ``remasking_only_masked=False``: as many by the i-th step as an even split has committed by then.
     """
+
+    takes: ClassVar[tuple[str, ...]] = ()
 
     def prepare(self, state: State, view: View) -> Counts:
         planned = super().prepare(state, view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -99,12 +99,20 @@ class UnmaskThenRemask:
             for the next step (PRISM on LLaDA).
     """
 
+    takes: ClassVar[tuple[str, ...]] = ("remask", "refill")  # of these a subclass may have its own, and no other
+
     unmask: Unmask = field(default_factory=Unmask)
     remask: Remask | None = None
     refill: str = "if_short"
 
     def __post_init__(self) -> None:
         _checks.settle(self, refill=_checks.one_of("if_short", "never"))
+        for name, default in (("remask", None), ("refill", "if_short")):
+            if name not in self.takes and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}: expected {default!r}, since {type(self).__name__} masks by a rule of its own, "
+                    f"got {getattr(self, name)!r}"
+                )
         for name, kind in (("unmask", Unmask), ("remask", Remask)):
             part = getattr(self, name)
             if not isinstance(part, kind) and not (name == "remask" and part is None):
@@ -164,6 +172,8 @@ class WholeRow(UnmaskThenRemask):
     Dream's code takes one count for the batch and writes a mask wherever its top-k runs out of masked positions. Kept
     for comparison; which tokens are lost depends on how ties are broken.
     """
+
+    takes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def revisits(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class DraftAndVerify(UnmaskThenRemask):
         unmask: which masked positions, and how many at most.
         doubt: tau_2.
     """
+
+    takes: ClassVar[tuple[str, ...]] = ()
 
     unmask: Unmask = field(default_factory=Unmask)
     doubt: float = 0.9
@@ -94,6 +97,8 @@ class HistoryRemask(UnmaskThenRemask):
         numbers: ``(until, number)``: the number masked again while the share i / S of steps made is below ``until``.
     """
 
+    takes: ClassVar[tuple[str, ...]] = ()
+
     unmask: Unmask = field(default_factory=lambda: Unmask("confidence", CosineTarget()))
     numbers: tuple[tuple[float, int], ...] = ((0.4, 0), (0.6, 16), (0.8, 8), (1.0, 4))
 
@@ -153,6 +158,8 @@ class ScoreThenFill(UnmaskThenRemask):
         count: how many are masked again.
         temperature: of the draw; 0 takes the lowest quality.
     """
+
+    takes: ClassVar[tuple[str, ...]] = ()
 
     unmask: Unmask = field(default_factory=lambda: Unmask("confidence", CeilTarget()))
     count: RemaskCount = field(default_factory=lambda: Constant(1))
