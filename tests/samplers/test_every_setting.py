@@ -562,9 +562,10 @@ PARTS_BY_NAME = {
 RECORDS = {"Counts", "Draws", "Intent", "Moment", "SampleResult", "State", "StepEvent", "Update", "View", "Preset"}
 # Fields that a part has from its base and takes no other value of; and what a message says.
 REFUSED = {
-    **{(name, field): value for name in ("WholeRow", "DraftAndVerify", "HistoryRemask", "ScoreThenFill", "Edit", "Rewrite")
-       for field, value in (("remask", s.Remask()), ("refill", "never"))},
-}  # fmt: skip
+    (name, field): value
+    for name in ("WholeRow", "DraftAndVerify", "HistoryRemask", "ScoreThenFill", "Edit", "Rewrite")
+    for field, value in (("remask", s.Remask()), ("refill", "never"))
+}
 SAID = {("Sampler", "name")}
 
 
