@@ -185,7 +185,7 @@ class Steered:
     """
 
     def __init__(self, model: Any, steering: Any, scale: float = 1.0) -> None:
-        self.model, self.steering = as_model(model), as_model(steering)
+        self.model, self.steering = as_model(model), as_model(steering, "steering")
         self.scale = _checks.number("scale", scale)
         self.__name__ = model_name(model)
         self.reads_windows = self.model.reads_windows or self.steering.reads_windows
@@ -276,7 +276,7 @@ class ShadowBlock:
         for name in ("attention_mask", "position_ids"):
             if not self._call.accepts.takes(name):
                 raise TypeError(
-                    f"model: expected {self.__name__} to take {name!r}, which tells a shadow from its block"
+                    f"model: expected one that takes {name!r}, which tells a shadow from its block, got {self.__name__}"
                 )
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
@@ -325,7 +325,9 @@ class Combined:
     """
 
     def __init__(self, autoregressive: Any, masked: Any, decoder: Callable[[Tensor], Tensor]) -> None:
-        self.models, self.decoder = (caller(autoregressive), caller(masked)), decoder
+        self.models, self.decoder = (caller(autoregressive, "autoregressive"), caller(masked, "masked")), decoder
+        if not callable(decoder):
+            raise TypeError(f"decoder: expected a callable [b, L, D] -> logits, got {type(decoder).__name__}")
         self.__name__ = f"{model_name(autoregressive)} with {model_name(masked)}"
         self.reads_windows = any(model.reads_windows for model in self.models)
 

@@ -180,22 +180,33 @@ def check_logits(logits: Any, tokens: Tensor, mask_id: int, source: str = "logit
         raise ValueError(f"mask_id: expected an id within the {logits.shape[-1]} ids of {source}, got {mask_id}")
 
 
-def as_model(model: Any) -> Reader:
+def as_model(model: Any, name: str = "model") -> Reader:
     """Any supported form of model as ``(tokens, request) -> Output``.
 
     Raises:
-        TypeError: ``model`` is not callable.
+        TypeError: ``model`` is not callable; ``name`` is what the error calls it.
     """
+    check_model(model, name)
     return Reader(model)
 
 
-def caller(model: Any) -> Caller:
+def caller(model: Any, name: str = "model") -> Caller:
     """``model`` as ``(tokens, request) -> its own answer``: told of the request what it takes.
 
     Raises:
-        TypeError: ``model`` is not callable.
+        TypeError: ``model`` is not callable; ``name`` is what the error calls it.
     """
+    check_model(model, name)
     return Caller(model)
+
+
+def check_model(model: Any, name: str) -> None:
+    """
+    Raises:
+        TypeError: it cannot be called.
+    """
+    if not callable(model):
+        raise TypeError(f"{name}: expected a callable tokens -> logits, got {type(model).__name__}")
 
 
 def outside_vocabulary(tokens: Tensor, error: IndexError) -> IndexError:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdmcorrect import _constants
+from mdmcorrect import _checks, _constants
 from mdmcorrect._kernels import require_kernel
 from mdmcorrect.purpose import Purpose
 
@@ -29,6 +29,7 @@ __all__ = ["Purpose", "Seed", "fresh_seed", "gumbel", "random_bits", "sequence_s
 
 Seed: TypeAlias = "int | np.integer[Any] | Tensor | torch.Generator | None"
 
+_WORDS = "an int or an int64 tensor"
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -174,22 +175,27 @@ def uniform(
         ValueError: a shape, dtype or device that does not match ``seed``.
         RuntimeError: a CUDA tensor, but a library built without CUDA.
     """
+    if not isinstance(seed, Tensor):
+        raise TypeError(f"seed: expected int64 [B] (see sequence_seeds), got {type(seed).__name__}")
     if seed.dim() != 1 or seed.dtype != torch.int64:
         raise ValueError(f"seed: expected int64 [B] (see sequence_seeds), got {seed.dtype} {list(seed.shape)}")
     require_kernel("uniform", seed)
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
     batch = seed.shape[0]
-    if isinstance(positions, int):
-        positions = _constants.count_up(positions, seed)
+    if not isinstance(positions, Tensor):
+        length = _checks.integer("positions", positions, minimum=0, expected="a length, or a tensor")
+        positions = _constants.count_up(length, seed)
     if positions.dtype != torch.int64 or positions.dim() not in (1, 2):
         raise ValueError(
             f"positions: expected a length or int64 [L] or [B, L], got {positions.dtype} {list(positions.shape)}"
         )
     if positions.dim() == 2 and positions.shape[0] != batch:
         raise ValueError(f"positions: expected [{batch}, L] as seed has it, got {list(positions.shape)}")
-    step = step if isinstance(step, Tensor) else _constants.number(step, torch.int64, seed)
-    call = call if isinstance(call, Tensor) else _constants.number(call, torch.int64, seed)
+    if not isinstance(step, Tensor):
+        step = _constants.number(_checks.integer("step", step, expected=_WORDS), torch.int64, seed)
+    if not isinstance(call, Tensor):
+        call = _constants.number(_checks.integer("call", call, expected=_WORDS), torch.int64, seed)
     for name, number in (("step", step), ("call", call)):
         if number.dtype != torch.int64:
             raise ValueError(f"{name}: expected an int or an int64 tensor, got {number.dtype}")

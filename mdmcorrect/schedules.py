@@ -139,6 +139,7 @@ def sample_times(
     """
     batch = _checks.integer("batch", batch, minimum=0, what="a number of rows >= 0")
     t_min, t_max = _checks.number("t_min", t_min), _checks.number("t_max", t_max)
+    antithetic = _checks.flag("antithetic", antithetic)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype: expected a floating-point dtype, got {dtype}")
     if generator is not None and not isinstance(generator, torch.Generator):

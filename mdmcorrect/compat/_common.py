@@ -22,6 +22,8 @@ def check_quirks(quirks: str | Collection[str], known: Collection[str]) -> froze
     Raises:
         ValueError: a name this function does not have.
     """
+    if not isinstance(quirks, Collection):
+        raise TypeError(f"quirks: expected some of {sorted(known)} or 'upstream', got {quirks!r}")
     asked = {quirks} if isinstance(quirks, str) else set(quirks)
     if UPSTREAM in asked:
         return frozenset(known)
@@ -83,6 +85,8 @@ def extend_mask(attention_mask: Tensor | None, prompt: Tensor, count: int) -> Te
     """The mask of the prompt, with ones for what is generated."""
     if attention_mask is None:
         return None
+    if not isinstance(attention_mask, Tensor):
+        raise TypeError(f"attention_mask: expected {list(prompt.shape)}, got {type(attention_mask).__name__}")
     if attention_mask.shape != prompt.shape:
         raise ValueError(f"attention_mask: expected {list(prompt.shape)}, got {list(attention_mask.shape)}")
     return F.pad(attention_mask.bool(), (0, count), value=True)

@@ -44,6 +44,7 @@ def generate(
         ValueError: ``gen_length`` is no multiple of ``block_length``; an unknown ``remasking``, ``ties``, quirk or
             ``noise``.
     """
+    (steps,) = common.lengths(steps=steps)
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     return llada.generate(
         model,

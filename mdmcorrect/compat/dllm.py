@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import _checks
 from ..adapters import Guided, RightShifted
 from ..canvas import token_rows
 from ..samplers import (
@@ -38,6 +39,17 @@ from ._dllm_settings import (
 from ._dllm_windows import EndedAfter, LeftAtEnd, until_end
 from ._rounded import rounded_as
 
+_COUNT = _checks.at_least(1)
+_RULES = {
+    "max_new_tokens": _checks.at_least(0),
+    "max_length": _checks.at_least(0),
+    "block_size": _COUNT,
+    "steps": _COUNT,
+    "steps_per_block": _COUNT,
+    "cfg_scale": _checks.number,
+    "suppress_tokens": _checks.token_ids,
+    "begin_suppress_tokens": _checks.token_ids,
+}
 MODULES = ("dllm.core.samplers", "dllm.pipelines.llada2.sampler", "dllm.pipelines.llada21.sampler")
 
 
@@ -78,6 +90,9 @@ class BaseSampler:
         names = {field.name for field in fields(self.config_class)}
         given = {} if config is None else {n: getattr(config, n) for n in names if hasattr(config, n)}
         chosen = self.config_class(**{**given, **{n: value for n, value in settings.items() if n in names}})
+        for name, rule in _RULES.items():
+            if getattr(chosen, name, None) is not None:
+                rule(name, getattr(chosen, name))
         return replace(chosen, quirks=common.check_quirks(chosen.quirks, self.known_quirks))
 
     def _device(self) -> torch.device:

@@ -108,7 +108,7 @@ def diffusion_generate(
     config.steps, times = common.lengths(steps=config.steps, num_return_sequences=config.num_return_sequences)
     prompt = common.token_ids("inputs", inputs).repeat_interleave(times, 0)
     tokens = common.append_masks(prompt, new_tokens(config, prompt.shape[1]), mask_id)
-    if attention_mask is not None:
+    if isinstance(attention_mask, Tensor):
         attention_mask = attention_mask.repeat_interleave(times, 0)
     hooks = _Hooks(generation_tokens_hook_func, generation_logits_hook_func)
     keep_history = config.return_dict_in_generate and config.output_history

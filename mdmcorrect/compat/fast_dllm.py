@@ -122,6 +122,7 @@ def _generate(
 ) -> tuple[Tensor, int]:
     prompt, mask_id = common.token_ids("prompt", prompt), _checks.token_id("mask_id", mask_id)
     steps, gen_length, block_length = common.lengths(steps=steps, gen_length=gen_length, block_length=block_length)
+    _checks.called("step_callback", step_callback, "(step) -> None")
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)
     preset = FastDLLM(
@@ -179,6 +180,9 @@ def get_transfer_index(
         count = ops.count_positions(rank, "threshold", threshold, eligible=mask_index, at_least=1)
     elif num_transfer_tokens is None:
         raise ValueError("num_transfer_tokens: expected int64 [B] where there is no threshold, got None")
+    elif not isinstance(num_transfer_tokens, Tensor) or num_transfer_tokens.numel() not in (1, len(x)):
+        got = getattr(num_transfer_tokens, "shape", type(num_transfer_tokens).__name__)
+        raise ValueError(f"num_transfer_tokens: expected int64 [{len(x)}], one per row, got {got}")
     else:
         count = num_transfer_tokens.reshape(-1).to(device=x.device, dtype=torch.int64).expand(len(x))
     return x0, _select(rank, count, mask_index, ties)
@@ -210,7 +214,12 @@ def _score(
     x: Tensor,
     seed: int | Tensor | torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    order = commit_order(remasking)
+    order, temperature = commit_order(remasking), _checks.temperature("temperature", temperature)
+    if not isinstance(logits, Tensor) or logits.ndim != 3:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"logits: expected [B, L, V], got {got}")
+    _on_canvas("x", x, logits, torch.int64)
+    _on_canvas("mask_index", mask_index, logits, torch.bool)
     seeds = rng.sequence_seeds(seed, len(x), device=x.device, draws=temperature > 0 or order == "random")
     logits = logits.float() if logits.dtype == torch.float64 else logits
     scores = ops.score_tokens(
@@ -222,6 +231,14 @@ def _score(
     if order == "random":
         rank = rng.uniform(seeds, x.shape[1], 0, rng.Purpose.ORDER)
     return torch.where(mask_index, scores.token, x), rank
+
+
+def _on_canvas(name: str, value: object, logits: Tensor, dtype: torch.dtype) -> None:
+    """Holds a tensor against the positions of ``logits [B, L, V]``."""
+    kind = str(dtype).removeprefix("torch.")
+    got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != logits.shape[:2]:
+        raise ValueError(f"{name}: expected {kind} {list(logits.shape[:2])}, got {got}")
 
 
 def _select(rank: Tensor, count: Tensor, mask_index: Tensor, ties: str) -> Tensor:

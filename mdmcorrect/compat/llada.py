@@ -93,8 +93,9 @@ def generate(
     steps, gen_length, block_length = common.lengths(steps=steps, gen_length=gen_length, block_length=block_length)
     blocks = common.check_divides("gen_length", gen_length, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)
+    cfg_scale = _checks.number("cfg_scale", cfg_scale)
     tokens = common.append_masks(prompt, gen_length, mask_id)
-    spared = _EOS if "eos_by_temperature" in kept and temperature > 0 else None
+    spared = _EOS if "eos_by_temperature" in kept and _checks.temperature("temperature", temperature) > 0 else None
     preset = LLaDA(
         steps=steps,
         block_length=block_length,

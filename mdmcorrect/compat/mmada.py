@@ -107,7 +107,12 @@ def _generate(
     )
     blocks = common.check_divides("max_new_tokens", max_new_tokens, "block_length", block_length)
     common.check_divides("steps", steps, "the number of blocks", blocks)
-    bias = None
+    bias, cfg_scale = None, _checks.number("cfg_scale", cfg_scale)
+    if attention_mask is not None:
+        width = idx.shape[1] + max_new_tokens
+        got = getattr(attention_mask, "shape", type(attention_mask).__name__)
+        if got != (len(idx), width):
+            raise ValueError(f"attention_mask: expected [{len(idx)}, {width}], got {got}")
     if attention_mask is not None and bool((attention_mask == 0).any()):
         bias = _bias(attention_mask)
     preset = FastDLLM(steps=steps, remasking=remasking, temperature=temperature, ties=common.check_ties(ties))

@@ -78,6 +78,12 @@ def p2_sampling(
         ValueError: another ``noise``, a ``score_fn`` of your own with a planner, or arguments that no sampler takes.
     """
     _checks.choice("noise", noise, "exact", "truncated")
+    _checks.called("planner", planner, "tokens -> logits")
+    for name, function in (("kappa_fn", kappa_fn), ("score_fn", score_fn)):
+        if not callable(function):
+            raise TypeError(f"{name}: expected a function, got {type(function).__name__}")
+    _canvas(xt)
+    tau = _checks.temperature("tau", tau)
     mask_id, (num_steps,) = _checks.token_id("mask_id", mask_id), common.lengths(num_steps=num_steps)
     score = _SCORES.get(getattr(score_fn, "__name__", ""), "custom")
     drawn = tau != 0 and score != "random"
@@ -92,7 +98,7 @@ def p2_sampling(
         committed = "review"
         reads = _REVIEWS[score_fn.__name__]
         review = Review(planner, reads=reads, draft="all", scoring=Scoring(mask_token="forbid"))
-    kappa = tuple(float(kappa_fn(i * (1 / num_steps))) for i in range(1, num_steps + 1))
+    kappa = tuple(_checks.number("kappa_fn", kappa_fn(i * (1 / num_steps))) for i in range(1, num_steps + 1))
     generator = torch.Generator(xt.device).manual_seed(seed) if isinstance(seed, int) else seed
     result = Sampler(
         name="p2_sampling",
@@ -140,6 +146,8 @@ def p2_plus_sampling(
     Raises:
         ValueError: ``num_steps`` is not between 1 and the number of masks.
     """
+    _canvas(xt)
+    tau = _checks.temperature("tau", tau)
     masks = int((xt == mask_id).sum(1).max()) if xt.numel() else 0
     if masks == 0:
         return xt
@@ -154,6 +162,12 @@ def p2_plus_sampling(
     xt.copy_(result.tokens)
     common.completed(result)
     return xt
+
+
+def _canvas(xt: object) -> None:
+    if not isinstance(xt, Tensor) or xt.dtype != torch.int64 or xt.ndim != 2:
+        got = f"{xt.dtype} {list(xt.shape)}" if isinstance(xt, Tensor) else type(xt).__name__
+        raise TypeError(f"xt: expected int64 [B, L], which is filled in place, got {got}")
 
 
 dfm_sampling = functools.partial(p2_sampling, planner=None, score_fn=random_score)

@@ -107,8 +107,8 @@ def generate(
     preset = BlockProSeCo(
         steps=steps if threshold is None else None,
         block_length=block_length,
-        corrector_steps=max_corrector_steps_per_loop,
-        correct_every=apply_corrector_every_n_steps,
+        corrector_steps=_checks.integer("max_corrector_steps_per_loop", max_corrector_steps_per_loop, minimum=0),
+        correct_every=_checks.integer("apply_corrector_every_n_steps", apply_corrector_every_n_steps, minimum=1),
         threshold=threshold,
         temperature=temperature,
         remasking=remasking,

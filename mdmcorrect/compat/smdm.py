@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _checks, ops
 from ..model import Output, Request
 from ..samplers import Ancestral, Sampler, Scores, Scoring, State, Unmask, View
 from . import _common as common
@@ -56,7 +56,14 @@ def diff_sample(
     """
     if alg not in ("origin", "greddy"):
         raise NotImplementedError(alg)
-    rows = batch_size if prompt is None else prompt.shape[0]
+    dim, cfg_scale = _checks.token_id("dim", dim), _checks.number("cfg_scale", cfg_scale)
+    context_length = _checks.integer("context_length", context_length, minimum=0)
+    prompt = None if prompt is None else common.token_ids("prompt", prompt)
+    if prompt is not None and prompt.shape[1] > context_length:
+        raise ValueError(
+            f"context_length: expected the prompt's {prompt.shape[1]} columns or more, got {context_length}"
+        )
+    rows = _checks.integer("batch_size", batch_size, minimum=1) if prompt is None else prompt.shape[0]
     tokens = torch.full((rows, context_length), dim, dtype=torch.int64, device=device)
     given = 0 if prompt is None else prompt.shape[1]
     if prompt is not None:

@@ -199,9 +199,9 @@ def want_mask(want: Iterable[str] | None, has_tokens: bool, dense_noise: bool = 
             raise ValueError(f"want: expected names among {', '.join(SCORES)}, got {name!r}")
         mask |= 1 << SCORES.index(name)
     if mask >> SCORES.index("current_logprob") & 1 and not has_tokens:
-        raise ValueError("want: current_logprob is the log-probability of `tokens`, which were not given")
+        raise ValueError("want: expected tokens beside current_logprob, their log-probability, got none")
     if mask >> SCORES.index("noised_logprob") & 1 and not dense_noise:
-        raise ValueError('want: noised_logprob needs noise="dense", one Gumbel per id')
+        raise ValueError('want: expected noise="dense", one Gumbel per id, beside noised_logprob, got "lazy"')
     return mask
 
 

@@ -128,6 +128,7 @@ def bidirectional_attention(
         raise ValueError(
             f"q_positions: needed to say where the {queries} rows of q stand among the {k.shape[2]} positions of k"
         )
+    hide_self, return_lse = _checks.flag("hide_self", hide_self), _checks.flag("return_lse", return_lse)
     kind, block = _mask_numbers(mask, hide_self, block_size, shadow_of)
     if scale is None:
         scale = width**-0.5
@@ -196,13 +197,16 @@ def _mask_numbers(mask: str, hide_self: bool, block_size: int | None, shadow_of:
     _checks.choice("mask", mask, *MASKS)
     if hide_self and mask == "shadow":
         raise ValueError(
-            'hide_self: not with mask="shadow", where a shadow sees itself but not the token it stands for'
+            'hide_self: expected False with mask="shadow", where a shadow sees itself but not its token, got True'
         )
     if (mask == "shadow") != (shadow_of is not None):
-        raise ValueError('shadow_of: belongs to mask="shadow", which needs it')
-    if (mask == "full") != (block_size is None):
-        raise ValueError('block_size: belongs to mask="block_causal" and mask="shadow", which need it')
+        expected = "it" if mask == "shadow" else "None"
+        got = "None" if shadow_of is None else type(shadow_of).__name__
+        raise ValueError(f"shadow_of: expected {expected} with mask={mask!r}, got {got}")
     block = 0 if block_size is None else arguments.integer("block_size", block_size, minimum=1)
+    if (mask == "full") != (block_size is None):
+        expected = "None" if mask == "full" else "an int"
+        raise ValueError(f"block_size: expected {expected} with mask={mask!r}, got {block_size}")
     return MASKS.index(mask), block
 
 

@@ -120,6 +120,7 @@ def linear_cross_entropy(
     hidden, weight = _cast_for_autocast(hidden, weight)
     lead = _check(hidden, weight, targets, bias, token_weight, row_index)
     _checks.choice("reduction", reduction, "sum", "mean", "none")
+    return_correct = _checks.flag("return_correct", return_correct)
     smoothing = arguments.number("label_smoothing", label_smoothing, 0.0, 1.0)
     cap = 0.0 if softcap is None else arguments.number("softcap", softcap, 1e-30, 1e30)
     vocab, width = weight.shape

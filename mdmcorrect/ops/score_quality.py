@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdmcorrect import _native
+from mdmcorrect import _checks, _native
 from mdmcorrect.ops import _arguments as arguments
 from mdmcorrect.ops._differentiation import detached, wants_gradient
 
@@ -78,10 +78,11 @@ def score_quality(
     for name, (tensor, allowed) in shapes.items():
         if tensor is not None or name == "weight":
             _check(name, tensor, allowed, hidden)
-    if norm not in _NORMS:
+    if norm is not None and (not isinstance(norm, str) or norm not in _NORMS):
         raise ValueError(f"norm: expected 'layer', 'rms' or None, got {norm!r}")
     if norm is None and (norm_weight is not None or norm_bias is not None):
         raise ValueError("norm_weight, norm_bias: got one, but norm is None")
+    eps, logit = _checks.weight("eps", eps), _checks.flag("logit", logit)
     if row_index is not None:
         arguments.require_row_index(row_index, hidden, "hidden")
 

@@ -355,9 +355,10 @@ def _guidance(
     off = not isinstance(guidance, Tensor) and guidance == 0
     if uncond_logits is None and not off:
         raise ValueError("guidance: needs uncond_logits, the logits it moves away from")
+    if uncond_logits is not None:
+        arguments.require_like("uncond_logits", uncond_logits, logits.shape, logits, "logits", logits.dtype)
     if uncond_logits is None or off:
         return None, None
-    arguments.require_like("uncond_logits", uncond_logits, logits.shape, logits, "logits", logits.dtype)
     uncond = _as_grid("uncond_logits", uncond_logits)
     if probabilities:
         raise ValueError('guidance: mixes logits, and with input="probs" there are none')

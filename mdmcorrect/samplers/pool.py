@@ -181,6 +181,13 @@ class Pool:
     def __post_init__(self) -> None:
         _checks.settle(self, eta=_checks.weight)
         _checks.choice("cut", self.cut, *_CUTS)
+        for name in ("masked", "committed"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}: expected the name of a score, got {type(getattr(self, name)).__name__}")
+        if not callable(self.keep):
+            raise TypeError(f"keep: expected a rule such as Kappa('linear'), got {self.keep!r}")
+        if self.noise is not None and not callable(self.noise):
+            raise TypeError(f"noise: expected None or a part such as Noise(1.0), got {self.noise!r}")
 
     @property
     def random(self) -> bool:

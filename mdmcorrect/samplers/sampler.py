@@ -60,6 +60,14 @@ class Sampler(Runs):
         for part, kind in (("window", Blocks), ("scoring", Scoring)):
             if not isinstance(getattr(self, part), kind):
                 raise TypeError(f"{part}: expected {kind.__name__}(...), got {getattr(self, part)!r}")
+        for part, method, like in (("plan", "prepare", "Ancestral()"), ("correct", "due", "FixedPoint()")):
+            given = getattr(self, part)
+            if given is not None and not (hasattr(given, method) and callable(given)):
+                raise TypeError(f"{part}: expected None or a part such as {like}, got {given!r}")
+        if self.review is not None and not isinstance(self.review, Review):
+            raise TypeError(f"review: expected None or Review(...), got {self.review!r}")
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: expected text, got {type(self.name).__name__}")
         if self.plan is None:
             object.__setattr__(self, "plan", UnmaskThenRemask(unmask or Unmask(), remask))
         elif unmask is not None or remask is not None:

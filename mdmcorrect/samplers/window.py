@@ -107,12 +107,12 @@ class Blocks:
 
     def __post_init__(self) -> None:
         if self.length is not None:
-            object.__setattr__(self, "length", _checks.integer("block_length", self.length, minimum=1))
+            object.__setattr__(self, "length", _checks.integer("blocks length", self.length, minimum=1))
         _checks.choice("blocks by", self.by, "generated", "column")
         _checks.settle(self, "block", steps=_checks.optional(_checks.at_least(1)), extra=_checks.at_least(0))
         _checks.settle(self, until_filled=_checks.flag, together=_checks.flag)
         if self.by == "column" and self.length is None:
-            raise ValueError("blocks by: expected a block_length beside 'column', got None, the whole canvas")
+            raise ValueError("blocks by: expected a length beside 'column', got None, the whole canvas")
         if self.until_filled and self.steps is not None:
             raise ValueError(
                 f"block steps: expected None beside until_filled=True, which sets their number, got {self.steps}"

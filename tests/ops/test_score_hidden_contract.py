@@ -131,7 +131,7 @@ def test_fake_tensors_have_the_shapes_of_the_real_ones():
         ({"top_p": 1.5}, ValueError, r"top_p: expected a finite number in \[0, 1\] or a tensor, got 1.5"),
         ({"suppress": 40}, ValueError, r"suppress: expected an id within the 40 ids of the logits, got 40"),
         ({"law": "murphy"}, ValueError, "law: expected 'raw' or 'proposal', got 'murphy'"),
-        ({"want": ("current_logprob",)}, ValueError, "want: current_logprob is the log-probability of `tokens`"),
+        ({"want": ("current_logprob",)}, ValueError, "want: expected tokens beside current_logprob"),
         ({"seed": torch.zeros(3).long()}, ValueError, r"seed: expected shape \[2\], one seed per sequence, or \[\]"),
         ({"call": torch.zeros(2).long()}, ValueError, r"call: expected an int or int64 \[\], got shape \[2\]"),
     ],

@@ -195,7 +195,7 @@ def test_every_number_of_every_preset_is_in_that_table():
         (lambda: s.Remask(count=2), "count"),
         (lambda: s.Remask(start=-1), "start"),
         (lambda: s.Remask(stop=1.5), "stop"),
-        *[(lambda v=v: s.Blocks(v), "block_length") for v in (0, 1.5, True, "x")],
+        *[(lambda v=v: s.Blocks(v), "length") for v in (0, 1.5, True, "x")],
         *[(lambda v=v: s.Blocks(steps=v), "steps") for v in (0, 1.5)],
         *[(lambda v=v: s.Blocks(extra=v), "extra") for v in (-1, 1.5)],
         (lambda: s.Blocks(until_filled=3), "until_filled"),
