@@ -228,3 +228,21 @@ def test_a_step_within_the_bound_equals_the_recorded_one(case, schedulers):
     )
     assert step.accepted_index.int().tolist() == case["accepted"]
     assert step.prev_sample.tolist() == case["output"]
+
+
+@pytest.mark.parametrize(
+    ("canvas", "ends"),
+    [
+        ([9, 5, 3, 2, 9], True),  # a mask in the prompt, and one after the end
+        ([5, 5, 9, 2, 9], False),  # one before it
+        ([5, 2, 3, 4, 9], False),  # an end in the prompt
+        ([5, 2, 3, 2, 9], False),  # which is the first
+        ([5, 5, 3, 4, 9], False),
+    ],
+)
+def test_a_row_has_ended_where_no_mask_is_left_before_its_end(canvas, ends, schedulers):
+    now = torch.tensor([canvas])
+    finished = schedulers.BlockRefinementScheduler.check_eos_finished(
+        now, now, now == 2, torch.zeros(1, dtype=torch.bool), eos_token_id=2, mask_token_id=9, prompt_length=2
+    )
+    assert finished.tolist() == [ends]

@@ -7,7 +7,9 @@ import torch
 from hash_model import HashLM
 from recorded import MASK, check, inputs_of, recorded
 
+from mdmcorrect.adapters import RightShifted
 from mdmcorrect.compat import dream
+from mdmcorrect.samplers import Dream
 
 
 @recorded("dream")
@@ -119,3 +121,14 @@ def test_sample_tokens_gives_the_confidences_of_plain_torch(dtype, top_p):
         assert confidence.dtype == dtype
         torch.testing.assert_close(confidence.float(), expected, **tolerance)
         assert torch.equal(x0, p.argmax(-1))
+
+
+@pytest.mark.parametrize("alg", ["origin", "maskgit_plus"])
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"top_k": 5}, {"top_p": 0.9, "top_k": 5}])
+def test_settings_that_go_together_are_the_presets(alg, filters):
+    settings = {**SETTINGS, "alg": alg, "temperature": 0.7, **filters}
+    tokens = dream.diffusion_generate(HashLM(SPEC), PROMPTS, **settings, seed=3)
+    canvas = torch.nn.functional.pad(PROMPTS, (0, 12), value=MASK)
+    preset = Dream(steps=6, alg=alg, temperature=0.7, **filters)
+    expected = preset(RightShifted(lambda tokens: HashLM(SPEC)(tokens).logits), canvas, mask_id=MASK, seed=3)
+    assert torch.equal(tokens, expected.tokens)

@@ -67,3 +67,12 @@ def test_one_step_by_threshold_factor_and_number():
     assert chosen.tolist() == [[True, False, True, False, False]]  # 0.97 >= 2/3, 0.7 < 3/4
     with pytest.raises(ValueError, match="num_transfer_tokens: expected"):
         fast_dllm.get_transfer_index(logits, 0.0, "low_confidence", masked, x, None)
+
+
+@pytest.mark.parametrize("threshold", [0.99, 0.995, 1.0])
+def test_the_best_is_committed_where_none_reaches_the_threshold(threshold):
+    confidence = torch.tensor([[0.5, 0.97, 0.7], [0.6, 0.5, 0.97]])
+    logits = torch.stack([confidence.log(), (1 - confidence).log(), torch.full((2, 3), -40.0)], -1)
+    masked, x = torch.ones(2, 3, dtype=torch.bool), torch.full((2, 3), 2)
+    _, chosen = fast_dllm.get_transfer_index(logits, 0.0, "low_confidence", masked, x, None, threshold=threshold)
+    assert chosen.tolist() == [[False, True, False], [False, False, True]]

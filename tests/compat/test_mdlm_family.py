@@ -309,3 +309,18 @@ def test_every_drop_in_can_be_put_into_its_original(name):
         vars(getattr(original, path.split(".")[0]) if "." in path else original)[path.split(".")[-1]]() == "theirs"
         for path in drop_in.REPLACES
     )
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.6, [1.0, 0.0]), (0.85, [0.625, 0.375]), (0.4, [1.0, 0.0])])
+def test_the_nucleus_of_a_step_drops_the_token_that_crosses_it(top_p, kept):
+    x = torch.full((CHAINS, 2), MASK)
+    logits = P[0].log().float().expand(CHAINS, 2, 5)
+    after = mdlm.posterior_step(logits, x, 0.5, 0.0, mask_id=MASK, top_p=top_p, seed=torch.arange(CHAINS))
+    assert fits(np.bincount(after.flatten().numpy(), minlength=5), [*kept, 0, 0, 0])
+
+
+def test_a_step_may_draw_at_another_temperature():
+    x = torch.full((CHAINS, 2), MASK)
+    logits = P[0].log().float().expand(CHAINS, 2, 5)
+    after = mdlm.posterior_step(logits, x, 0.5, 0.0, mask_id=MASK, temperature=0.5, seed=torch.arange(CHAINS))
+    assert fits(np.bincount(after.flatten().numpy(), minlength=5), P[0] ** 2)

@@ -102,3 +102,25 @@ def test_what_the_model_is_told_and_bad_arguments():
     ):
         with pytest.raises(ValueError, match=message):
             log_likelihood(model, tokens, mask_id=4, **options)
+
+
+def test_a_model_is_told_what_is_given_and_what_is_asked():
+    tokens, scored = torch.arange(8).view(2, 4), torch.tensor([[True, False, True, True]] * 2)
+    seen = []
+
+    def model(x, request):
+        seen.append(request)
+        assert (x == 9).equal(request.wanted)
+        return torch.zeros(*x.shape, 10)
+
+    condition = torch.tensor([3.0, 4.0])
+    estimate = log_likelihood(model, tokens, mask_id=9, scored=scored, samples=4, condition=condition, batch_size=3)
+    assert [len(request.batch) for request in seen] == [3, 3, 2]
+    for request in seen:
+        assert torch.equal(request.fixed, ~scored[request.batch])
+        assert torch.equal(request.condition, condition[request.batch])
+        assert not (request.wanted & request.fixed).any()
+        shares = request.wanted.sum(1) / 3
+        assert torch.allclose(request.time.float(), shares)
+        assert (request.step < 4).all()
+    assert torch.allclose(estimate.value, torch.full((2,), -3 * math.log(9), dtype=torch.float64))
