@@ -117,7 +117,7 @@ inline RowInts row_ints(const char* op, const char* name, const std::optional<Te
 // [B], one seed per sequence, or [], from which each gets its own: a stride of 0 tells the kernels so.
 inline RowInts row_seeds(const char* op, const Tensor& tensor, int64_t batch, const Tensor& like) {
   RowInts seeds = row_ints(op, "seed", tensor, batch, like);
-  if (tensor.dim() == 1 && batch == 1) seeds.row_stride = 1;
+  if (tensor.dim() == 1 && batch <= 1) seeds.row_stride = 1;
   check(seeds.row_stride != 0 || tensor.dim() == 0, op, "seed: expected no stride of 0, call .contiguous() first");
   return seeds;
 }

@@ -274,3 +274,9 @@ def test_direct_call_with_wrong_arguments_is_an_error_too():
         torch.ops.mdmcorrect.select_positions(
             scores, zero, torch.ones(2, 3, dtype=torch.bool), 0.0, None, True, zero, zero, zero
         )
+
+
+def test_seeds_of_no_sequence():
+    """An empty array of NumPy's has a stride of 0."""
+    seeds = torch.from_numpy(np.zeros(0, np.int64))
+    assert select_positions(torch.zeros(0, 3), 1, temperature=1.0, seed=seeds).shape == (0, 3)
