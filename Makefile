@@ -4,6 +4,9 @@
 # make lint    ruff, mypy, clang-format
 # make bench   the benchmarks
 # make gpu     ten minutes on a GPU: build for it, check, test and measure it, and write gpu-report/
+# make properties    20,000 drawn cases, shared out among the instruction sets of this machine: a quarter of an hour
+# make mutants       bugs put into the Python code: which of them do the tests notice? An hour or two
+# make endurance     kills, signals and an hour of work: docs/reliability.md
 # make constraints   the versions of everything, anew
 #
 # PYTHON names the interpreter to use. Without it a virtual environment is made in .venv from BASE_PYTHON, with a torch if
@@ -17,6 +20,8 @@ TORCH ?= torch==2.13.0
 # Files are shared out among at most four processes.
 PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 BENCH_ARGS ?=
+PROPERTIES_ARGS ?= --cases 20000
+MUTANTS_ARGS ?= --sample 50
 GPU_ARGS ?=
 
 export OMP_WAIT_POLICY ?= passive
@@ -29,7 +34,7 @@ endif
 pip = $(PYTHON) -m pip install --quiet $(constrained)
 needs = $(PYTHON) tools/needs.py $(constrained)
 
-.PHONY: build demo test bench gpu lint constraints clean
+.PHONY: build demo test bench gpu lint properties mutants endurance constraints clean
 
 # $(call install,REQUIREMENTS): those that are missing, and the library, compiled in place against the torch that is there.
 define install
@@ -67,6 +72,22 @@ lint: $(PYTHON)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) tools/clang_format.py --check
+
+properties: $(PYTHON)
+	$(call install,[test])
+	$(PYTHON) tools/properties.py $(PROPERTIES_ARGS)
+
+mutants: $(PYTHON)
+	$(call install,[mutants])
+	$(PYTHON) tools/mutants map
+	$(PYTHON) tools/mutants hand
+	$(PYTHON) tools/mutants tool $(MUTANTS_ARGS)
+
+endurance: $(PYTHON)
+	$(call install,[test])
+	$(PYTHON) tools/endurance kills
+	$(PYTHON) tools/endurance signals
+	$(PYTHON) tools/endurance soak
 
 # For every Python we support at once; what torch brings is torch's to choose.
 constraints: $(PYTHON)

@@ -177,9 +177,16 @@ def test_editing_ends_after_its_steps_and_counts_anew_in_each_window():
 # ---- correctors ----
 
 
-def due(corrector, tokens, given, rescored=None):
+def due(corrector, tokens, given, rescored=None, asked=None):
+    """What a corrector makes of a row; ``asked`` gets what it asked its forward."""
     state, view = moment(tokens)
-    return corrector(state, view, Rows(torch.tensor([True]), (0,)), given, lambda *_: rescored)
+
+    def rescore(tokens, rows, where, correction, judged=None):
+        if asked is not None:
+            asked.append((tokens.tolist(), where.tolist(), correction, None if judged is None else judged.tolist()))
+        return rescored
+
+    return corrector(state, view, Rows(torch.tensor([True]), (0,)), given, rescore)
 
 
 def test_a_draw_that_changes_nothing_uses_up_no_correction():
@@ -193,8 +200,10 @@ def test_only_what_becomes_less_likely_is_rewritten():
         4, margin=[0.1, 0.2, 0.3, 9.0], current_logprob=[-1.0, -1.0, -1.0, math.nan], max_logprob=[-0.1] * 4
     )
     after = scores(4, argmax=[7, 7, 7, -1], current_logprob=[-2.0, -1.0, -0.5, math.nan], max_logprob=[-0.2] * 4)
-    tokens, _ = due(HideAndAsk(3, revise=3, every=1), [0, 1, 2, M], before, after)
+    asked = []
+    tokens, _ = due(HideAndAsk(3, revise=3, every=1), [0, 1, 2, M], before, after, asked)
     assert tokens.tolist() == [[7, 1, 2, M]]
+    assert asked == [([[M, M, M, M]], [[True, True, True, False]], 1, [[0, 1, 2, M]])]  # what stood, of the hidden
 
 
 # ---- ranks and counts ----
