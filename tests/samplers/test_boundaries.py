@@ -1,6 +1,7 @@
 """Rules with a boundary, tried below, at and above it: one step of a part by itself."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,17 +14,21 @@ from mdmcorrect.samplers import (
     P2,
     BeforeEnd,
     Blocks,
+    Cap,
     Constant,
     DraftAndVerify,
+    During,
     Edit,
     FixedPoint,
     FixedSteps,
     HideAndAsk,
     HistoryRemask,
+    Moment,
     Overwrite,
     Remask,
     RemaskDoubtful,
     Resample,
+    Review,
     Sampler,
     Scores,
     ScoreThenFill,
@@ -298,3 +303,24 @@ def test_a_committed_tokens_score_is_a_probability():
         run = road(changes_its_mind, torch.full((1, 8), M), mask_id=M, seed=0)
         scored = run.state.commit_score
         assert ((scored > 0) & (scored <= 1)).all()
+
+
+# ---- times and drafts ----
+
+
+@pytest.mark.parametrize(("t", "on"), [(0.19, False), (0.2, False), (0.21, True), (0.8, True), (0.81, False)])
+def test_when_remasking_is_on(t, on):
+    def at(value):
+        return torch.tensor([[value]], dtype=torch.float64)
+
+    sigma = During(Cap(0.5), t_on=0.8, t_off=0.2)(None, None, Moment(at(t), at(t - 0.1), at(1 - t), at(1.1 - t)))
+    assert bool(sigma > 0) == on
+
+
+@pytest.mark.parametrize(
+    ("draft", "wanted"), [("masks", [[3, 4]]), ("generated", [[2, 3, 4]]), ("all", [[0, 1, 2, 3, 4]])]
+)
+def test_what_a_reviewers_draft_holds(draft, wanted):
+    fixed = torch.tensor([[True, True, False, False, False]])
+    state, _ = moment([5, M, 6, M, M])
+    assert where(Review(Toy(), draft=draft).wanted(replace(state, fixed=fixed), M)) == wanted

@@ -304,3 +304,21 @@ def test_edit_is_a_part_like_any_other():
     result = run(by_hand, history=True)
     assert result.complete(MASK).all()
     assert any(event.corrected.any() for event in result.history)
+
+
+def test_a_shadow_stands_at_the_positions_of_its_block():
+    """Counted from the first real token, as the block's own are."""
+    seen = []
+
+    def model(tokens, attention_mask, position_ids):
+        seen.append((tokens.clone(), position_ids.clone()))
+        return torch.zeros(*tokens.shape, 12)
+
+    tokens = torch.tensor([[0, 0, 5, *[MASK] * 8], [7, 8, 5, *[MASK] * 8]])
+    real = torch.tensor([[False, False, *[True] * 9], [True] * 11])
+    WINO(block_length=4)(ShadowBlock(model), tokens, mask_id=MASK, attention_mask=real)
+    canvas, positions = seen[0]
+    assert (canvas[:, 11:] == MASK).all()
+    assert positions[:, 11:].tolist() == [[1, 2, 3, 4], [3, 4, 5, 6]]
+    assert positions[:, :11].tolist() == [[0, 0, *range(9)], [*range(11)]]
+    assert seen[-1][1][:, 11:].tolist() == [[5, 6, 7, 8], [7, 8, 9, 10]]
