@@ -335,5 +335,6 @@ class AboveMean:
         counted = masked if self.eos_id is None else masked & ~after_end(scores["token"], self.eos_id)
         confidence = scores["confidence"].float()
         counted = counted & confidence.isfinite()
-        mean = torch.where(counted, confidence, 0.0).sum(1) / counted.sum(1).clamp(min=1)
+        # In float64, where no order of adding decides whether equal ones reach their mean.
+        mean = torch.where(counted, confidence.double(), 0.0).sum(1) / counted.sum(1).clamp(min=1)
         return ops.count_positions(confidence, "threshold", mean, eligible=counted, at_least=1)

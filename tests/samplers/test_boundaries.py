@@ -12,6 +12,7 @@ from toys import Toy
 from mdmcorrect.model import Output
 from mdmcorrect.samplers import (
     P2,
+    AboveMean,
     BeforeEnd,
     Blocks,
     Cap,
@@ -225,6 +226,17 @@ def test_a_token_whose_commit_nobody_saw_is_kept():
 def test_when_a_constant_number_is_masked(committed, count):
     state, view = moment([*range(committed), *[M] * (10 - committed)], quota=10)
     assert int(Constant(2)(state, view)) == count
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 11, 24, 100])
+@pytest.mark.parametrize("confidence", [1 / 11, 0.1, 1 / 3, 0.7])
+def test_what_is_as_sure_as_all_reaches_their_mean(length, confidence):
+    sure = torch.full((1, length), confidence)
+    masked = torch.ones(1, length, dtype=torch.bool)
+    assert (
+        int(AboveMean().after(masked.sum(1), masked, Scores(confidence=sure, token=torch.ones_like(masked).long())))
+        == length
+    )
 
 
 def test_nothing_is_committed_behind_the_first_end():
