@@ -100,25 +100,41 @@ def diffusion_generate(
     """
     kept = common.check_quirks(quirks, QUIRKS)
     config = read_config(DreamGenerationConfig, model, generation_config, settings)
+    hooks = Hooks(generation_tokens_hook_func, generation_logits_hook_func)
+    sampler = dream_sampler(config, ties, kept, every_forward=hooks.used)
+    return generate(DreamModel(model), inputs, config, sampler, attention_mask=attention_mask, hooks=hooks, seed=seed)
+
+
+def generate(
+    model: Any,
+    inputs: Tensor | None,
+    config: DreamGenerationConfig,
+    sampler: Sampler,
+    *,
+    attention_mask: Tensor | None,
+    hooks: Hooks,
+    seed: int | Tensor | torch.Generator | None,
+) -> DreamModelOutput | Tensor:
+    """What :func:`diffusion_generate` does with its arguments read: a canvas, a run, the original's kinds of answer."""
     if inputs is None:
         raise ValueError("inputs: expected token ids [B, P], got None")
     if config.mask_token_id is None:
         raise ValueError("mask_token_id: expected an id, in generation_config or as an argument, got None")
     mask_id = _checks.token_id("mask_token_id", config.mask_token_id)
-    config.steps, times = common.lengths(steps=config.steps, num_return_sequences=config.num_return_sequences)
+    (times,) = common.lengths(num_return_sequences=config.num_return_sequences)
     prompt = common.token_ids("inputs", inputs).repeat_interleave(times, 0)
     tokens = common.append_masks(prompt, new_tokens(config, prompt.shape[1]), mask_id)
     if isinstance(attention_mask, Tensor):
         attention_mask = attention_mask.repeat_interleave(times, 0)
-    hooks = _Hooks(generation_tokens_hook_func, generation_logits_hook_func)
     keep_history = config.return_dict_in_generate and config.output_history
-    result = _sampler(config, ties, kept, every_forward=hooks.used)(
-        _Model(model),
+    result = sampler(
+        model,
         hooks.start(tokens),
         mask_id=mask_id,
         attention_mask=common.extend_mask(attention_mask, prompt, tokens.shape[1] - prompt.shape[1]),
-        logits_processor=hooks.process_logits if generation_logits_hook_func else None,
-        tokens_processor=hooks.process_tokens if generation_tokens_hook_func else None,
+        logits_processor=hooks.process_logits if hooks.logits else None,
+        tokens_processor=hooks.process_tokens if hooks.tokens else None,
+        origin=prompt.shape[1],
         seed=seed,
         history=keep_history,
     )
@@ -179,7 +195,7 @@ def propose(
     return confidence.reshape(logits.shape[:-1]), scores["token"].reshape(logits.shape[:-1])
 
 
-class _Model:
+class DreamModel:
     """A Dream model: called with its own kinds of attention mask and positions; its logits are those of the next token.
 
     Without padding it wants the word "full" for a mask, and with it which query sees which key.
@@ -198,7 +214,7 @@ class _Model:
         return replace(read_output(self.model(tokens, mask, place), self.model), shift=1)
 
 
-class _Hooks:
+class Hooks:
     """Counts steps for hooks that want their number; with one, every row makes every forward."""
 
     def __init__(self, tokens: Hook | None, logits: Hook | None) -> None:
@@ -235,6 +251,7 @@ def read_config(kind: type[_Config], model: Any, given: Any, settings: Mapping[s
     config = kind(**{**values, **settings})
     if config.mask_token_id is None:
         config.mask_token_id = getattr(getattr(model, "config", None), "mask_token_id", None)
+    (config.steps,) = common.lengths(steps=config.steps)
     return config
 
 
@@ -250,7 +267,7 @@ def new_tokens(config: DreamGenerationConfig, prompt_length: int) -> int:
     return config.max_length - prompt_length
 
 
-def _sampler(config: DreamGenerationConfig, ties: str, kept: Collection[str], *, every_forward: bool) -> Sampler:
+def dream_sampler(config: DreamGenerationConfig, ties: str, kept: Collection[str], *, every_forward: bool) -> Sampler:
     preset = Dream(
         steps=config.steps,
         alg=config.alg,
@@ -275,12 +292,12 @@ def _sampler(config: DreamGenerationConfig, ties: str, kept: Collection[str], *,
 
 
 # What diffusion_generate takes by **: settings, what it names itself.
-_KEYWORDS = {field.name for field in fields(DreamGenerationConfig)} | {
+KEYWORDS = {field.name for field in fields(DreamGenerationConfig)} | {
     "attention_mask",
     "generation_tokens_hook_func",
     "generation_logits_hook_func",
 }
-TAKES = {"DreamGenerationMixin.diffusion_generate": _KEYWORDS}
+TAKES = {"DreamGenerationMixin.diffusion_generate": KEYWORDS}
 REPLACES = {
     "DreamGenerationMixin.diffusion_generate": DreamGenerationMixin.diffusion_generate,
     "sample_tokens": sample_tokens,
