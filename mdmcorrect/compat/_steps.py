@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ._rounded import HALF
 
 
 def propose(
@@ -41,3 +42,13 @@ def above(confidence: Tensor, threshold: float, eligible: Tensor, at_least: int 
     """bool ``[B, L]``: eligible positions more confident than ``threshold``, and the ``at_least`` best if fewer are."""
     count = ops.count_positions(confidence, "strict_threshold", threshold, eligible=eligible, at_least=at_least)
     return best_of(confidence, count, eligible)
+
+
+def entropies(logits: Tensor) -> Tensor:
+    """Entropies ``[B, L]``; in half precision of terms rounded one by one, as ``torch.distributions`` sums them."""
+    if logits.dtype not in HALF:
+        exact = ops.score_tokens(logits.float(), want=["entropy"]).entropy
+        assert exact is not None
+        return exact
+    logprob = (logits - logits.logsumexp(-1, keepdim=True)).clamp(min=torch.finfo(logits.dtype).min)
+    return -(logprob * logprob.softmax(-1)).sum(-1)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import ops
 from ._rounded import HALF, in_nucleus
+from ._steps import entropies
 
 __all__ = ["AmusedScheduler", "BlockRefinementScheduler", "EntropyBoundScheduler"]
 
@@ -245,7 +246,7 @@ class EntropyBoundScheduler(_EntropyBound):
         logits = model_output / temperature  # what a pipeline conditions its next step on
         token, probability = _propose(logits, 1.0, None, None, generator)
         bound = float(self.config.entropy_bound if entropy_bound is None else entropy_bound)
-        ranked, order = _entropy(logits).sort(dim=-1)  # equal ones in the order diffusers takes them
+        ranked, order = entropies(logits).sort(dim=-1)  # equal ones in the order diffusers takes them
         accepted = torch.zeros_like(sample, dtype=torch.bool).scatter(-1, order, ranked.cumsum(-1) - ranked <= bound)
         renoised = torch.randint(0, logits.shape[-1], sample.shape, device=sample.device, generator=generator)
         previous = torch.where(accepted, token, renoised)
@@ -283,16 +284,6 @@ def _propose(
     assert scores.token is not None
     assert scores.confidence is not None
     return scores.token, scores.confidence
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    """Entropies ``[B, L]``; in half precision of terms rounded one by one, as ``torch.distributions`` sums them."""
-    if logits.dtype not in HALF:
-        exact = ops.score_tokens(logits, want=["entropy"]).entropy
-        assert exact is not None
-        return exact
-    logprob = (logits - logits.logsumexp(-1, keepdim=True)).clamp(min=torch.finfo(logits.dtype).min)
-    return -(logprob * logprob.softmax(-1)).sum(-1)
 
 
 def _filtered(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

@@ -2,6 +2,7 @@
 
     import diffusion
     diffusion.Diffusion._ddpm_caching_update = mdmcorrect.compat.remdm._ddpm_caching_update
+    diffusion.Diffusion._dfm_caching_update = mdmcorrect.compat.remdm._dfm_caching_update
 
 One step reads the vocabulary only where a mask is filled: a committed position needs a Bernoulli number and no more.
 Of the original, three things differ: "conf" of a row without committed tokens is 0 instead of a hidden NaN, ``conf``
@@ -20,7 +21,7 @@ from .. import ops, rng
 from ..samplers.sigma import Moment, Plateau
 from .mdlm import _sample_categorical, uniforms
 
-__all__ = ["_ddpm_caching_update", "_sample_categorical"]
+__all__ = ["_ddpm_caching_update", "_dfm_caching_update", "_sample_categorical"]
 
 _SAMPLERS = ("mdlm", "forward-backward", "remdm-cap", "remdm-rescale", "remdm-conf", "remdm-loop")
 
@@ -49,6 +50,44 @@ def _ddpm_caching_update(
     sigma, moment = _sigma(settings, t.double()[:, None], dt, conf, masked)
     shared = 0.0 if settings.sampler == "remdm-conf" else sigma  # conf is 0 on masks
     gain = (moment.alpha_s - (1 - shared) * moment.alpha_t) / (1 - moment.alpha_t)
+    xs, commit, remask, logprob = _write(self, x, p_x0, gain, sigma)
+    if conf is not None:
+        conf = torch.where(commit, -logprob.exp().to(conf.dtype), conf.masked_fill(remask, -torch.inf))
+    return p_x0, xs, conf
+
+
+def _dfm_caching_update(
+    self: Any, x: Tensor, t: Tensor, p_x0: Tensor | None = None
+) -> tuple[Tensor | None, Tensor, float]:
+    """For ``Diffusion._dfm_caching_update``: ``(p_x0, canvas, time)`` after a step of the DFM corrector from ``t``.
+
+    Rates ``a_t = 1 + b_t`` forwards and ``b_t = 10 (t (1 - t))^(1/4)`` back (arXiv 2407.15595): a mask is filled with
+    probability ``a_t (alpha_s - alpha_t) / (1 - alpha_t)``, a token masked with ``b_t (alpha_s - alpha_t) / alpha_t``.
+    A step is ``1 / steps`` long, or as short as makes the two sum to 1. ``p_x0`` is returned, unfiltered, where the
+    step changed nothing and the model does not see the time, else None.
+
+    Raises:
+        ValueError: noise that is not log-linear.
+    """
+    if self.config.noise.type != "loglinear":
+        raise ValueError(f"noise.type: expected 'loglinear', got {self.config.noise.type!r}")
+    t = t.reshape(-1)
+    if p_x0 is None:
+        p_x0 = self.forward(x, self.noise(t)[0].reshape(-1)).exp()
+    time = float(t[0])
+    back = 10 * (time * (1 - time)) ** 0.25
+    dt = 1 / self.config.sampling.steps
+    if time < 1:
+        dt = min(dt, 1 / ((1 + back) / time + back / (1 - time)))
+    gain = torch.full_like(t, (1 + back) * dt / time, dtype=torch.float64)[:, None]
+    sigma = torch.full_like(gain, back * dt / (1 - time) if time < 1 else 0.0)
+    xs = _write(self, x, p_x0, gain, sigma)[0]
+    return (p_x0 if torch.equal(xs, x) and not self.time_conditioning else None), xs, time - dt
+
+
+def _write(self: Any, x: Tensor, p_x0: Tensor, gain: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fill masks with probability ``gain``, mask tokens with ``sigma``: the canvas, who, and log-probabilities."""
+    masked, nucleus = x == self.mask_index, self.config.sampling.nucleus_p
     seeds, uniform = uniforms(x, None, 0, rng.Purpose.COMMIT)
     commit, remask = masked & (uniform < gain), ~masked & (uniform < sigma)
     drawn = ops.score_tokens(
@@ -56,7 +95,7 @@ def _ddpm_caching_update(
         rows=commit,
         input="probs",
         temperature=1.0,
-        top_p=settings.nucleus_p if settings.nucleus_p < 1 else None,
+        top_p=nucleus if nucleus < 1 else None,
         top_p_rule="exclusive",
         want=["token", "proposal_logprob"],
         seed=seeds,
@@ -65,9 +104,7 @@ def _ddpm_caching_update(
     assert drawn.proposal_logprob is not None
     commit &= drawn.token >= 0
     xs = torch.where(commit, drawn.token, x.masked_fill(remask, self.mask_index))
-    if conf is not None:
-        conf = torch.where(commit, -drawn.proposal_logprob.exp().to(conf.dtype), conf.masked_fill(remask, -torch.inf))
-    return p_x0, xs, conf
+    return xs, commit, remask, drawn.proposal_logprob
 
 
 def _sigma(settings: Any, t: Tensor, dt: float, conf: Tensor | None, masked: Tensor) -> tuple[Tensor, Moment]:
@@ -95,4 +132,8 @@ def _sigma(settings: Any, t: Tensor, dt: float, conf: Tensor | None, masked: Ten
 
 
 MODULES = ("diffusion",)
-REPLACES = {"_sample_categorical": _sample_categorical, "Diffusion._ddpm_caching_update": _ddpm_caching_update}
+REPLACES = {
+    "_sample_categorical": _sample_categorical,
+    "Diffusion._ddpm_caching_update": _ddpm_caching_update,
+    "Diffusion._dfm_caching_update": _dfm_caching_update,
+}

@@ -204,6 +204,44 @@ def test_remdm_steps(sampler, t, s, moment, state):
     assert (after[~committed] == -torch.inf).all()
 
 
+@pytest.mark.parametrize("state", [(MASK, MASK), (1, MASK), (1, 3)])
+@pytest.mark.parametrize(
+    ("t", "steps", "dt", "gain", "sigma"),
+    [
+        (1.0, 4, 0.25, 0.25, 0.0),
+        (0.5, 100, 0.01, 0.1614214, 0.1414214),  # b = 10 / sqrt(2)
+        (0.5, 10, 0.0330204, 0.5330204, 0.4669796),  # shortened: gain and sigma sum to 1
+    ],
+)
+def test_remdm_dfm_steps(t, steps, dt, gain, sigma, state):
+    torch.manual_seed(12)
+    x, model = torch.tensor(state).expand(CHAINS, 2), diffusion(steps=steps)
+    model.time_conditioning = True
+    p_x0, xs, after = remdm._dfm_caching_update(model, x, torch.full((CHAINS, 1), t))
+    assert p_x0 is None
+    assert after == pytest.approx(t - dt, abs=1e-6)
+
+    def step(old, p):
+        stays, share = (np.eye(5)[MASK], gain) if old == MASK else (np.eye(5)[old], 1 - sigma)
+        return share * p + (1 - share) * stays if old == MASK else share * stays + (1 - share) * np.eye(5)[MASK]
+
+    assert fits_both_ways(xs, row_law(state, step))
+
+
+def test_remdm_dfm_keeps_probabilities_while_nothing_changes():
+    x, model = torch.tensor([[1, MASK]]), diffusion(steps=10**9)
+    model.time_conditioning = False
+    p_x0, xs, _ = remdm._dfm_caching_update(model, x, torch.full((1, 1), 0.5))
+    assert torch.equal(xs, x)
+    again, _, _ = remdm._dfm_caching_update(SimpleNamespace(**vars(model) | {"forward": None}), x, torch.ones(1), p_x0)
+    assert again is p_x0
+    model.time_conditioning = True
+    assert remdm._dfm_caching_update(model, x, torch.full((1, 1), 0.5))[0] is None
+    model.config.noise.type = "cosine"
+    with pytest.raises(ValueError, match=r"noise\.type: expected 'loglinear', got 'cosine'"):
+        remdm._dfm_caching_update(model, x, torch.ones(1))
+
+
 def test_remdm_conf_shares_sigma_and_takes_any_dtype():
     torch.manual_seed(4)
     x = torch.tensor([1, 3]).expand(CHAINS, 2)
