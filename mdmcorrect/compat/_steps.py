@@ -18,6 +18,7 @@ def propose(
     confidence_dtype: torch.dtype | None = None,
     want: tuple[str, ...] = (),
     seed: int | Tensor | torch.Generator | None = None,
+    step: int = 0,
 ) -> ops.TokenScores:
     """Proposals (never the mask) and confidences, at temperature 1, of ``logits [B, L, V]`` where ``rows`` is true."""
     half = logits.dtype in (torch.bfloat16, torch.float16)
@@ -30,6 +31,7 @@ def propose(
         confidence_dtype=confidence_dtype if half else None,
         want=["token", "confidence", *want],
         seed=seed,
+        step=step,
     )
 
 
