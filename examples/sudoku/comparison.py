@@ -1,8 +1,8 @@
 """Every sampler on the shipped checkpoints: boards solved against model calls, at settings nobody tuned.
 
 Samplers are given the same temperature and about the same number of calls; what they used is measured. `evaluate` is
-the study, with settings chosen on validation puzzles; this is the survey. Of the samplers there are, `LearnedOrder` is
-missing: it reads an order that neither checkpoint was taught.
+the study, with settings chosen on validation puzzles; this is the survey. Of the samplers there are, two are missing:
+`LearnedOrder` reads an order that neither checkpoint was taught, `EntropyCanvas` is for models of uniform corruption.
 """
 
 from __future__ import annotations
@@ -159,6 +159,16 @@ def _methods() -> Iterator[Method]:
         "history remasking",
         "revision",
         lambda n, t, m: s.HistoryRemasking(steps=n, numbers=((0.4, 0), (0.6, 4), (0.8, 2), (1.0, 1)), temperature=t),
+    )
+    yield Method(  # of four calls each but the last
+        "Info-Gain",
+        "confidence",
+        lambda n, t, m: s.InfoGain(steps=max(1, n // 4), candidates=3, temperature=t),
+    )
+    yield Method(
+        "Tolerator",
+        "revision",
+        lambda n, t, m: s.Tolerator(steps=n, refine_steps=n // 4, first_share=0.4, last_share=0.1, temperature=t),
     )
     yield Method(
         "WINO",

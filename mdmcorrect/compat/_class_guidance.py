@@ -157,7 +157,7 @@ def _by_jumps(self: Any, classifier_model: Any, wanted: int, xt: Tensor, sigma: 
         canvas = xt[row[which]]
         canvas[torch.arange(len(jump), device=xt.device), column[which]] = token
         answers.append(classifier_model.get_log_probs(canvas, sigma[row[which]])[..., wanted])
-    found = torch.zeros(*xt.shape, vocab, device=xt.device)
+    found = torch.zeros(*xt.shape, vocab, dtype=torch.float32, device=xt.device)
     if answers:
         found[open_] = torch.cat(answers).reshape(-1, vocab).to(found)
     return found.detach()

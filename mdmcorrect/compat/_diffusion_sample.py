@@ -149,7 +149,7 @@ class _Backbone:
     def __init__(self, diffusion: Any, eps: float) -> None:
         self.diffusion, self.denoising, self.corrector, self.__name__ = diffusion, 0, 0, "backbone"
         passes = getattr(diffusion.config.sampling, "corrector_steps", 0)
-        self.times = torch.linspace(1, eps, passes + 1)
+        self.times = torch.linspace(1, eps, passes + 1, dtype=torch.float32, device="cpu")
 
     def __call__(self, tokens: Tensor, request: Request) -> Output:
         self.corrector += request.correction > 0
@@ -170,7 +170,7 @@ def _by_its_steps(
     x = self._sample_prior(settings.batch_size, self.config.model.length).to(self.device)
     dt, cache = (1 - eps) / settings.steps, None
     forwards = {"denoising": 0, "corrector": 0}
-    for step, t in enumerate(torch.linspace(1, eps, settings.steps + 1, device=x.device)[:-1]):
+    for step, t in enumerate(torch.linspace(1, eps, settings.steps + 1, dtype=torch.float32, device=x.device)[:-1]):
         if self.T:
             t = (((t * self.T).int() + 1) / self.T).clamp(max=1)  # there the first lies beyond 1, and is NaN
         moment = _moment(self, t, t - dt, len(x))
@@ -235,7 +235,7 @@ def _corrected(
         raise ValueError("sampling.corrector_steps: expected 0 with this guidance, which keeps nothing to correct from")
     prior = cache[key]
     y = prior.argmax(-1) if settings.corrector_prior_is_argmax else draw(prior.exp())
-    times = torch.linspace(1, eps, settings.corrector_steps + 1, device=x.device)
+    times = torch.linspace(1, eps, settings.corrector_steps + 1, dtype=torch.float32, device=x.device)
     kept = None
     for time in times[:-1]:
         when = _moment(self, time, time - (1 - eps) / settings.corrector_steps, len(x))

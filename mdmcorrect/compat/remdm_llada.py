@@ -82,7 +82,7 @@ def _sample(
     drawn = 0
     for block in range(settings.blocks):
         within = (column < (block + 1) * settings.block) & ~ended
-        sure = torch.full(x.shape, torch.inf, device=x.device)  # probabilities when committed
+        sure = torch.full(x.shape, torch.inf, dtype=torch.float32, device=x.device)  # probabilities when committed
         for step in range(2 * settings.steps if exchanged else settings.steps):
             count = settings.count
             if exchanged and first <= step < first + settings.steps:

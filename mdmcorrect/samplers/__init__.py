@@ -8,6 +8,7 @@ from .counts import AboveMean, CeilTarget, CountRule, EntropyBound, EvenSplit, F
 from .edit import Edit, EditRule, Overwrite, RemaskDoubtful, Rewrite
 from .fixed import FixedSteps
 from .informed import Informed, Resample
+from .lookahead import InformationGain
 from .loop import Looped
 from .plan import Counts, Intent, Plan, UnmaskThenRemask, Update, WholeRow
 from .pool import FixedOrder, Kappa, Keep, Noise, Pool
@@ -24,10 +25,12 @@ from .presets import (
     CoRe,
     Dream,
     EntropyBounded,
+    EntropyCanvas,
     FastDLLM,
     FirstHitting,
     ForwardBackward,
     HistoryRemasking,
+    InfoGain,
     InformedCorrector,
     LearnedOrder,
     LLaDA,
@@ -41,7 +44,9 @@ from .presets import (
     ReMDM,
     RemeDi,
     TokenCritic,
+    Tolerator,
 )
+from .refine import Annealed, BoundedCanvas, FillThenRefine
 from .remask import Binomial, Centred, Constant, Remask, RemaskCount
 from .result import Interrupted, SampleResult, StepEvent
 from .review import Review
@@ -63,11 +68,13 @@ __all__ = [
     "WINO",
     "AboveMean",
     "Ancestral",
+    "Annealed",
     "BeforeEnd",
     "Binomial",
     "BlockPRISM",
     "BlockProSeCo",
     "Blocks",
+    "BoundedCanvas",
     "Cap",
     "CeilTarget",
     "Centred",
@@ -87,9 +94,11 @@ __all__ = [
     "EditRule",
     "EntropyBound",
     "EntropyBounded",
+    "EntropyCanvas",
     "EvenSplit",
     "Factor",
     "FastDLLM",
+    "FillThenRefine",
     "FirstHitting",
     "FixedOrder",
     "FixedPoint",
@@ -98,6 +107,8 @@ __all__ = [
     "HideAndAsk",
     "HistoryRemask",
     "HistoryRemasking",
+    "InfoGain",
+    "InformationGain",
     "Informed",
     "InformedCorrector",
     "Intent",
@@ -143,6 +154,7 @@ __all__ = [
     "Threshold",
     "TimeGrid",
     "TokenCritic",
+    "Tolerator",
     "Unmask",
     "UnmaskThenRemask",
     "Update",

@@ -129,9 +129,25 @@ SETTINGS = {
     "corrector": ["beam", None],
     "unmask": ["best", None],
     "remask": ["qualty", 3],
+    "cost_weight": [-1, NAN, "x", None],
+    "cost": ["entropy", None],
+    "refine_steps": [-1, 8, 1.5, None],
+    "first_share": [-0.1, 1.5, NAN, None],
+    "last_share": [-0.1, 1.5, NAN, None],
+    "vocab": [1, 2.5, None],
+    "stable": [-1, 1.5, None],
+    "sure": ["x", NAN, None],
+    "high": [0, -1, NAN, None],
+    "low": [0, -1, NAN, None],
     "numbers": ["x", (1, 2), ((0.4, -1),), ((0.4, 1, 2),)],
 }
-NEEDED = {"TokenCritic": {"critic": critic}, "PRISM": {"remask_count": 1}, "ReMDM": {"eta": 0.1}}
+NEEDED = {
+    "TokenCritic": {"critic": critic},
+    "PRISM": {"remask_count": 1},
+    "ReMDM": {"eta": 0.1},
+    "Tolerator": {"refine_steps": 4},
+    "EntropyCanvas": {"vocab": 12},
+}
 KINDS = {type(preset) for preset in PRESETS.values()}
 
 

@@ -11,6 +11,7 @@ from .planner import P2, P2Plus
 from .preset import Preset
 from .prism import PRISM, BlockPRISM
 from .proseco import BlockProSeCo, ProSeCo
+from .recent import EntropyCanvas, InfoGain, Tolerator
 from .revise import NAVIRA, WINO, CoRe, HistoryRemasking, MDiff4STR, RemeDi
 
 __all__ = [
@@ -26,10 +27,12 @@ __all__ = [
     "CoRe",
     "Dream",
     "EntropyBounded",
+    "EntropyCanvas",
     "FastDLLM",
     "FirstHitting",
     "ForwardBackward",
     "HistoryRemasking",
+    "InfoGain",
     "InformedCorrector",
     "LLaDA",
     "LLaDA2",
@@ -43,4 +46,5 @@ __all__ = [
     "ReMDM",
     "RemeDi",
     "TokenCritic",
+    "Tolerator",
 ]
