@@ -1,13 +1,18 @@
-"""Losses that teach a masked diffusion model to correct itself, each with a form that calls the model, one that takes
-logits, and one that takes hidden states and never makes logits."""
+"""Losses that teach a masked diffusion model to correct itself: functions, and the parts they are made of.
+
+Each function has a form that calls the model, one that takes logits, and one that takes hidden states and never makes
+logits. Another loss is an :class:`Objective` of one's own parts.
+"""
 
 import mdmcorrect._requires_torch
 
+from .corruption import Corruption, State
 from .ddpp import LogPartition, ddpp_loss
-from .masking import count_items, mask_tokens
+from .masking import Roles, count_items, mask_tokens
 from .mdlm import mdlm_loss, mdlm_loss_from_hidden, mdlm_loss_from_logits
+from .objective import Objective, ObjectiveModule, Term
 from .outputs import LossOutput
-from .prism import PrismInputs, prism_inputs, prism_inputs_from_hidden, prism_loss, prism_loss_from_logits
+from .prism import prism_inputs, prism_inputs_from_hidden, prism_loss, prism_loss_from_logits
 from .proseco import (
     corrector_inputs,
     corrector_inputs_from_hidden,
@@ -15,11 +20,34 @@ from .proseco import (
     proseco_loss_from_hidden,
     proseco_loss_from_logits,
 )
+from .reader import Reader, Run, Said
+from .reading import Reading
+from .sources import Given, Inputs, JointDraw, ModelOutput, PrismInputs, Source
+from .targets import Correct, Denoise, Right, Target
 
 __all__ = [
+    "Correct",
+    "Corruption",
+    "Denoise",
+    "Given",
+    "Inputs",
+    "JointDraw",
     "LogPartition",
     "LossOutput",
+    "ModelOutput",
+    "Objective",
+    "ObjectiveModule",
     "PrismInputs",
+    "Reader",
+    "Reading",
+    "Right",
+    "Roles",
+    "Run",
+    "Said",
+    "Source",
+    "State",
+    "Target",
+    "Term",
     "corrector_inputs",
     "corrector_inputs_from_hidden",
     "count_items",

@@ -7,19 +7,26 @@ of known reward, masked at a random time, the squared residual of that equation 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .._checks import positive
-from ..schedules import Schedule
 from .arguments import divisor, tensor
-from .averaging import check_averaged
-from .masking import check_tokens
-from .mdlm import MaskedTerm
-from .outputs import Forward, LossOutput, call_model, read_logits
-from .terms import Count, logit_scores
+from .corruption import Corruption, State
+from .objective import Objective, Term
+from .options import Steering, made, of_call, takes
+from .outputs import LossOutput
+from .reader import Reader, Run, Said
+from .reading import Reading
+from .sources import Inputs, Source
+from .targets import Target, read
+from .terms import Count
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["LogPartition", "ddpp_loss"]
 
@@ -46,6 +53,7 @@ class LogPartition(nn.Module):
         return self.out(nn.functional.silu(self.hidden(pooled)))[:, 0]
 
 
+@takes(Steering)
 def ddpp_loss(
     model: Any,
     reference: Any,
@@ -55,17 +63,8 @@ def ddpp_loss(
     *,
     mask_id: int,
     beta: float = 1.0,
-    t: Tensor | None = None,
     t_min: float = 1e-3,
-    antithetic: bool = True,
-    schedule: str | Schedule = "linear",
-    fixed: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    condition: Tensor | None = None,
-    num_items_in_batch: Count = None,
-    generator: torch.Generator | None = None,
-    forward: Forward | None = None,
-    check: bool = True,
+    **options: Unpack[Steering],
 ) -> LossOutput:
     """Mask x0 and return ``mean((log q(x0|z) - log p(x0|z) - log R(x0) / beta + log Z(z, t))^2)``.
 
@@ -89,39 +88,69 @@ def ddpp_loss(
     Raises:
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument; a ``beta`` not above 0.
     """
-    beta = positive("beta", beta)
-    term = MaskedTerm(mask_id, schedule, fixed, attention_mask=attention_mask)
-    check_tokens(x0, t)
-    check_averaged(model=model, log_partition=log_partition)
-    if tensor("log_reward", log_reward).shape != x0.shape[:1] or not log_reward.is_floating_point():
-        raise ValueError(f"log_reward: expected floating [{len(x0)}], got {log_reward.dtype} {list(log_reward.shape)}")
-    if check and not log_reward.isfinite().all():
-        raise ValueError("log_reward: expected finite numbers, got others")
-    z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
-    masked = (z == term.mask_id) & term.roles(x0).free
+    target = Residual(log_partition, log_reward, beta)
+    target.check(x0, finite=options.get("check", True))
+    corruption = made(Corruption, options, t_min=t_min)
+    objective = Objective([Term(Referred(reference), target)], corruption, made(Reader, options))
+    counts = {"ddpp": options.get("num_items_in_batch")}
+    return objective(model, x0, mask_id=mask_id, counts=counts, **of_call(options))
 
-    def log_probability(network: Any) -> Tensor:
-        output = call_model(network, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
-        return logit_scores(read_logits(output), x0, term.mask_id)(masked)[0].sum(1)
 
-    with torch.no_grad():
-        log_p = log_probability(reference)
-    log_q, log_z = log_probability(model), log_partition(z, t)
-    if log_z.shape != x0.shape[:1]:
-        raise ValueError(f"log_partition: expected [{len(x0)}] from it, got {list(log_z.shape)}")
-    some = masked.any(1)
-    residual = log_q - log_p - log_reward.to(x0.device) / beta + log_z
-    total = torch.where(some, residual, 0).square().sum()
-    rows = (
-        some.sum().clamp(min=1)
-        if num_items_in_batch is None
-        else divisor("num_items_in_batch", num_items_in_batch, total)
-    )
-    loss = total / rows
-    parts = {
-        "ddpp": loss.detach(),
-        "log_ratio": (log_q - log_p).detach().mean(),
-        "log_z": log_z.detach().mean(),
-        "masked": masked.sum().float() / max(len(x0), 1),
-    }
-    return LossOutput(loss, parts)
+@dataclass(frozen=True, eq=False)
+class Referred(Source):
+    """z itself, and what a pretrained model says of x0's tokens at its masks: ``extra``, ``[B]``."""
+
+    reference: Any
+
+    def draw(self, state: State, reading: Reading | None, run: Run) -> Inputs:
+        masked = state.masked & state.positions.free
+        with torch.no_grad():
+            output = run.answer(self.reference, state.z, state)
+            said = Reading.of_output(output, None, state.z, state.mask_id)
+            log_p = said.score(state.x0, masked)[0].sum(1)
+        return Inputs(state.z, masked, extra=log_p)
+
+
+@dataclass(frozen=True, eq=False)
+class Residual(Target):
+    """``(log q(x0 | z) - log p(x0 | z) - log R(x0) / beta + log Z(z, t))^2``, the mean over rows that have a mask."""
+
+    log_partition: Any
+    log_reward: Tensor
+    beta: float = 1.0
+
+    name: ClassVar[str] = "ddpp"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "beta", positive("beta", self.beta))
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        return {"log_partition": self.log_partition}
+
+    def check(self, x0: Any, *, finite: bool) -> None:
+        """Raise unless there is one reward for each row of x0, and with ``finite`` a finite one."""
+        reward, rows = tensor("log_reward", self.log_reward), tensor("x0", x0).shape[:1]
+        if reward.shape != rows or not reward.is_floating_point():
+            raise ValueError(f"log_reward: expected floating [{len(x0)}], got {reward.dtype} {list(reward.shape)}")
+        if finite and not reward.isfinite().all():
+            raise ValueError("log_reward: expected finite numbers, got others")
+
+    def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
+        masked, log_p = inputs.selected, inputs.extra
+        log_q = read(said).score(state.x0, masked)[0].sum(1)
+        log_z = self.log_partition(state.z, state.t)
+        if log_z.shape != state.x0.shape[:1]:
+            raise ValueError(f"log_partition: expected [{len(state.x0)}] from it, got {list(log_z.shape)}")
+        some = masked.any(1)
+        residual = log_q - log_p - self.log_reward.to(state.x0.device) / self.beta + log_z
+        total = torch.where(some, residual, 0).square().sum()
+        rows = some.sum().clamp(min=1) if count is None else divisor(self.count, count, total)
+        loss = total / rows
+        parts = {
+            "ddpp": loss.detach(),
+            "log_ratio": (log_q - log_p).detach().mean(),
+            "log_z": log_z.detach().mean(),
+            "masked": masked.sum().float() / max(len(state.x0), 1),
+        }
+        return LossOutput(loss, parts)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..wrappers import unwrapped
 from .averaging import averagers, check_waiting, covered
 from .output_layer import model_hidden
-from .outputs import read_condition, read_field, read_hidden
+from .outputs import ask_head, read_condition, read_field, read_hidden
 
-Head = Callable[[Tensor, Tensor | None], Tensor]
+Head = Callable[..., Tensor]
 
 
 class Judge:
@@ -58,27 +58,32 @@ class Judge:
         """Whether the forward's hidden states are read, the head being outside of it."""
         return self.attached is None and self.head is not None
 
-    def __call__(self, forward: Callable[[], Any], output_layer: Any) -> Tensor:
-        """Quality logits of the forward, which is run here."""
+    def __call__(self, forward: Callable[[], Any], tokens: Tensor, output_layer: Any) -> tuple[Any, Tensor]:
+        """Output and quality logits of the forward of ``tokens``, which is run here."""
         if self.attached is not None:
             with self.attached.judging(train_backbone=self.train_backbone, train_logits=self.train_logits):
-                logit = read_field(forward(), "quality_logit")
+                output = forward()
+            logit = read_field(output, "quality_logit")
             if not isinstance(logit, Tensor):
                 raise TypeError("model: has an attached head, but its output no quality_logit")
             if not self.train_logits:
                 told = "mdlm_weight: 0" if self.train_backbone else "train_backbone: False"
                 check_waiting(self.model, logit, told)
-            return logit
+            return output, logit
         with nullcontext() if self.train_backbone else torch.no_grad():
             output = forward()
-            if self.head is None:
-                logit = None if isinstance(output, Tensor) else read_field(output, "quality_logit")
-                if not isinstance(logit, Tensor):
-                    raise TypeError(f"head: {_EXPECTED}")
-                return logit
-            hidden = read_hidden(output) if output_layer is None else model_hidden(output)
-            condition = None if isinstance(output, Tensor) else read_condition(output)
-        return self.head(hidden, condition)
+        return output, read_quality(output, tokens, self.head, output_layer)
+
+
+def read_quality(output: Any, tokens: Tensor, head: Head | None, output_layer: Any) -> Tensor:
+    """Quality logits of an answer to ``tokens``: its own, or the head's on its hidden states."""
+    if head is None:
+        logit = None if isinstance(output, Tensor) else read_field(output, "quality_logit")
+        if not isinstance(logit, Tensor):
+            raise TypeError(f"head: {_EXPECTED}")
+        return logit
+    hidden = read_hidden(output) if output_layer is None else model_hidden(output)
+    return ask_head(head, hidden, None if isinstance(output, Tensor) else read_condition(output), tokens)
 
 
 def judged_model(model: Any) -> Any:

@@ -14,7 +14,7 @@ from .terms import own_count
 
 
 @dataclass(frozen=True)
-class Roles:
+class Positions:
     """What each position of a batch is for, bool ``[B, L]``.
 
     ``free``: may be masked or replaced (not fixed, not padding). ``scored``: carries loss (free and in ``loss_mask``).
@@ -26,6 +26,38 @@ class Roles:
     present: Tensor
 
 
+@dataclass(frozen=True)
+class Roles:
+    """What a caller says of a batch's positions, and the model's condition.
+
+    Args:
+        fixed: bool ``[B, L]``, tokens that are never masked and carry no loss: prompts, givens.
+        loss_mask: bool ``[B, L]``; where False, tokens may be masked but carry no loss.
+        attention_mask: bool or 0/1 ``[B, L]``; where 0, padding: never masked, no loss.
+        condition: passed to the model.
+    """
+
+    fixed: Tensor | None = None
+    loss_mask: Tensor | None = None
+    attention_mask: Tensor | None = None
+    condition: Tensor | None = None
+
+    def positions(self, x0: Tensor) -> Positions:
+        """The three masks combined; what x0 says to ignore (-100) is not scored."""
+        present = torch.ones_like(x0, dtype=torch.bool)
+        if self.attention_mask is not None:
+            present = bool_like("attention_mask", self.attention_mask, x0)
+        free = present if self.fixed is None else present & ~bool_like("fixed", self.fixed, x0)
+        scored = free & (x0 != IGNORED)
+        if self.loss_mask is not None:
+            scored = scored & bool_like("loss_mask", self.loss_mask, x0)
+        return Positions(free, scored, present)
+
+    @property
+    def masks(self) -> dict[str, Tensor | None]:
+        return {"fixed": self.fixed, "loss_mask": self.loss_mask, "attention_mask": self.attention_mask}
+
+
 def bool_like(name: str, value: Tensor, x0: Tensor, source: str = "x0") -> Tensor:
     """A mask of the shape of ``x0``, which the error calls ``source``, as bool on its device."""
     if tensor(name, value).shape != x0.shape:
@@ -33,18 +65,6 @@ def bool_like(name: str, value: Tensor, x0: Tensor, source: str = "x0") -> Tenso
     if value.is_complex():
         raise TypeError(f"{name}: expected bool or 0/1, got {value.dtype}")
     return value.to(device=x0.device, dtype=torch.bool)
-
-
-def assign_roles(x0: Tensor, *, fixed: Tensor | None, loss_mask: Tensor | None, attention_mask: Tensor | None) -> Roles:
-    """Combine the three masks; each is bool or 0/1 of x0's shape, or None. What x0 says to ignore is not scored."""
-    present = torch.ones_like(x0, dtype=torch.bool)
-    if attention_mask is not None:
-        present = bool_like("attention_mask", attention_mask, x0)
-    free = present if fixed is None else present & ~bool_like("fixed", fixed, x0)
-    scored = free & (x0 != IGNORED)
-    if loss_mask is not None:
-        scored = scored & bool_like("loss_mask", loss_mask, x0)
-    return Roles(free, scored, present)
 
 
 def count_items(
@@ -67,8 +87,7 @@ def count_items(
         ValueError, TypeError: as :func:`mdmcorrect.losses.mdlm_loss`.
     """
     check_tokens(x0)
-    roles = assign_roles(x0, fixed=fixed, loss_mask=loss_mask, attention_mask=attention_mask)
-    return own_count(roles.scored, normalizer)
+    return own_count(Roles(fixed, loss_mask, attention_mask).positions(x0).scored, normalizer)
 
 
 def check_tokens(x0: Tensor, t: Tensor | None = None) -> None:
@@ -91,7 +110,7 @@ def check_batch(x0: Tensor, z: Tensor, t: Tensor, **others: Tensor) -> None:
         tokens_like(name, tokens, x0)
 
 
-def check_values(x0: Tensor, mask_id: int, roles: Roles, t: Tensor | None = None, **masks: Tensor | None) -> None:
+def check_values(x0: Tensor, mask_id: int, roles: Positions, t: Tensor | None = None, **masks: Tensor | None) -> None:
     """Raise if clean tokens contain the mask or are none, nothing can be masked, a time is no time, or one of ``masks``
     is neither 0 nor 1 somewhere. One host synchronisation."""
     facts = [

@@ -5,43 +5,25 @@ L = E_{t, z_t} [ w(t) sum_{l: z_t^l = m} -log x_theta^l(x_0^l | z_t) ],    w(t) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from .._checks import token_id
-from ..schedules import Schedule, get_schedule
-from .arguments import check_generator
-from .averaging import check_averaged
-from .masking import Roles, assign_roles, check_batch, check_tokens, check_values, draw_times, mask_tokens
-from .output_layer import check_output_layer, hidden_scores, model_scores
-from .outputs import Forward, LossOutput, call_model
-from .terms import Count, Scores, Weight, logit_scores, normalize, share, time_weight
+from .corruption import Corruption, State
+from .masking import Roles
+from .objective import Objective, Term
+from .options import Scoring, Training, made, of_call, takes
+from .outputs import LossOutput
+from .reader import Reader
+from .sources import Given
+from .targets import Denoise
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-def mdlm_loss(
-    model: Any,
-    x0: Tensor,
-    *,
-    mask_id: int,
-    t: Tensor | None = None,
-    t_min: float = 1e-3,
-    antithetic: bool = True,
-    schedule: str | Schedule = "linear",
-    fixed: Tensor | None = None,
-    loss_mask: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    condition: Tensor | None = None,
-    weight: Weight = "elbo",
-    normalizer: str = "token",
-    num_items_in_batch: Count = None,
-    generator: torch.Generator | None = None,
-    forward: Forward | None = None,
-    output_layer: Any = None,
-    check: bool = True,
-) -> LossOutput:
+@takes(Training)
+def mdlm_loss(model: Any, x0: Tensor, *, mask_id: int, t_min: float = 1e-3, **options: Unpack[Training]) -> LossOutput:
     """Mask x0 at random times, run the model once, and return the weighted cross-entropy at the masks.
 
     Args:
@@ -60,7 +42,7 @@ def mdlm_loss(
         weight: "elbo" (w(t), 1/t for the linear schedules), "uniform", or a function of t.
         normalizer: "token" (all scored tokens of the batch, masked or not: MDLM), "BL" (B * L: LLaDA pre-training,
             PRISM's regulariser), "answer" (each row by its number of scored tokens, then by the number of rows that
-            have any: LLaDA's fine-tuning).
+            have any: LLaDA's fine-tuning), or a number n for B * n.
         num_items_in_batch: divide by this count, an int or a tensor of one number, instead of the batch's own: where
             gradients are accumulated, that of the whole accumulated batch (:func:`count_items`, transformers'
             ``num_items_in_batch``). The losses of its parts then add up to the whole batch's.
@@ -79,53 +61,26 @@ def mdlm_loss(
     Raises:
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument.
     """
-    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
-    check_output_layer(model, output_layer)
-    check_averaged(model=model, output_layer=output_layer)
-    z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
-    output = call_model(model, z, forward=forward, time=t, attention_mask=attention_mask, condition=condition)
-    return term.loss(model_scores(output, output_layer, x0, term.mask_id), x0, z, t)
+    corruption = made(Corruption, options, t_min=t_min)
+    objective = Objective([Term(Given(), made(Denoise, options))], corruption, made(Reader, options))
+    counts = {"mdlm": options.get("num_items_in_batch")}
+    return objective(model, x0, mask_id=mask_id, counts=counts, **of_call(options))
 
 
+@takes(Scoring)
 def mdlm_loss_from_logits(
-    logits: Tensor,
-    x0: Tensor,
-    z: Tensor,
-    t: Tensor,
-    *,
-    mask_id: int,
-    schedule: str | Schedule = "linear",
-    fixed: Tensor | None = None,
-    loss_mask: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    weight: Weight = "elbo",
-    normalizer: str = "token",
-    num_items_in_batch: Count = None,
+    logits: Tensor, x0: Tensor, z: Tensor, t: Tensor, *, mask_id: int, **options: Unpack[Scoring]
 ) -> LossOutput:
     """:func:`mdlm_loss` for who masks and calls the model alone: ``logits [B, L, V]`` of ``z [B, L]`` at ``t [B]``.
 
     Where ``x0`` is -100, as in labels, nothing is scored.
     """
-    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
-    check_batch(x0, z, t)
-    return term.loss(logit_scores(logits, x0, term.mask_id), x0, z, t)
+    return _of_outputs(logits, Reader(), x0, z, t, mask_id, options)
 
 
+@takes(Scoring)
 def mdlm_loss_from_hidden(
-    hidden: Tensor,
-    output_layer: Any,
-    x0: Tensor,
-    z: Tensor,
-    t: Tensor,
-    *,
-    mask_id: int,
-    schedule: str | Schedule = "linear",
-    fixed: Tensor | None = None,
-    loss_mask: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    weight: Weight = "elbo",
-    normalizer: str = "token",
-    num_items_in_batch: Count = None,
+    hidden: Tensor, output_layer: Any, x0: Tensor, z: Tensor, t: Tensor, *, mask_id: int, **options: Unpack[Scoring]
 ) -> LossOutput:
     """:func:`mdlm_loss_from_logits` of ``output_layer(hidden)`` without those logits, to their rounding.
 
@@ -142,70 +97,14 @@ def mdlm_loss_from_hidden(
     Raises:
         ValueError, TypeError: shapes, dtypes or ids that do not fit, named by argument.
     """
-    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
-    check_batch(x0, z, t)
-    return term.loss(hidden_scores(hidden, output_layer, x0, term.mask_id), x0, z, t)
+    return _of_outputs(hidden, Reader(output_layer=output_layer), x0, z, t, mask_id, options)
 
 
-@dataclass
-class MaskedTerm:
-    """The masked diffusion loss less its inputs: the arguments of :func:`mdlm_loss` that say what is masked, what is
-    scored and how the sum is weighed and divided. What a loss of several terms does of it, it does through this."""
-
-    mask_id: int
-    schedule: str | Schedule
-    fixed: Tensor | None = None
-    loss_mask: Tensor | None = None
-    attention_mask: Tensor | None = None
-    weight: Weight = "elbo"
-    normalizer: str = "token"
-    num_items_in_batch: Count = None
-
-    def __post_init__(self) -> None:
-        self.mask_id = token_id("mask_id", self.mask_id)
-        self.law = get_schedule(self.schedule)
-
-    def roles(self, x0: Tensor) -> Roles:
-        return assign_roles(x0, fixed=self.fixed, loss_mask=self.loss_mask, attention_mask=self.attention_mask)
-
-    def draw(
-        self,
-        x0: Tensor,
-        t: Tensor | None,
-        *,
-        t_min: float,
-        antithetic: bool,
-        generator: torch.Generator | None,
-        check: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Masked tokens ``[B, L]`` and their times ``[B]``, everything checked that the loss was given."""
-        check_tokens(x0, t)
-        check_generator(generator)
-        roles = self.roles(x0)
-        if check:
-            masks = {"fixed": self.fixed, "loss_mask": self.loss_mask, "attention_mask": self.attention_mask}
-            check_values(x0, self.mask_id, roles, t, **masks)
-        t = draw_times(x0, t, t_min=t_min, antithetic=antithetic, generator=generator)
-        z = mask_tokens(x0, t, mask_id=self.mask_id, schedule=self.law, free=roles.free, generator=generator)
-        return z, t
-
-    def time_weight(self, t: Tensor) -> Tensor:
-        """``[B, 1]``."""
-        return time_weight(self.weight, self.law, t).unsqueeze(-1)
-
-    def loss(self, scores: Scores, x0: Tensor, z: Tensor, t: Tensor) -> LossOutput:
-        """Of what the model says of z, wherever that comes from."""
-        roles = self.roles(x0)
-        masked = (z == self.mask_id) & roles.scored
-        w = self.time_weight(t.to(x0.device))
-        log_prob, right = scores(masked)
-        # The weight is masked too: at t = 0 it is infinite, and 0 * inf would reach the gradient as NaN.
-        per_token = -w.where(masked, 0) * log_prob
-        loss = normalize(per_token, roles.scored, self.normalizer, self.num_items_in_batch)
-        with torch.no_grad():
-            parts = {
-                "mdlm": loss.detach(),
-                "masked": share((z == self.mask_id) & roles.free, roles.free),
-                "accuracy": share(right & masked, masked),
-            }
-        return LossOutput(loss, parts)
+def _of_outputs(
+    output: Tensor, reader: Reader, x0: Tensor, z: Tensor, t: Tensor, mask_id: int, options: Scoring
+) -> LossOutput:
+    corruption, roles = made(Corruption, options), made(Roles, options)
+    objective = Objective([Term(Given(), made(Denoise, options))], corruption, reader)
+    state = State.given(x0, z, t, mask_id=mask_id, roles=roles, corruption=corruption)
+    names = ("logits" if reader.output_layer is None else "hidden", "")
+    return objective.from_outputs(state, output, counts={"mdlm": options.get("num_items_in_batch")}, names=names)

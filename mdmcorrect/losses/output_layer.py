@@ -15,10 +15,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..layers import hooked, is_plain
 from ..model import check_logits
-from ..ops import linear_cross_entropy, score_hidden
+from ..ops import score_hidden
 from ..wrappers import unwrapped
-from .outputs import Shifted, read_field, read_hidden, read_logits, shifted
-from .terms import Scores, check_drawing, check_targets, logit_scores
+from .outputs import Shifted, read_field, read_hidden, shifted
 
 # What language models of transformers do to logits behind their output layer: names of their configurations, and the
 # values that do nothing.
@@ -180,62 +179,10 @@ def rows_of(used: Tensor) -> Tensor | None:
     return used.flatten().nonzero()[:, 0]
 
 
-def scores_of(states: Tensor, product: Product | None, x0: Tensor, mask_id: int) -> Scores:
-    """Of what :func:`read_model` or :func:`read_layer` read."""
-    if product is None:
-        return logit_scores(states, x0, mask_id)
-    weight, bias = product.weight, product.bias
-
-    def scores(used: Tensor) -> tuple[Tensor, Tensor]:
-        check_targets(x0, used, weight.shape[0])
-        loss, right = linear_cross_entropy(
-            states,
-            weight,
-            x0.masked_fill(~used, -100),
-            bias=bias,
-            suppress=mask_id,
-            row_index=rows_of(used),
-            reduction="none",
-            return_correct=True,
-        )
-        return -loss, right
-
-    return scores
-
-
-def hidden_scores(hidden: Tensor, output_layer: Any, x0: Tensor, mask_id: int, source: str = "hidden") -> Scores:
-    """As :func:`.terms.logit_scores`, without the logits; a target as likely as another counts as right."""
-    return scores_of(*read_layer(hidden, output_layer, x0, mask_id, source), x0, mask_id)
-
-
-def draw_from_hidden(
-    hidden: Tensor,
-    product: Product,
-    used: Tensor | None,
-    mask_id: int,
-    *,
-    temperature: float,
-    top_p: float = 1.0,
-    generator: torch.Generator | None,
+def score_product(
+    hidden: Tensor, product: Product, used: Tensor | None, suppress: int | None, score: str, **options: Any
 ) -> Tensor:
-    """``[B, L]``: a token for each position used, -1 elsewhere, of the law of :func:`.terms.draw_tokens`."""
-    temperature, top_p = check_drawing(temperature, top_p, generator)
-    device = "cpu" if generator is None else generator.device
-    options = {
-        "temperature": temperature,
-        "top_p": None if top_p == 1 else top_p,
-        "top_p_rule": "exclusive",
-        "seed": torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=device) if temperature else 0,
-    }
-    return _score(hidden, product, used, mask_id, "token", **options)
-
-
-def max_logprob(hidden: Tensor, product: Product, used: Tensor, mask_id: int) -> Tensor:
-    """``[B, L]``: the largest log-probability without the mask token, NaN where not used."""
-    return _score(hidden, product, used, mask_id, "max_logprob")
-
-
-def _score(hidden: Tensor, product: Product, used: Tensor | None, mask_id: int, score: str, **options: Any) -> Tensor:
+    """The score of that name of :func:`mdmcorrect.ops.score_hidden`, ``[B, L]``; ``used`` None is all positions."""
     if hidden.dtype == torch.float64:  # which the loss takes: a draw needs no more than float32
         bias = None if product.bias is None else product.bias.float()
         hidden, product = hidden.float(), Product(product.weight.float(), bias)
@@ -244,23 +191,11 @@ def _score(hidden: Tensor, product: Product, used: Tensor | None, mask_id: int, 
         product.weight.detach(),
         None if product.bias is None else product.bias.detach().to(hidden.dtype),
         row_index=None if used is None else rows_of(used),
-        suppress=mask_id,
+        suppress=suppress,
         want=(score,),
         **options,
     )
     return getattr(scores, score)
-
-
-def read_model(output: Any, output_layer: Any, tokens: Tensor, mask_id: int) -> tuple[Any, Any]:
-    """A model's output as what the losses read twice: logits and None, or hidden states and a :class:`Product`."""
-    if output_layer is None:
-        return read_logits(output), None
-    return read_layer(model_hidden(output), output_layer, tokens, mask_id)
-
-
-def model_scores(output: Any, output_layer: Any, x0: Tensor, mask_id: int) -> Scores:
-    """Of a model's output: its logits, or where there is an output layer its hidden states."""
-    return scores_of(*read_model(output, output_layer, x0, mask_id), x0, mask_id)
 
 
 def model_hidden(output: Any) -> Tensor:

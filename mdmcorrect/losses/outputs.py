@@ -129,3 +129,10 @@ def call_model(
 def repeat_rows(value: Tensor | None, times: int) -> Tensor | None:
     """Each row ``times`` times, neighbours together."""
     return value if value is None or times == 1 else torch.repeat_interleave(value, times, dim=0)
+
+
+def ask_head(head: Any, hidden: Tensor, condition: Tensor | None, tokens: Tensor | None) -> Tensor:
+    """Quality logits ``[B, L]``: ``head(hidden, condition)``, or with the tokens too where the head reads them."""
+    if getattr(head, "reads_tokens", False) is True:
+        return head(hidden, condition, tokens)
+    return head(hidden, condition)

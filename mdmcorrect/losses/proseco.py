@@ -9,61 +9,64 @@ expectation grows like log(1/t_min). Hence ``t_min`` is an argument that matters
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from .._checks import choice, number, token_id
-from ..model import check_logits
-from ..schedules import Schedule
-from .arguments import IGNORED
-from .averaging import check_averaged
-from .masking import check_batch
-from .mdlm import MaskedTerm
-from .output_layer import (
-    check_output_layer,
-    draw_from_hidden,
-    hidden_scores,
-    model_scores,
-    read_layer,
-    read_model,
-    scores_of,
-)
-from .outputs import Forward, LossOutput, call_model
-from .terms import Count, Scores, Weight, check_drawing, draw_tokens, logit_scores, normalize, share, without_mask
+from .._checks import number, token_id
+from .arguments import check_generator
+from .corruption import Corruption, State
+from .masking import Roles
+from .objective import Objective, Term
+from .options import Scoring, Training, made, of_call, takes
+from .outputs import LossOutput
+from .reader import Reader
+from .reading import Reading
+from .sources import Given, Inputs, ModelOutput
+from .targets import Correct, Denoise
+from .terms import Count, check_drawing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+class Replacing(TypedDict, total=False):
+    """How the corrector's input is made: fields of :class:`ModelOutput`."""
+
+    inputs: str
+    input_positions: str
+    temperature: float
+
+
+class Correcting(TypedDict, total=False):
+    """How it is scored: fields of :class:`Correct`, the terms' factors and counts."""
+
+    weighted: bool
+    upweight_errors: bool
+    score_fixed: bool
+    mdlm_weight: float
+    corrector_weight: float
+    num_corrector_items_in_batch: Count
+
+
+class ProsecoOptions(Training, Replacing, Correcting, total=False):
+    """Of :func:`proseco_loss`."""
+
+
+class FormOptions(Scoring, Correcting, total=False):
+    """Of the forms that take what a model said."""
+
+
+class InputOptions(Replacing, total=False):
+    """Of the functions that only make the input."""
+
+    generator: torch.Generator | None
+
+
+@takes(ProsecoOptions)
 def proseco_loss(
-    model: Any,
-    x0: Tensor,
-    *,
-    mask_id: int,
-    t: Tensor | None = None,
-    t_min: float = 0.1,
-    antithetic: bool = True,
-    schedule: str | Schedule = "linear",
-    fixed: Tensor | None = None,
-    loss_mask: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    condition: Tensor | None = None,
-    inputs: str = "argmax",
-    input_positions: str = "all",
-    temperature: float = 1.0,
-    weighted: bool = True,
-    upweight_errors: bool = False,
-    score_fixed: bool = False,
-    mdlm_weight: float = 1.0,
-    corrector_weight: float = 1.0,
-    weight: Weight = "elbo",
-    normalizer: str = "token",
-    num_items_in_batch: Count = None,
-    num_corrector_items_in_batch: Count = None,
-    generator: torch.Generator | None = None,
-    forward: Forward | None = None,
-    output_layer: Any = None,
-    check: bool = True,
+    model: Any, x0: Tensor, *, mask_id: int, t_min: float = 0.1, **options: Unpack[ProsecoOptions]
 ) -> LossOutput:
     """One step of ProSeCo's training: a forward on z_t, the corrector's input from its logits, a forward on that.
 
@@ -92,51 +95,79 @@ def proseco_loss(
     Raises:
         ValueError, TypeError: as :func:`mdlm_loss`, and unknown ``inputs`` or ``input_positions``.
     """
-    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
-    corrector = CorrectorTerm(
-        term, weighted, upweight_errors, score_fixed, mdlm_weight, corrector_weight, num_corrector_items_in_batch
-    )
-    temperature, _ = check_drawing(temperature, 1.0, generator)
-    check_output_layer(model, output_layer)
-    check_averaged(model=model, output_layer=output_layer)
-    z, t = term.draw(x0, t, t_min=t_min, antithetic=antithetic, generator=generator, check=check)
-    call = {"forward": forward, "time": t, "attention_mask": attention_mask, "condition": condition}
-    output = call_model(model, z, **call)
-    drawing: dict[str, Any] = {
-        "mask_id": term.mask_id,
-        "free": term.roles(x0).free,
-        "inputs": inputs,
-        "input_positions": input_positions,
-        "temperature": temperature,
-        "generator": generator,
-    }
-    states, product = read_model(output, output_layer, x0, term.mask_id)
-    if product is None:
-        tokens = corrector_inputs(states, x0, z, **drawing)
-    else:
-        tokens = corrector_inputs_from_hidden(states, product, x0, z, **drawing)
-    corrector_output = call_model(model, tokens, **call)
-    return corrector.loss(
-        scores_of(states, product, x0, term.mask_id),
-        model_scores(corrector_output, output_layer, x0, term.mask_id),
-        x0,
-        z,
-        tokens,
-        t,
-    )
+    source, corruption = made(ModelOutput, options), made(Corruption, options, t_min=t_min)
+    check_drawing(source.temperature, 1.0, options.get("generator"))
+    objective = _objective(source, corruption, made(Reader, options), options)
+    return objective(model, x0, mask_id=mask_id, counts=_counts(options), **of_call(options))
 
 
-def corrector_inputs(
+@takes(FormOptions)
+def proseco_loss_from_logits(
     logits: Tensor,
+    corrector_logits: Tensor,
     x0: Tensor,
     z: Tensor,
+    tokens: Tensor,
+    t: Tensor,
     *,
     mask_id: int,
-    free: Tensor | None = None,
-    inputs: str = "argmax",
-    input_positions: str = "all",
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
+    **options: Unpack[FormOptions],
+) -> LossOutput:
+    """:func:`proseco_loss` for who calls the model alone: ``logits`` of ``z``, ``corrector_logits`` of ``tokens``.
+
+    Both terms are divided alike, by the positions the masked term may score (``score_fixed`` adds to the corrector's
+    sum and to its own divisor).
+    """
+    return _of_outputs(logits, corrector_logits, Reader(), (x0, z, tokens, t), mask_id, options)
+
+
+@takes(FormOptions)
+def proseco_loss_from_hidden(
+    hidden: Tensor, corrector_hidden: Tensor, output_layer: Any, x0: Tensor, z: Tensor, tokens: Tensor, t: Tensor,
+    *, mask_id: int, **options: Unpack[FormOptions],
+) -> LossOutput:  # fmt: skip
+    """:func:`proseco_loss_from_logits` of ``output_layer(hidden)`` and ``output_layer(corrector_hidden)`` without
+    those logits."""
+    reader = Reader(output_layer=output_layer)
+    return _of_outputs(hidden, corrector_hidden, reader, (x0, z, tokens, t), mask_id, options)
+
+
+def _objective(source: ModelOutput, corruption: Corruption, reader: Reader, options: Any) -> Objective:
+    weights = [number(name, options.get(name, 1.0)) for name in ("mdlm_weight", "corrector_weight")]
+    denoise = Term(Given(), made(Denoise, options), weights[0])
+    return Objective([denoise, Term(source, made(Correct, options), weights[1])], corruption, reader)
+
+
+def _counts(options: Any) -> dict[str, Count]:
+    """The masked term's divisor and the corrector's, which is the same one unless it is scored at more positions."""
+    items, corrector = options.get("num_items_in_batch"), options.get("num_corrector_items_in_batch")
+    if corrector is None and items is not None:
+        more = options.get("score_fixed", False) and options.get("fixed") is not None
+        if more and options.get("normalizer") != "BL":
+            raise ValueError(
+                "num_corrector_items_in_batch: expected it beside num_items_in_batch with score_fixed=True, where the "
+                "corrector is scored at more positions"
+            )
+        corrector = items
+    return {"mdlm": items, "corrector": corrector}
+
+
+def _of_outputs(
+    output: Tensor, corrector_output: Tensor, reader: Reader, tokens: tuple[Tensor, ...], mask_id: int, options: Any
+) -> LossOutput:
+    corruption, counts = made(Corruption, options), _counts(options)
+    objective = _objective(ModelOutput(), corruption, reader, options)
+    x0, z, read, t = tokens
+    state = State.given(x0, z, t, mask_id=mask_id, roles=made(Roles, options), corruption=corruption, tokens=read)
+    kind = "logits" if reader.output_layer is None else "hidden"
+    inputs = [Inputs(read, torch.ones_like(read, dtype=torch.bool))]
+    names = (kind, f"corrector_{kind}")
+    return objective.from_outputs(state, output, inputs, [corrector_output], counts=counts, names=names)
+
+
+@takes(InputOptions)
+def corrector_inputs(
+    logits: Tensor, x0: Tensor, z: Tensor, *, mask_id: int, free: Tensor | None = None, **options: Unpack[InputOptions]
 ) -> Tensor:
     """What the corrector reads, int64 ``[B, L]``, no gradient, no mask token.
 
@@ -147,14 +178,10 @@ def corrector_inputs(
         inputs, input_positions, temperature, generator: as in :func:`proseco_loss`.
     """
     mask_id = token_id("mask_id", mask_id)
-    check_logits(logits, z, mask_id)
-    replaced = replaced_positions(z, mask_id, free, inputs, input_positions)
-    with torch.no_grad():
-        scores = without_mask(logits, mask_id)
-        drawn = draw_tokens(scores, temperature=temperature if inputs == "sample" else 0.0, generator=generator)
-        return torch.where(replaced, drawn, kept_tokens(x0, z))
+    return _replaced(Reading.of_logits(logits, z, mask_id), x0, z, mask_id, free, options)
 
 
+@takes(InputOptions)
 def corrector_inputs_from_hidden(
     hidden: Tensor,
     output_layer: Any,
@@ -163,167 +190,18 @@ def corrector_inputs_from_hidden(
     *,
     mask_id: int,
     free: Tensor | None = None,
-    inputs: str = "argmax",
-    input_positions: str = "all",
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
+    **options: Unpack[InputOptions],
 ) -> Tensor:
     """:func:`corrector_inputs` of ``output_layer(hidden)`` without those logits; its draws are others, of one law."""
     mask_id = token_id("mask_id", mask_id)
     with torch.no_grad():
-        states, product = read_layer(hidden, output_layer, z, mask_id)
-    if product is None:
-        given: dict[str, Any] = {"free": free, "inputs": inputs, "input_positions": input_positions}
-        return corrector_inputs(states, x0, z, mask_id=mask_id, temperature=temperature, generator=generator, **given)
-    replaced = replaced_positions(z, mask_id, free, inputs, input_positions)
-    temperature = temperature if inputs == "sample" else 0.0
-    drawn = draw_from_hidden(states, product, replaced, mask_id, temperature=temperature, generator=generator)
-    return torch.where(replaced, drawn, kept_tokens(x0, z))
+        reading = Reading.of_hidden(hidden, output_layer, z, mask_id)
+    return _replaced(reading, x0, z, mask_id, free, options)
 
 
-def kept_tokens(x0: Tensor, z: Tensor) -> Tensor:
-    """What the corrector reads where nothing is replaced: the clean token, where labels leave it out that of z."""
-    return torch.where(x0 == IGNORED, z, x0)
-
-
-def replaced_positions(z: Tensor, mask_id: int, free: Tensor | None, inputs: str, input_positions: str) -> Tensor:
-    """Where the corrector reads what the model says, bool ``[B, L]``; raises for unknown options."""
-    choice("inputs", inputs, "argmax", "sample")
-    choice("input_positions", input_positions, "all", "masked")
-    replaced = torch.ones_like(z, dtype=torch.bool) if input_positions == "all" else z == mask_id
-    return replaced if free is None else replaced & free
-
-
-def proseco_loss_from_logits(
-    logits: Tensor,
-    corrector_logits: Tensor,
-    x0: Tensor,
-    z: Tensor,
-    tokens: Tensor,
-    t: Tensor,
-    *,
-    mask_id: int,
-    schedule: str | Schedule = "linear",
-    fixed: Tensor | None = None,
-    loss_mask: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    weighted: bool = True,
-    upweight_errors: bool = False,
-    score_fixed: bool = False,
-    mdlm_weight: float = 1.0,
-    corrector_weight: float = 1.0,
-    weight: Weight = "elbo",
-    normalizer: str = "token",
-    num_items_in_batch: Count = None,
-    num_corrector_items_in_batch: Count = None,
-) -> LossOutput:
-    """:func:`proseco_loss` for who calls the model alone: ``logits`` of ``z``, ``corrector_logits`` of ``tokens``.
-
-    Both terms are divided alike, by the positions the masked term may score (``score_fixed`` adds to the corrector's
-    sum and to its own divisor).
-    """
-    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
-    corrector = CorrectorTerm(
-        term, weighted, upweight_errors, score_fixed, mdlm_weight, corrector_weight, num_corrector_items_in_batch
-    )
-    check_batch(x0, z, t, tokens=tokens)
-    return corrector.loss(
-        logit_scores(logits, x0, term.mask_id),
-        logit_scores(corrector_logits, x0, term.mask_id, "corrector_logits"),
-        x0,
-        z,
-        tokens,
-        t,
-    )
-
-
-def proseco_loss_from_hidden(
-    hidden: Tensor,
-    corrector_hidden: Tensor,
-    output_layer: Any,
-    x0: Tensor,
-    z: Tensor,
-    tokens: Tensor,
-    t: Tensor,
-    *,
-    mask_id: int,
-    schedule: str | Schedule = "linear",
-    fixed: Tensor | None = None,
-    loss_mask: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    weighted: bool = True,
-    upweight_errors: bool = False,
-    score_fixed: bool = False,
-    mdlm_weight: float = 1.0,
-    corrector_weight: float = 1.0,
-    weight: Weight = "elbo",
-    normalizer: str = "token",
-    num_items_in_batch: Count = None,
-    num_corrector_items_in_batch: Count = None,
-) -> LossOutput:
-    """:func:`proseco_loss_from_logits` of ``output_layer(hidden)`` and ``output_layer(corrector_hidden)`` without
-    those logits."""
-    term = MaskedTerm(mask_id, schedule, fixed, loss_mask, attention_mask, weight, normalizer, num_items_in_batch)
-    corrector = CorrectorTerm(
-        term, weighted, upweight_errors, score_fixed, mdlm_weight, corrector_weight, num_corrector_items_in_batch
-    )
-    check_batch(x0, z, t, tokens=tokens)
-    return corrector.loss(
-        hidden_scores(hidden, output_layer, x0, term.mask_id),
-        hidden_scores(corrector_hidden, output_layer, x0, term.mask_id, "corrector_hidden"),
-        x0,
-        z,
-        tokens,
-        t,
-    )
-
-
-@dataclass
-class CorrectorTerm:
-    """ProSeCo's loss less its inputs: the masked term, and the arguments of :func:`proseco_loss` about the other."""
-
-    masked: MaskedTerm
-    weighted: bool
-    upweight_errors: bool
-    score_fixed: bool
-    mdlm_weight: float
-    corrector_weight: float
-    num_items_in_batch: Count
-
-    def __post_init__(self) -> None:
-        self.mdlm_weight = number("mdlm_weight", self.mdlm_weight)
-        self.corrector_weight = number("corrector_weight", self.corrector_weight)
-        if self.num_items_in_batch is not None or self.masked.num_items_in_batch is None:
-            return
-        if self.score_fixed and self.masked.fixed is not None and self.masked.normalizer != "BL":
-            raise ValueError(
-                "num_corrector_items_in_batch: expected it beside num_items_in_batch with score_fixed=True, where the "
-                "corrector is scored at more positions"
-            )
-        self.num_items_in_batch = self.masked.num_items_in_batch
-
-    def loss(
-        self, scores: Scores, corrector_scores: Scores, x0: Tensor, z: Tensor, tokens: Tensor, t: Tensor
-    ) -> LossOutput:
-        """Of what the model says of z and of ``tokens``, wherever that comes from."""
-        masked = self.masked
-        mdlm = masked.loss(scores, x0, z, t)
-        scored = (replace(masked, fixed=None) if self.score_fixed else masked).roles(x0).scored
-        log_prob, mended = corrector_scores(scored)
-        wrong = tokens != x0
-        gain = torch.where(wrong, log_prob, log_prob.exp()) if self.upweight_errors else log_prob
-        w = (masked if self.weighted else replace(masked, weight="uniform")).time_weight(t.to(x0.device))
-        corrector = normalize(
-            -w * gain, scored, masked.normalizer, self.num_items_in_batch, "num_corrector_items_in_batch"
-        )
-        loss = self.mdlm_weight * mdlm.loss + self.corrector_weight * corrector
-        with torch.no_grad():
-            errors, rights = wrong & scored, ~wrong & scored
-            parts = {
-                **mdlm.parts,
-                "corrector": corrector.detach(),
-                "input_errors": share(errors, scored),
-                "corrected": share(errors & mended, errors),
-                "broken": share(rights & ~mended, rights),
-            }
-        return LossOutput(loss, parts)
+def _replaced(
+    reading: Reading, x0: Tensor, z: Tensor, mask_id: int, free: Tensor | None, options: InputOptions
+) -> Tensor:
+    generator = options.get("generator")
+    check_generator(generator)
+    return made(ModelOutput, options).replace(x0, z, mask_id, free, reading, generator).tokens

@@ -10,16 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import _checks
-from ..model import check_logits
 from ..schedules import Schedule
 from .arguments import check_generator, divisor
 
 NORMALIZERS = ("token", "BL", "answer")
 Count: TypeAlias = float | Tensor | None
 Weight = str | Callable[[Tensor], Tensor]
-# What a model says of the clean tokens, ``[B, L]`` each, for the positions asked for, bool ``[B, L]``: log-probability
-# without the mask token, 0 elsewhere, and whether it is the largest.
-Scores = Callable[[Tensor], tuple[Tensor, Tensor]]
+Normalizer: TypeAlias = str | float
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -27,13 +24,18 @@ def upcast(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def without_mask(logits: Tensor, mask_id: int) -> Tensor:
-    """Upcast logits with the mask token at -inf (SUBS, arXiv 2406.07524). The input is left as it is."""
+def without_mask(logits: Tensor, mask_id: int | None) -> Tensor:
+    """Upcast logits with the mask token at -inf (SUBS, arXiv 2406.07524), or as they are where that is None.
+
+    The input is left as it is.
+    """
+    if mask_id is None:
+        return upcast(logits)
     index = torch.full((1,), mask_id, dtype=torch.int64, device=logits.device)
     return upcast(logits).index_fill(-1, index, float("-inf"))
 
 
-def score_targets(logits: Tensor, targets: Tensor, used: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+def score_targets(logits: Tensor, targets: Tensor, used: Tensor, mask_id: int | None) -> tuple[Tensor, Tensor]:
     """``log softmax(logits without mask)[targets]`` and whether the argmax is the target, both ``[B, L]``.
 
     Only ``used`` positions count: elsewhere the log-probability is 0 and sends no gradient, whatever the target there.
@@ -57,12 +59,6 @@ def check_targets(targets: Tensor, used: Tensor, vocab: int) -> None:
         raise ValueError(f"x0: expected ids within the {vocab} of the logits, got {targets[outside][0]}")
 
 
-def logit_scores(logits: Tensor, x0: Tensor, mask_id: int, source: str = "logits") -> Scores:
-    """Of ``x0 [B, L]``, from ``logits [B, L, V]``."""
-    check_logits(logits, x0, mask_id, source)
-    return lambda used: score_targets(logits, x0, used, mask_id)
-
-
 def time_weight(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
     """``[B]`` weights: "elbo" is the schedule's, "uniform" is 1, a callable maps t to them."""
     if callable(weight):
@@ -78,15 +74,18 @@ def time_weight(weight: Weight, schedule: Schedule, t: Tensor) -> Tensor:
     raise ValueError(f"weight: expected 'elbo', 'uniform' or a callable of t, got {weight!r}")
 
 
-def own_count(scored: Tensor, normalizer: str) -> Tensor:
-    """What a batch's sum is divided by, int64 ``[]``: see :func:`normalize`."""
+def own_count(scored: Tensor, normalizer: Normalizer) -> Tensor:
+    """What a batch's sum is divided by, int64 ``[]`` (float64 of a number): see :func:`normalize`."""
     if normalizer == "token":
         return scored.sum()
     if normalizer == "BL":
         return torch.full((), scored.numel(), dtype=torch.int64, device=scored.device)
     if normalizer == "answer":
         return scored.any(-1).sum()
-    raise ValueError(f"normalizer: expected one of {NORMALIZERS}, got {normalizer!r}")
+    if isinstance(normalizer, str):
+        raise ValueError(f"normalizer: expected one of {NORMALIZERS} or a number for each row, got {normalizer!r}")
+    each = _checks.positive("normalizer", normalizer)
+    return torch.full((), each * len(scored), dtype=torch.float64, device=scored.device)
 
 
 def share(part: Tensor, whole: Tensor) -> Tensor:
@@ -95,21 +94,23 @@ def share(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def normalize(
-    per_token: Tensor, scored: Tensor, normalizer: str, count: Count = None, name: str = "num_items_in_batch"
+    per_token: Tensor, scored: Tensor, normalizer: Normalizer, count: Count = None, name: str = "num_items_in_batch"
 ) -> Tensor:
     """Sum ``per_token [B, L]`` over scored positions and divide.
 
     "token": by the number of scored positions in the batch, masked or not. "BL": by B * L, padding and fixed positions
-    too. "answer": each row by its own number of scored positions, then the mean over the rows that have any.
-    ``count`` (the argument called ``name``) stands for the last of these divisors: that of the whole batch of which
-    this is a part. Nothing scored gives 0.
+    too. "answer": each row by its own number of scored positions, then the mean over the rows that have any. A number:
+    by that times B, such as the padded length of an original's rows. ``count`` (the argument called ``name``) stands
+    for the last of these divisors: that of the whole batch of which this is a part. Nothing scored gives 0.
     """
     own = own_count(scored, normalizer)
     total = torch.where(scored, per_token, 0)
     if normalizer == "answer":
         total = total.sum(-1) / scored.sum(-1).clamp(min=1)
     total = total.sum()
-    return total / (own.clamp(min=1) if count is None else divisor(name, count, total))
+    if count is not None:
+        return total / divisor(name, count, total)
+    return total / (own.to(total.dtype) if own.is_floating_point() else own.clamp(min=1))
 
 
 def check_drawing(temperature: float, top_p: float, generator: torch.Generator | None) -> tuple[float, float]:
