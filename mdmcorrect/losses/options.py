@@ -72,7 +72,9 @@ class Steering(Drawing, total=False):
 _CALL: dict[str, Any] = {"t": None, "num_items_in_batch": None, "generator": None, "check": True}
 _PARTS = (Corruption, Roles, JointDraw, ModelOutput, Correct, Denoise, Reader)
 _DEFAULTS = {field.name: field.default for part in _PARTS for field in dataclasses.fields(part)}
-_FIELDS = {part: [field.name for field in dataclasses.fields(part)] for part in _PARTS}  # read while a graph is traced
+_FIELDS: dict[type, list[str]] = {
+    part: [field.name for field in dataclasses.fields(part)] for part in _PARTS
+}  # read while a graph is traced
 
 
 def takes(options: type[Any]) -> Callable[[Function], Function]:

@@ -73,13 +73,13 @@ class JointDraw(Source):
     """PRISM's y (arXiv 2510.01384): k masks of z filled at once from the model's answer to z.
 
     S depends on z alone, never on the drawn tokens: the proposition needs that. Tokens are drawn at S only, so the
-    float64 work is on ``[B, n_y * k, V]``; with ``n_s`` above 1 at all positions, which the choices share.
+    float64 work is on ``[B, n_y * k, V]``.
 
     Args:
         k: number of masks filled per y, 1 <= k <= L; a row with fewer fills all of them. None for all.
-        n_y: draws of the tokens per z; with ``n_s`` 1 positions are chosen anew for each.
-        n_s: choices of S that share the draws (PRISM's ``num_xs_x0``): n_y * n_s inputs per z, the draws of a choice
-            neighbours.
+        n_y: draws of the tokens per z (PRISM's ``num_x0_xt``); each y chooses positions anew.
+        n_s: choices of S for each draw (its ``num_xs_x0``): n_y * n_s inputs per z, of which input j takes its tokens
+            from draw ``j % n_y``. Above 1 tokens are drawn at all positions, for the choices to share.
         positions: "random" (uniform among the masks) or "confidence" (the k with the highest maximum probability).
         leftmost: choose only among each row's leftmost masks, this many; None for all.
         temperature, top_p: how tokens are drawn; temperature 0 is the argmax, which any top_p keeps; top_p drops the
@@ -124,22 +124,25 @@ class JointDraw(Source):
             raise ValueError(f"k: expected 1 <= k <= L = {length}, got {k}")
         if self.leftmost is not None:
             masked = masked & (masked.cumsum(-1) <= self.leftmost)
-        rows = self.n_y if self.n_s == 1 else self.n_s
+        rows = self.n_y * self.n_s
         with torch.no_grad():
             scores = self._position_scores(masked, rows, reading, generator)
-            best, index = scores.masked_fill(~masked.unsqueeze(1), float("-inf")).topk(k, dim=-1)
-            if self.n_s == 1:
-                how: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p, "generator": generator}
-                drawn = reading.at(index.flatten(1)).draw(**how).view(batch * rows, k)
-            else:
-                drawn, index, best = self._shared(index, best, reading, generator)
-                rows = self.n_s * self.n_y
-            index = index.reshape(batch * rows, k)
-            real = (best > float("-inf")).reshape(batch * rows, k)
+            best, index = scores.masked_fill(~masked.unsqueeze(1), float("-inf")).topk(k, dim=-1)  # [B, rows, k]
+            drawn = self._tokens(index, reading, generator).view(batch * rows, k)
+            index = index.view(batch * rows, k)
+            real = (best > float("-inf")).view(batch * rows, k)
             repeated = torch.repeat_interleave(z, rows, dim=0)
             y = repeated.scatter(1, index, torch.where(real, drawn, repeated.gather(1, index)))
             selected = torch.zeros_like(y, dtype=torch.bool).scatter(1, index, real)
         return Inputs(y, selected)
+
+    def _tokens(self, index: Tensor, reading: Reading, generator: torch.Generator | None) -> Tensor:
+        """A token for each position of ``index [B, rows, k]``, in that order."""
+        how: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p, "generator": generator}
+        if self.n_s == 1:
+            return reading.at(index.flatten(1)).draw(**how)
+        draws = torch.stack([reading.draw(**how) for _ in range(self.n_y)], 1)  # [B, n_y, L]
+        return draws.repeat(1, self.n_s, 1).gather(-1, index)
 
     def _position_scores(
         self, masked: Tensor, rows: int, reading: Reading, generator: torch.Generator | None
@@ -152,18 +155,6 @@ class JointDraw(Source):
         return torch.rand(batch, rows, length, generator=generator, dtype=torch.float32, device=device).to(
             masked.device
         )
-
-    def _shared(
-        self, index: Tensor, best: Tensor, reading: Reading, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens ``[B * n_s * n_y, k]`` of n_y draws at all positions, for the choices ``index [B, n_s, k]``."""
-        batch, n_s, k = index.shape
-        how: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p, "generator": generator}
-        draws = torch.stack([reading.draw(**how) for _ in range(self.n_y)], 1)  # [B, n_y, L]
-        index = index.unsqueeze(2).expand(batch, n_s, self.n_y, k)
-        best = best.unsqueeze(2).expand_as(index)
-        drawn = draws.unsqueeze(1).expand(batch, n_s, self.n_y, draws.shape[-1]).gather(-1, index)
-        return drawn.reshape(-1, k), index, best
 
 
 @dataclass(frozen=True)
