@@ -22,6 +22,7 @@ from .proseco import (
 )
 from .reader import Reader, Run, Said
 from .reading import Reading
+from .rollout import Rollout
 from .sources import Given, Inputs, JointDraw, ModelOutput, PrismInputs, Source
 from .targets import Correct, Denoise, Right, Target
 
@@ -42,6 +43,7 @@ __all__ = [
     "Reading",
     "Right",
     "Roles",
+    "Rollout",
     "Run",
     "Said",
     "Source",

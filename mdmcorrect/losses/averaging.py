@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 from ..wrappers import unwrapped
 
 
-def _processes() -> int:
+def processes() -> int:
+    """How many train together, 1 without torch.distributed."""
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if ready else 1
 
@@ -49,7 +50,7 @@ def check_averaged(**parts: Any) -> None:
     Nobody would notice: every process would train its own copy. Functions are not looked into. A shard (DTensor) takes
     care of itself.
     """
-    if _processes() == 1:
+    if processes() == 1:
         return
     wrappers = [wrapper for part in parts.values() for wrapper in averagers(part)]
     if not wrappers:
@@ -116,7 +117,7 @@ def _reached(loss: Tensor) -> set[int] | None:
 
 def check_seen(model: Any, output: Any) -> None:
     """Raise if a wrapper of ``model`` does not find the tensors in ``output`` by which it learns of the backward."""
-    if isinstance(output, Tensor) or not torch.is_grad_enabled() or _processes() == 1:
+    if isinstance(output, Tensor) or not torch.is_grad_enabled() or processes() == 1:
         return
     if not isinstance(model, nn.Module):  # an adapter's output is its own
         return

@@ -72,11 +72,15 @@ class Reading:
         )
         return -loss, right
 
+    def logits(self) -> Tensor:
+        """``[B, L, V]``, made of the hidden states where that is what there is."""
+        if self.product is None:
+            return self.states
+        return torch.nn.functional.linear(self.states, self.product.weight, self.product.bias)
+
     def log_probs(self) -> Tensor:
-        """``[B, L, V]``, float32 or float64: all of them, for the losses that compare whole distributions."""
-        logits = self.states
-        if self.product is not None:
-            logits = torch.nn.functional.linear(logits, self.product.weight, self.product.bias)
+        """``[B, L, V]``, float32 or float64, for the losses that compare whole distributions."""
+        logits = self.logits()
         with torch.autocast(logits.device.type, enabled=False):
             return without_mask(logits, self.suppress).log_softmax(-1)
 
