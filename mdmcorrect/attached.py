@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks
-from .losses.outputs import read_condition, read_field, read_hidden
+from .losses.outputs import ask_head, read_condition, read_field, read_hidden
 from .model import gives_hidden_states
 
 
@@ -115,7 +115,7 @@ class ModelWithQuality(nn.Module):
             condition = read_condition(output) if self._read_condition is None else self._read_condition(output)
         if self._judges and logits is not None:
             logits = logits.detach()
-        quality_logit = self.quality_head(hidden, condition)
+        quality_logit = ask_head(self.quality_head, hidden, condition, _tokens(args, kwargs))
         return QualityOutput(logits, hidden, torch.sigmoid(quality_logit), quality_logit, condition)
 
     @contextmanager
@@ -222,6 +222,12 @@ class ModelWithQuality(nn.Module):
             head.save(Path(directory), **given)
 
 
+def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """What the model was called with, for a head that reads it."""
+    given = args[0] if args else kwargs.get("input_ids", kwargs.get("tokens"))
+    return given if isinstance(given, Tensor) else None
+
+
 def _entries(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
 
@@ -285,8 +291,8 @@ def attach(
 
     Args:
         model: any module whose output holds logits, or hidden states alone where the loss gets its ``output_layer=``.
-        head: called as ``head(hidden, condition)``, returns logits ``[B, L]``; usually a
-            :class:`mdmcorrect.heads.QualityHead`.
+        head: called as ``head(hidden, condition)``, and with the tokens third where it has a true ``reads_tokens``;
+            returns logits ``[B, L]``; usually a :class:`mdmcorrect.heads.QualityHead`.
         hidden: takes the model's output, returns hidden states ``[B, L, D]``. By default the output's ``hidden``, its
             ``last_hidden_state``, else the last of its ``hidden_states``, which a Hugging Face model is asked for.
         module: instead of ``hidden``, the name of a submodule (as in ``named_modules``), or an ending of it that no

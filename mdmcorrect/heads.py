@@ -42,6 +42,9 @@ class QualityHead(nn.Module):
         mlp_hidden: width of a Linear-GELU between norm and projection (PRISM on LLaDA-8B: D); None for none.
         condition_size: C, size of a conditioning vector that shifts and scales the normalised states (adaLN of DiT,
             arXiv 2212.09748; PRISM on MDLM's backbone); None for a model without one. Its layer starts at zero.
+        vocab_size: V, mask token included: the head reads the judged tokens themselves, an embedding of which is added
+            to the normalised states. A hidden state says what the model would write, and need not say what stands
+            there. None for a head of hidden states alone. The embedding starts at zero.
         eps: of the norm.
     """
 
@@ -52,6 +55,7 @@ class QualityHead(nn.Module):
         norm: str | None = "layer",
         mlp_hidden: int | None = None,
         condition_size: int | None = None,
+        vocab_size: int | None = None,
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
@@ -69,6 +73,8 @@ class QualityHead(nn.Module):
             "condition_size": condition_size,
             "eps": eps,
         }
+        if vocab_size is not None:
+            self.settings["vocab_size"] = _size("vocab_size", vocab_size)
         self.norm: nn.Module | None = None
         if norm == "layer":
             self.norm = nn.LayerNorm(hidden_size, eps=eps)
@@ -81,13 +87,23 @@ class QualityHead(nn.Module):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
+        self.embedding: nn.Embedding | None = None
+        if vocab_size is not None:
+            self.embedding = nn.Embedding(self.settings["vocab_size"], hidden_size)
+            nn.init.zeros_(self.embedding.weight)
 
-    def forward(self, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it is called with the tokens too; a head of one's own says so by an attribute of this name."""
+        return self.embedding is not None
+
+    def forward(self, hidden: Tensor, condition: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
         """Logit of the quality.
 
         Args:
             hidden: ``[..., L, D]`` hidden states of the forward that saw the tokens being judged.
             condition: ``[..., C]``, one vector per sequence, when the head was made with ``condition_size``.
+            tokens: int64 ``[..., L]``, the tokens being judged, when it was made with ``vocab_size``.
 
         Returns:
             ``[..., L]`` logits, float32 (float64 with float64 parameters).
@@ -106,18 +122,40 @@ class QualityHead(nn.Module):
             x = self._normalize(hidden.to(dtype))
             if shift is not None and scale is not None:
                 x = x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
+            if self.embedding is not None:
+                x = x + self._embedded(tokens, x)
         if self.mlp is not None:
             x = self.mlp(x if torch.is_autocast_enabled(x.device.type) else x.to(_dtype(self.mlp, dtype)))
         with torch.autocast(hidden.device.type, enabled=False):
             return _project(self.out, x, dtype).squeeze(-1)
 
-    def probability(self, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
+    def probability(self, hidden: Tensor, condition: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
         """``sigmoid(forward(...))``: the quality in (0, 1), ``[..., L]``."""
-        return torch.sigmoid(self(hidden, condition))
+        return torch.sigmoid(self(hidden, condition, tokens))
+
+    def _embedded(self, tokens: Tensor | None, states: Tensor) -> Tensor:
+        """``[..., L, D]`` in the states' dtype."""
+        assert self.embedding is not None
+        if not isinstance(tokens, Tensor):
+            raise TypeError(
+                f"tokens: this head was made with vocab_size={self.embedding.num_embeddings} and needs the tokens "
+                f"being judged, got {type(tokens).__name__}"
+            )
+        if tokens.shape != states.shape[:-1] or tokens.dtype != torch.int64:
+            raise ValueError(
+                f"tokens: expected int64 {list(states.shape[:-1])}, got {tokens.dtype} {list(tokens.shape)}"
+            )
+        return self.embedding(tokens).to(states.dtype)
 
     def _in_one_read(self, hidden: Tensor, condition: Tensor | None) -> bool:
         """Whether ``ops.score_quality`` can do it: nothing to train, no MLP in between, no float64, plain layers."""
-        if self.mlp is not None or hidden.device.type != "cpu" or hidden.dim() < 2 or hidden.stride(-1) != 1:
+        if (
+            self.mlp is not None
+            or self.embedding is not None
+            or hidden.device.type != "cpu"
+            or hidden.dim() < 2
+            or hidden.stride(-1) != 1
+        ):
             return False
         if not is_plain(self.out, nn.Linear) or not (self.norm is None or is_plain(self.norm, *_NORM_LAYERS)):
             return False

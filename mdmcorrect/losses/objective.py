@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -101,7 +101,22 @@ class Objective:
         Returns:
             ``LossOutput`` with the parts of every term.
         """
-        run = self.run(model, generator)
+        given: dict[str, Any] = {"mask_id": mask_id, "roles": roles, "t": t, "counts": counts, "check": check}
+        return self.step(self.run(model, generator), x0, **given)
+
+    def step(
+        self,
+        run: Run,
+        x0: Tensor,
+        *,
+        mask_id: int,
+        roles: Roles | None,
+        t: Tensor | None,
+        counts: Mapping[str, Count] | None,
+        check: bool,
+    ) -> LossOutput:
+        """The call, with the model in ``run``."""
+        generator = run.generator
         state = self.draw(x0, mask_id=mask_id, roles=roles, t=t, generator=generator, check=check)
         said, reading = [], None
         if self.reads_z:
@@ -115,10 +130,13 @@ class Objective:
             said.append((inputs, run.read(inputs.tokens, state, self._reads_of(source), learns=True, t=inputs.t)))
         return self.loss(state, said, counts)
 
-    def run(self, model: Any, generator: torch.Generator | None = None) -> Run:
-        """The forwards of one batch, after checking that the model and this loss can be trained together."""
+    def run(self, model: Any, generator: torch.Generator | None = None, *, within: bool = False) -> Run:
+        """The forwards of one batch, after checking that the model and this loss can be trained together.
+
+        ``within``: they are in the forward of a wrapper around both.
+        """
         parts = {name: part for term in self.terms for name, part in term.target.modules.items()}
-        return Run(self.reader, model, self.reads, generator=generator, parts=parts)
+        return Run(self.reader, model, self.reads, generator=generator, parts=parts, within=within)
 
     def draw(
         self,
@@ -259,14 +277,18 @@ class ObjectiveModule(nn.Module):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a module, got {type(model).__name__}")
         self.model, self.objective, self.mask_id = model, objective, token_id("mask_id", mask_id)
-        learning = {"head": objective.reader.head, "output_layer": objective.reader.output_layer}
+        reader = objective.reader
+        learning = {"head": reader.head, "output_layer": reader.output_layer}
         learning.update({name: part for term in objective.terms for name, part in term.target.modules.items()})
-        own = {id(parameter) for parameter in model.parameters()}
+        own = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._weight: str | None = None  # a weight is found by its name: FSDP puts shards in its place
         for name, part in learning.items():
             if isinstance(part, nn.Module) and any(id(each) not in own for each in part.parameters()):
                 self.add_module(name, part)
-            elif isinstance(part, nn.Parameter) and id(part) not in own:
-                self.register_parameter(name, part)
+            elif isinstance(part, Tensor):
+                if id(part) not in own:
+                    raise ValueError(f"{name}: expected a parameter of the model, or a layer, got another tensor")
+                self._weight = own[id(part)]
 
     def forward(
         self,
@@ -293,6 +315,11 @@ class ObjectiveModule(nn.Module):
             kept = labels != -100
             loss_mask = kept if loss_mask is None else kept & loss_mask.to(kept)
         roles = Roles(fixed, loss_mask, attention_mask, condition)
-        given: dict[str, Any] = {"t": t, "counts": counts, "generator": generator, "check": check}
-        result = self.objective(self.model, input_ids, mask_id=self.mask_id, roles=roles, **given)
+        objective = self.objective
+        if self._weight is not None:
+            reader = replace(objective.reader, output_layer=self.model.get_parameter(self._weight))
+            objective = replace(objective, reader=reader)
+        given: dict[str, Any] = {"t": t, "counts": counts, "check": check}
+        run = objective.run(self.model, generator, within=True)
+        result = objective.step(run, input_ids, mask_id=self.mask_id, roles=roles, **given)
         return {"loss": result.loss, **result.parts}

@@ -74,6 +74,7 @@ class Run:
         state: the batch.
         generator: of what sources draw.
         parts: more modules that learn, by the argument's name.
+        within: the forwards are in that of a wrapper around all of them, which averages what they learn.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Run:
         *,
         generator: torch.Generator | None = None,
         parts: dict[str, Any] | None = None,
+        within: bool = False,
     ) -> None:
         check_output_layer(model, reader.output_layer)
         self.reader, self.model, self.generator = reader, model, generator
@@ -91,7 +93,8 @@ class Run:
         if "quality" in reads:
             self.judge = Judge(model, reader.head, train_backbone=reader.train_backbone, train_logits="tokens" in reads)
             parts = {"head": reader.head, **(parts or {})}
-        check_averaged(model=model, output_layer=reader.output_layer, **(parts or {}))
+        if not within:
+            check_averaged(model=model, output_layer=reader.output_layer, **(parts or {}))
 
     def answer(self, model: Any, tokens: Tensor, state: State, t: Tensor | None = None, **options: Any) -> Any:
         """A model's output for ``tokens [B * n, L]``, n for each row of the batch."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from mdmcorrect import losses
+from mdmcorrect import losses, samplers
 from mdmcorrect.adapters import RightShifted
 from mdmcorrect.heads import QualityHead, attach
 
@@ -104,6 +104,46 @@ def ddpp(model: Any, data: dict[str, Any], *, log_partition: Any) -> Tensor:
     return losses.ddpp_loss(model, reference, log_partition, log_reward=reward, **data).loss
 
 
+def objective(*, head: nn.Module | None = None, layer: Any = None) -> losses.Objective:
+    """PRISM's terms, so that z's forward and that of y are within the wrapper's one."""
+    terms = [
+        losses.Term(losses.JointDraw(k=2, n_y=2), losses.Right()),
+        losses.Term(losses.Given(), losses.Denoise(), 0.5),
+    ]
+    return losses.Objective(terms, reader=losses.Reader(head=head, output_layer=layer))
+
+
+def whole() -> nn.Module:
+    """A model with a head, and its loss."""
+    return losses.ObjectiveModule(judged(), objective(), mask_id=MASK)
+
+
+def with_parts() -> nn.Module:
+    """A backbone, and a head and an output layer beside it."""
+    model, layer = Backbone(), nn.Linear(D, V)
+    del model.lm_head
+    return losses.ObjectiveModule(model, objective(head=QualityHead(D, vocab_size=V), layer=layer), mask_id=MASK)
+
+
+def tied() -> nn.Module:
+    """An output layer that is a weight of the model."""
+    model = Backbone()
+    del model.lm_head
+    head = QualityHead(D, mlp_hidden=5)
+    return losses.ObjectiveModule(model, objective(head=head, layer=model.embed.weight), mask_id=MASK)
+
+
+def sampled() -> nn.Module:
+    """Trained on what its own sampler makes: another number of forwards in each process."""
+    sampler = samplers.PRISM(steps=3, unmask="random", remask=None)
+    terms = [losses.Term(losses.Rollout(sampler), target) for target in (losses.Right(), losses.Correct())]
+    return losses.ObjectiveModule(judged(), losses.Objective(terms), mask_id=MASK)
+
+
+def module_loss(model: nn.Module, data: dict[str, Any]) -> Tensor:
+    return model(data["x0"], generator=data["generator"])["loss"]
+
+
 def fsdp(model: nn.Module, *parts: str) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -161,6 +201,13 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield (
         "prism, head alone, FSDP in parts",
         Case(head_alone, judged, lambda model: parts(model, "model.mix", "quality_head")),
+    )
+    for name, wrap in WRAPPERS.items():
+        for kind, make in {"whole": whole, "with parts": with_parts, "tied": tied, "sampled": sampled}.items():
+            yield f"module {kind}, {name}", Case(module_loss, make, wrap)
+    yield (
+        "module whole, FSDP in parts",
+        Case(module_loss, whole, lambda model: parts(model, "model.model.mix", "model.quality_head")),
     )
     yield "mdlm, DDP in an adapter", Case(mdlm, Net, DDP, RightShifted)
     yield "prism, DDP in an adapter", Case(prism, judged, DDP, RightShifted)
