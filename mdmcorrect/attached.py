@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import _checks
 from .losses.outputs import ask_head, read_condition, read_field, read_hidden
 from .model import gives_hidden_states
+from .wrappers import OF_THE_MODEL
 
 
 class QualityOutput(NamedTuple):
@@ -36,42 +37,6 @@ class QualityOutput(NamedTuple):
     quality: Tensor
     quality_logit: Tensor
     condition: Tensor | None = None
-
-
-# What trainers and samplers ask a Hugging Face model for, and the attached model passes on.
-_OF_THE_MODEL = frozenset(
-    {
-        "config",
-        "generation_config",
-        "main_input_name",
-        "name_or_path",
-        "supports_gradient_checkpointing",
-        "is_gradient_checkpointing",
-        "gradient_checkpointing_enable",
-        "gradient_checkpointing_disable",
-        "supports_activation_checkpointing",
-        "is_activation_checkpointing",
-        "activation_checkpointing_enable",
-        "activation_checkpointing_disable",
-        "enable_input_require_grads",
-        "disable_input_require_grads",
-        "get_input_embeddings",
-        "set_input_embeddings",
-        "get_output_embeddings",
-        "set_output_embeddings",
-        "resize_token_embeddings",
-        "tie_weights",
-        "set_attn_implementation",
-        "hf_device_map",
-        "is_loaded_in_8bit",
-        "is_loaded_in_4bit",
-        "is_quantized",
-        "quantization_method",
-        "hf_quantizer",
-        "_no_split_modules",
-        "_keys_to_ignore_on_save",
-    }
-)
 
 
 class ModelWithQuality(nn.Module):
@@ -190,7 +155,7 @@ class ModelWithQuality(nn.Module):
         raise AttributeError("the model has no floating parameter, so neither device nor dtype")
 
     def __getattr__(self, name: str) -> Any:
-        if name in _OF_THE_MODEL:
+        if name in OF_THE_MODEL:
             return getattr(super().__getattr__("model"), name)
         return super().__getattr__(name)
 

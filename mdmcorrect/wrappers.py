@@ -21,6 +21,42 @@ _REST, _KEYWORDS = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWO
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
+# What trainers and samplers ask a Hugging Face model for, and modules of ours around one pass on.
+OF_THE_MODEL = frozenset(
+    {
+        "config",
+        "generation_config",
+        "main_input_name",
+        "name_or_path",
+        "supports_gradient_checkpointing",
+        "is_gradient_checkpointing",
+        "gradient_checkpointing_enable",
+        "gradient_checkpointing_disable",
+        "supports_activation_checkpointing",
+        "is_activation_checkpointing",
+        "activation_checkpointing_enable",
+        "activation_checkpointing_disable",
+        "enable_input_require_grads",
+        "disable_input_require_grads",
+        "get_input_embeddings",
+        "set_input_embeddings",
+        "get_output_embeddings",
+        "set_output_embeddings",
+        "resize_token_embeddings",
+        "tie_weights",
+        "set_attn_implementation",
+        "hf_device_map",
+        "is_loaded_in_8bit",
+        "is_loaded_in_4bit",
+        "is_quantized",
+        "quantization_method",
+        "hf_quantizer",
+        "_no_split_modules",
+        "_keys_to_ignore_on_save",
+    }
+)
+
+
 @dataclass(frozen=True)
 class Accepted:
     """The arguments that a model takes.

@@ -66,6 +66,11 @@ class Corruption:
         z = self.noise(x0, t, mask_id=mask_id, free=positions.free, generator=generator)
         return State(x0, z, t, mask_id, roles, self)
 
+    def weight(self, weight: Weight, t: Tensor) -> Tensor:
+        """What a position's loss weighs at times ``t [B]``, ``[B, 1]`` or ``[B, L]``: "elbo" is the schedule's,
+        "uniform" is 1, a callable maps t to them."""
+        return time_weight(weight, self.law, t).unsqueeze(-1)
+
     def noise(self, x0: Tensor, t: Tensor, *, mask_id: int, free: Tensor, generator: torch.Generator | None) -> Tensor:
         """``z [B, L]``, equal to x0 where not free."""
         return mask_tokens(x0, t, mask_id=mask_id, schedule=self.law, free=free, generator=generator)
@@ -104,5 +109,5 @@ class State:
         return torch.repeat_interleave(self.t, times)
 
     def weight(self, weight: Weight) -> Tensor:
-        """``[B, 1]``: "elbo" is the schedule's, "uniform" is 1, a callable maps t to them."""
-        return time_weight(weight, self.corruption.law, self.t.to(self.x0.device)).unsqueeze(-1)
+        """Of the corruption, at this batch's times."""
+        return self.corruption.weight(weight, self.t.to(self.x0.device))

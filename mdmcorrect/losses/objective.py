@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import number, token_id
+from ..wrappers import OF_THE_MODEL
 from .corruption import Corruption, State
 from .masking import Roles
 from .outputs import LossOutput
@@ -323,3 +324,9 @@ class ObjectiveModule(nn.Module):
         run = objective.run(self.model, generator, within=True)
         result = objective.step(run, input_ids, mask_id=self.mask_id, roles=roles, **given)
         return {"loss": result.loss, **result.parts}
+
+    def __getattr__(self, name: str) -> Any:
+        """Of a Hugging Face model what a trainer asks for (``config``, ``gradient_checkpointing_enable``, ...)."""
+        if name in OF_THE_MODEL:
+            return getattr(super().__getattr__("model"), name)
+        return super().__getattr__(name)

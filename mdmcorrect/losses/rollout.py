@@ -78,6 +78,7 @@ class Rollout(Source):
         one = partial(_checks.integer, minimum=1, what="at least one token or None")
         _checks.settle(self, k=_checks.optional(one), temperature=_checks.temperature)
 
+    @torch.compiler.disable  # a sampler asks the host in every step
     def draw(self, state: State, reading: Reading | None, run: Run) -> Inputs:
         generator, z, mask_id = run.generator, state.z, state.mask_id
         model = self._sampled(run)

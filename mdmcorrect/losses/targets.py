@@ -156,6 +156,7 @@ class Correct(Target):
         upweight_errors: where the input is already right, the loss is ``-p(x0)`` instead of ``-log p(x0)``, so wrong
             inputs have the larger gradients.
         score_fixed: also score fixed positions (their input is right); never padding.
+        selected_only: score only what the source wrote.
     """
 
     weight: Weight = "elbo"
@@ -163,6 +164,7 @@ class Correct(Target):
     weighted: bool = True
     upweight_errors: bool = False
     score_fixed: bool = False
+    selected_only: bool = False
 
     name: ClassVar[str] = "corrector"
     count: ClassVar[str] = "num_corrector_items_in_batch"
@@ -170,6 +172,8 @@ class Correct(Target):
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         x0 = state.x0
         scored = self.scored(state)
+        if self.selected_only:
+            scored = scored & inputs.selected
         log_prob, mended = read(said).score(x0, scored)
         wrong = inputs.tokens != x0
         gain = torch.where(wrong, log_prob, log_prob.exp()) if self.upweight_errors else log_prob
