@@ -8,9 +8,13 @@ import mdmcorrect._requires_torch
 
 from .corruption import Corruption, State
 from .ddpp import LogPartition, ddpp_loss
+from .hybrid import Confidence, Gidd, Hybrid, Scdd, WrongTokens
+from .infill import Infill, InfillDecoder, TeacherForced
+from .look_back import AncestralStep, LookBack
 from .masking import Roles, count_items, mask_tokens
 from .mdlm import mdlm_loss, mdlm_loss_from_hidden, mdlm_loss_from_logits
 from .objective import Objective, ObjectiveModule, Term
+from .orders import LearnedOrder, Orders, OrderWeights
 from .outputs import LossOutput
 from .prism import prism_inputs, prism_inputs_from_hidden, prism_loss, prism_loss_from_logits
 from .proseco import (
@@ -27,17 +31,27 @@ from .sources import Given, Inputs, JointDraw, ModelOutput, PrismInputs, Source
 from .targets import Correct, Denoise, Right, Target
 
 __all__ = [
+    "AncestralStep",
+    "Confidence",
     "Correct",
     "Corruption",
     "Denoise",
+    "Gidd",
     "Given",
+    "Hybrid",
+    "Infill",
+    "InfillDecoder",
     "Inputs",
     "JointDraw",
+    "LearnedOrder",
     "LogPartition",
+    "LookBack",
     "LossOutput",
     "ModelOutput",
     "Objective",
     "ObjectiveModule",
+    "OrderWeights",
+    "Orders",
     "PrismInputs",
     "Reader",
     "Reading",
@@ -46,10 +60,13 @@ __all__ = [
     "Rollout",
     "Run",
     "Said",
+    "Scdd",
     "Source",
     "State",
     "Target",
+    "TeacherForced",
     "Term",
+    "WrongTokens",
     "corrector_inputs",
     "corrector_inputs_from_hidden",
     "count_items",

@@ -37,3 +37,9 @@ def divisor(name: str, value: Any, like: Tensor) -> Tensor | float:
         raise ValueError(f"{name}: expected one number, got {value.dtype} {list(value.shape)}")
     count = value.detach().reshape(()).to(like)
     return count.masked_fill(count == 0, 1)
+
+
+def uniforms(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """float32 uniforms of the shape of ``like`` on its device; they are drawn on the generator's."""
+    device = like.device if generator is None else generator.device
+    return torch.rand(like.shape, generator=generator, dtype=torch.float32, device=device).to(like.device)

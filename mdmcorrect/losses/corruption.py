@@ -62,9 +62,19 @@ class Corruption:
         positions = roles.positions(x0)
         if check:
             check_values(x0, mask_id, positions, t, **roles.masks)
-        t = draw_times(x0, t, t_min=self.t_min, antithetic=self.antithetic, generator=generator)
+        drawn = draw_times(x0, t, t_min=self.t_min, antithetic=self.antithetic, generator=generator)
+        t = self.grid(drawn) if t is None else drawn
         z = self.noise(x0, t, mask_id=mask_id, free=positions.free, generator=generator)
         return State(x0, z, t, mask_id, roles, self)
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """Parts of its own that learn, by argument."""
+        return {}
+
+    def grid(self, t: Tensor) -> Tensor:
+        """Where drawn times are put: they stay."""
+        return t
 
     def weight(self, weight: Weight, t: Tensor) -> Tensor:
         """What a position's loss weighs at times ``t [B]``, ``[B, 1]`` or ``[B, L]``: "elbo" is the schedule's,
@@ -107,6 +117,15 @@ class State:
     def times(self, times: int) -> Tensor:
         """``[B * times]``, each row's time as often as it has inputs, neighbours together."""
         return torch.repeat_interleave(self.t, times)
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """Parts of its own that learn, by argument."""
+        return {}
+
+    def grid(self, t: Tensor) -> Tensor:
+        """Where drawn times are put: they stay."""
+        return t
 
     def weight(self, weight: Weight) -> Tensor:
         """Of the corruption, at this batch's times."""

@@ -136,8 +136,7 @@ class Objective:
 
         ``within``: they are in the forward of a wrapper around both.
         """
-        parts = {name: part for term in self.terms for name, part in term.target.modules.items()}
-        return Run(self.reader, model, self.reads, generator=generator, parts=parts, within=within)
+        return Run(self.reader, model, self.reads, generator=generator, parts=self.modules, within=within)
 
     def draw(
         self,
@@ -231,6 +230,12 @@ class Objective:
         return LossOutput(total, parts)
 
     @property
+    def modules(self) -> dict[str, Any]:
+        """What learns beside the model, its head and its output layer."""
+        parts = [self.corruption.modules, *(term.target.modules for term in self.terms)]
+        return {name: part for each in parts for name, part in each.items()}
+
+    @property
     def sources(self) -> list[Source]:
         """Each once, in the order of the terms."""
         found: list[Source] = []
@@ -279,8 +284,7 @@ class ObjectiveModule(nn.Module):
             raise TypeError(f"model: expected a module, got {type(model).__name__}")
         self.model, self.objective, self.mask_id = model, objective, token_id("mask_id", mask_id)
         reader = objective.reader
-        learning = {"head": reader.head, "output_layer": reader.output_layer}
-        learning.update({name: part for term in objective.terms for name, part in term.target.modules.items()})
+        learning = {"head": reader.head, "output_layer": reader.output_layer, **objective.modules}
         own = {id(parameter): name for name, parameter in model.named_parameters()}
         self._weight: str | None = None  # a weight is found by its name: FSDP puts shards in its place
         for name, part in learning.items():

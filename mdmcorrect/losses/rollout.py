@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import _checks
 from ..model import Output, Request
 from ..wrappers import unwrapped
+from .arguments import uniforms
 from .averaging import averagers, processes
 from .corruption import State
 from .judging import read_quality
@@ -172,9 +173,7 @@ class AsSampled:
 
 def some_of(positions: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
     """At most k of each row's ``positions``, uniform."""
-    device = positions.device if generator is None else generator.device
-    noise = torch.rand(positions.shape, generator=generator, dtype=torch.float32, device=device).to(positions.device)
-    noise = noise.masked_fill(~positions, -1)
+    noise = uniforms(positions, generator).masked_fill(~positions, -1)
     best, index = noise.topk(min(k, positions.shape[1]), dim=-1)
     return torch.zeros_like(positions).scatter(1, index, best >= 0)
 
