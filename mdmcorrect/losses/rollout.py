@@ -79,8 +79,12 @@ class Rollout(Source):
         one = partial(_checks.integer, minimum=1, what="at least one token or None")
         _checks.settle(self, k=_checks.optional(one), temperature=_checks.temperature)
 
-    @torch.compiler.disable  # a sampler asks the host in every step
     def draw(self, state: State, reading: Reading | None, run: Run) -> Inputs:
+        # A sampler asks the host in every step: nothing of it is worth a graph.
+        make = torch.compiler.disable(self._make) if torch.compiler.is_compiling() else self._make
+        return make(state, run)
+
+    def _make(self, state: State, run: Run) -> Inputs:
         generator, z, mask_id = run.generator, state.z, state.mask_id
         model = self._sampled(run)
         last = self._last_steps(len(z), generator)
