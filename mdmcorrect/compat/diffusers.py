@@ -212,6 +212,7 @@ class AmusedScheduler(_Amused):
                 unknown.sum(1) - masks,
                 eligible=unknown,
                 temperature=max(float(scale), 0.0),
+                seed=None if float(scale) > 0 else 0,
             )
             return unknown & ~kept
         sure = probability.masked_fill(~unknown, torch.finfo(probability.dtype).max)
@@ -280,6 +281,7 @@ def _propose(
         top_p=top_p if temperature else None,
         law="proposal" if temperature else "raw",
         want=["token", "confidence"],
+        seed=None if temperature else 0,
     )
     assert scores.token is not None
     assert scores.confidence is not None
@@ -310,6 +312,7 @@ def _image_proposal(logits: Tensor, unknown: Tensor, generator: torch.Generator 
             temperature=1.0,
             want=["token", "confidence"],
             confidence_dtype=logits.dtype if logits.dtype in HALF else None,
+            seed=None,
         )
         assert scores.token is not None
         assert scores.confidence is not None
