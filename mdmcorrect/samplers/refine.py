@@ -32,18 +32,17 @@ class FillThenRefine(UnmaskThenRemask):
         first, last: the share masked in the first and in the last of these steps.
     """
 
+    random: ClassVar[bool] = True  # type: ignore[assignment,misc]
+    takes: ClassVar[tuple[str, ...]] = ()
+
     unmask: Unmask = field(default_factory=Unmask)
     refine: int = 16
     first: float = 0.8
     last: float = 0.4
 
-    random: ClassVar[bool] = True  # type: ignore[assignment,misc]
-
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.settle(self, refine=_checks.at_least(0), first=_checks.share, last=_checks.share)
-        if self.remask is not None:
-            raise ValueError(f"remask: expected None, the plan masks subsets of its own, got {self.remask!r}")
 
     @property
     def revisits(self) -> bool:

@@ -190,6 +190,32 @@ PRESET_CASES = {
     ),
     "NAVIRA": (s.NAVIRA(steps=7), {"remask_count": 3, "remask_temperature": 0.0, "unmask": "confidence"}),
     "MDiff4STR": (s.MDiff4STR(steps=4), {"eos_id": 2}),
+    "InfoGain": (
+        s.InfoGain(steps=6, candidates=4),
+        {
+            "block_length": 5,
+            "candidates": 2,
+            "position_temperature": 2.0,
+            "cost_weight": 0.0,
+            "cost": "mean",
+        },
+    ),
+    "Tolerator": (
+        s.Tolerator(steps=9, refine_steps=4),
+        {"refine_steps": 2, "first_share": 0.5, "last_share": 0.1},
+    ),
+    "EntropyCanvas": (
+        s.EntropyCanvas(vocab=12, steps=9, gamma=2.0, sure=0.9),
+        {
+            "vocab": 9,
+            "gamma": 0.5,
+            "stable": With({"sure": 3.0}, 0),
+            "sure": With({"stable": 0}, 3.0),
+            "high": 2.0,
+            "low": 0.1,
+            "top_p_rule": With({"top_p": 0.4, "high": 2.0, "low": 1.5}, "exclusive"),
+        },
+    ),
     "PRISM": (
         s.PRISM(steps=9, remask_count=2),
         {
@@ -319,6 +345,20 @@ def of_two(tokens, request):
 FEW, MORE = s.Unmask("random", s.CeilTarget()), s.Unmask("confidence", s.CeilTarget())
 TEMPLATE = canvas()
 TEMPLATE[:, 5] = TEMPLATE[:, 11] = 6
+SCORING_CASES = {
+    "temperature": 0.3,
+    "top_k": 2,
+    "top_p": 0.4,
+    "top_p_rule": With({"top_p": 0.4}, "exclusive"),
+    "filter_order": With({"top_k": 3, "top_p": 0.6}, "top_p_first"),
+    "noise": "dense",
+    "law": With({"temperature": 0.3}, "proposal"),
+    "mask_token": "forbid",
+    "suppress": (1, 2, 3),
+    "forbid": (1, 2, 3),
+    "confidence_forbid": (1, 2, 3, 4, 5),
+    "confidence_dtype": With({"temperature": 0.0}, torch.bfloat16, {"scale": 0.01}),
+}
 PART_CASES = {
     "Ancestral": (
         planned(),
@@ -451,6 +491,26 @@ PART_CASES = {
         {"by": "t2t_remask", "threshold": 0.1, "per_position": 0, "ratio": 0.07},
     ),
     "Rewrite": (planned(scoring=Scoring()), {}, {"unmask": s.Unmask("margin")}),
+    "FillThenRefine": (
+        planned(),
+        {"refine": 4},
+        {"unmask": s.Unmask("margin"), "refine": 2, "first": 0.5, "last": 0.1},
+    ),
+    "BoundedCanvas": (
+        planned(),
+        {"vocab": 12, "gamma": 2.0, "sure": 0.9},
+        {"vocab": 9, "gamma": 0.5, "stable": With({"sure": 3.0}, 0), "sure": With({"stable": 0}, 3.0)},
+    ),
+    "InformationGain": (
+        lambda part: Sampler(steps=6, correct=part),
+        {"candidates": 4},
+        {"count": s.Threshold(0.5), "candidates": 2, "temperature": 2.0, "cost_weight": 0.0, "cost": "mean"},
+    ),
+    "Annealed": (
+        lambda part: Sampler(steps=6, scoring=part),
+        {"temperature": 1.0, "high": 1.2, "low": 1.0, "over": 6},
+        {**SCORING_CASES, "high": 2.0, "low": 0.1, "over": With({"high": 3.0, "low": 0.1}, 3)},
+    ),
     "Pool": (
         planned(),
         {},
@@ -520,20 +580,7 @@ PART_CASES = {
     "Scoring": (
         lambda part: Sampler(steps=6, scoring=part),
         {"temperature": 1.0},
-        {
-            "temperature": 0.3,
-            "top_k": 2,
-            "top_p": 0.4,
-            "top_p_rule": With({"top_p": 0.4}, "exclusive"),
-            "filter_order": With({"top_k": 3, "top_p": 0.6}, "top_p_first"),
-            "noise": "dense",
-            "law": With({"temperature": 0.3}, "proposal"),
-            "mask_token": "forbid",
-            "suppress": (1, 2, 3),
-            "forbid": (1, 2, 3),
-            "confidence_forbid": (1, 2, 3, 4, 5),
-            "confidence_dtype": With({"temperature": 0.0}, torch.bfloat16, {"scale": 0.01}),
-        },
+        SCORING_CASES,
     ),
     "Sampler": (
         lambda part: part,
@@ -563,7 +610,7 @@ RECORDS = {"Counts", "Draws", "Intent", "Moment", "SampleResult", "State", "Step
 # Fields that a part has from its base and takes no other value of; and what a message says.
 REFUSED = {
     (name, field): value
-    for name in ("WholeRow", "DraftAndVerify", "HistoryRemask", "ScoreThenFill", "Edit", "Rewrite")
+    for name in ("WholeRow", "DraftAndVerify", "HistoryRemask", "ScoreThenFill", "Edit", "Rewrite", "FillThenRefine")
     for field, value in (("remask", s.Remask()), ("refill", "never"))
 }
 SAID = {("Sampler", "name")}

@@ -1,4 +1,4 @@
-"""Samplers whose models learned what to decode, or to change, first: LoMDM and GIDD."""
+"""Samplers whose models learned what to decode, or to change, first: learned orders and GIDD."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .preset import Preset
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedOrder(Preset):
-    """Commit masks in an order drawn by learned weights, without replacement (Plackett-Luce; LoMDM, arXiv 2511.19152).
+    """Commit masks in an order drawn by learned weights, without replacement (Plackett-Luce; arXiv 2511.19152).
 
     With the masking schedules ``1 - alpha_l(t) = t^(w_l)`` the positions are unmasked in Plackett-Luce order of their
     weights w; here each step draws its share of the masks so, by Gumbel top-k of ``log w``. One forward per step.
