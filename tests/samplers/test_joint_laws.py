@@ -1,8 +1,8 @@
 """Where draws happen in more than one place, what they give together has a law too.
 
 The model knows nothing: every token of four is as likely at every position, whatever stands elsewhere. So the tokens
-that any method leaves are independent and uniform, a token drawn again is another one in three of four cases, and when a
-position was written says nothing about what stands there. Equal noise in two places breaks one of these.
+that any method leaves are independent and uniform, a token drawn again is another one in three of four cases, and when
+a position was written says nothing about what stands there. Equal noise in two places breaks one of these.
 """
 
 import functools
