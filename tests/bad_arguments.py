@@ -130,7 +130,7 @@ OF_LOSS = {
     "fixed": (WHICH[0], [[True]], "prompt"),
     "loss_mask": (WHICH.float() / 2, WHICH[0], "answer"),
     "attention_mask": (WHICH.float() / 2, WHICH[0], "padding"),
-    "normalizer": ("sentence", None, 3),
+    "normalizer": ("sentence", None, -3),
     "num_items_in_batch": (-1, "4", NAN, [4]),
 }
 CALLS: dict[str, tuple] = {
