@@ -7,7 +7,7 @@ the steps that the class has, ``_ddpm_denoise`` and so on, in the loop below.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -106,41 +106,23 @@ def _sampler(self: Any, eps: float) -> Sampler:
         **common_settings,
     )
     sampler = replace(preset.parts(), finish=False)
-    if settings.corrector_prior_is_argmax and way != "sample":
+    if settings.corrector_prior_is_argmax:
         return sampler
     assert isinstance(sampler.correct, FixedPoint)
     given = {field.name: getattr(sampler.correct, field.name) for field in fields(FixedPoint)}
-    return replace(sampler, correct=_Drawing(**given, from_draws=not settings.corrector_prior_is_argmax))
+    return replace(sampler, correct=_FromDraws(**given))
 
 
-@dataclass(frozen=True)
-class _Drawing(FixedPoint):
-    """A corrector that draws: its first canvas, or what its passes write, all of which a row then makes.
-
-    A row whose draw was that of the pass before has reached no fixed point: to end there would favour such draws.
-
-    Args:
-        from_draws: the first canvas holds the predictor's draws in place of its argmax.
-    """
-
-    from_draws: bool = False
+class _FromDraws(FixedPoint):
+    """A corrector whose first canvas holds the predictor's draws in place of its argmax."""
 
     @property
     def settles(self) -> bool:
-        return False
+        return False  # what is drawn next time may be something else
 
     def __call__(self, state: State, view: View, rows: Rows, scores: Scores, rescore: Rescore) -> tuple[Tensor, Scores]:
-        if self.from_draws:
-            scores = Scores({**scores, "argmax": scores["token"]})
-        if self.update != "sample":
-            return super().__call__(state, view, rows, scores, rescore)
-        committed = state.committed(view.mask_id) & rows.mask[:, None]
-        y = torch.where(committed & self.carry_over | ~rows.mask[:, None], state.tokens, scores["argmax"])
-        y = torch.where(y < 0, state.tokens, y)
-        for correction in range(1, self.passes + 1):
-            revised = rescore(y, rows, view.reach, correction)
-            y, scores = self._rewritten(y, view.reach, revised), revised.over(scores)
-        return torch.where(committed & view.reach, y, state.tokens), scores
+        drawn = Scores({**scores, "argmax": scores["token"]})
+        return super().__call__(state, view, rows, drawn, rescore)
 
 
 class _Backbone:

@@ -166,9 +166,9 @@ class AddressedSteps(NativeSteps):
                 merged["token"][0], values,
             )  # fmt: skip
             scores = {**scores, **merged}
-            if correction == corrector.passes or (rows.listed is not None and not changed):
+            if correction == corrector.passes or (corrector.stands and rows.listed is not None and not changed):
                 break
-            if rows.listed is None or changed < len(moved):
+            if corrector.stands and (rows.listed is None or changed < len(moved)):
                 rows = rows.those(moved)
         return draft, scores
 

@@ -59,7 +59,8 @@ class FixedPoint:
     ProSeCo (arXiv 2602.11590, algorithms 2 and 3). The first guess y is the predictor's argmax at every generated
     position of the canvas. Each pass reads y and rewrites it up to the end of the row's window. Afterwards committed
     tokens are taken from y; masked positions stay masked, but what they are committed to is drawn from the last pass:
-    the predictor's draw is discarded. A row leaves as soon as a pass changes nothing in it.
+    the predictor's draw is discarded. A row leaves as soon as a pass changes nothing in it, unless passes draw: a draw
+    that repeats is no fixed point.
 
     Args:
         passes: S, forwards at most per correction.
@@ -104,8 +105,13 @@ class FixedPoint:
         return frozenset({"argmax", "max_logprob"})
 
     @property
-    def settles(self) -> bool:
+    def stands(self) -> bool:
+        """Whether a draft that a pass repeats is one that the next repeats too."""
         return self.update != "sample"
+
+    @property
+    def settles(self) -> bool:
+        return self.stands
 
     def due(self, state: State, view: View) -> Tensor:
         number = view.step + 1
@@ -128,7 +134,7 @@ class FixedPoint:
             again = self._rewritten(y, view.reach, revised)
             moved = (again != y).any(1)
             y, scores = again, revised.over(scores)
-            if correction == self.passes or (rows := rows.those(moved)).empty:
+            if correction == self.passes or (self.stands and (rows := rows.those(moved)).empty):
                 break
         return torch.where(committed & view.reach & writable, y, state.tokens), scores
 

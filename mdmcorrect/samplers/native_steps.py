@@ -326,7 +326,7 @@ class NativeSteps:
                 scored = revised["token"] >= 0
                 merged.update({name: torch.where(scored, revised[name], scores[name]) for name in slow})
             scores = merged
-            if correction == corrector.passes or (rows := rows.those(moved)).empty:
+            if correction == corrector.passes or (corrector.stands and (rows := rows.those(moved)).empty):
                 break
         return draft, scores
 

@@ -195,3 +195,16 @@ def test_settings_that_make_no_sense_are_refused():
         ProSeCo(steps=3, correct_every=0)
     with pytest.raises(ValueError, match="plan, unmask, remask: a plan has its own"):
         Sampler(steps=3, plan=MDLM(steps=3).parts().plan, unmask=Unmask("random", EvenSplit()))
+
+
+@pytest.mark.parametrize(("corrector", "forwards"), [("argmax", 2), ("sample", 4)])
+def test_a_draw_that_repeats_is_no_fixed_point(corrector, forwards):
+    """The next pass draws anew from the same canvas: to end there would favour what repeats (authors' algorithm 3)."""
+
+    def sure(tokens):
+        return torch.tensor([0.0, 50.0, 0.0]).expand(*tokens.shape, 3)
+
+    sampler = ProSeCo(steps=1, corrector_steps=3, corrector=corrector)
+    result = sampler(sure, torch.full((2, 4), 2), mask_id=2, seed=0)
+    assert result.tokens.eq(1).all()
+    assert result.nfe.tolist() == [forwards] * 2
