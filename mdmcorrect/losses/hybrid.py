@@ -282,6 +282,10 @@ class Confidence(Target):
     name: ClassVar[str] = "confidence"
     reads: ClassVar[frozenset[str]] = frozenset({"tokens", "quality"})
 
+    @property
+    def learns(self) -> frozenset[str]:
+        return frozenset({"quality"})
+
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         quality, scored, z = said.quality, state.positions.scored, inputs.tokens
         assert quality is not None

@@ -71,7 +71,7 @@ class Objective:
         if not terms or not all(isinstance(term, Term) for term in terms):
             raise TypeError("terms: expected a list of Term, one at least")
         object.__setattr__(self, "terms", terms)
-        if not self.reader.train_backbone and "tokens" in self.reads:
+        if not self.reader.train_backbone and "tokens" in self.learns:
             raise ValueError("train_backbone: expected True where a term learns from the model's tokens")
 
     def __call__(
@@ -136,7 +136,8 @@ class Objective:
 
         ``within``: they are in the forward of a wrapper around both.
         """
-        return Run(self.reader, model, self.reads, generator=generator, parts=self.modules, within=within)
+        given: dict[str, Any] = {"learns": self.learns, "parts": self.modules, "within": within}
+        return Run(self.reader, model, self.reads, generator=generator, **given)
 
     def draw(
         self,
@@ -248,6 +249,11 @@ class Objective:
     def reads(self) -> frozenset[str]:
         """What the targets read, of "tokens" and "quality"."""
         return frozenset().union(*(term.target.reads for term in self.terms))
+
+    @property
+    def learns(self) -> frozenset[str]:
+        """What of it they send a gradient to."""
+        return frozenset().union(*(term.target.learns for term in self.terms))
 
     @property
     def reads_z(self) -> bool:

@@ -85,7 +85,11 @@ def takes(options: type[Any]) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         own = inspect.signature(function)
-        listed = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        written = lambda annotation: eval(annotation, function.__globals__)  # noqa: E731
+        own = own.replace(return_annotation=written(own.return_annotation))
+        listed = [
+            p.replace(annotation=written(p.annotation)) for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD
+        ]
         shared = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint)
             for name, hint in hints.items()
@@ -102,6 +106,7 @@ def takes(options: type[Any]) -> Callable[[Function], Function]:
         known = {p.name for p in [*listed, *shared]}
         checked.__signature__ = own.replace(parameters=[*listed, *shared])  # type: ignore[attr-defined]
         checked.__annotations__ = {p.name: p.annotation for p in [*listed, *shared]}
+        checked.__annotations__["return"] = own.return_annotation
         return checked  # type: ignore[return-value]
 
     return decorate

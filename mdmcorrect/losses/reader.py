@@ -33,7 +33,7 @@ class Reader:
         output_layer: the output layer of a model that returns hidden states; logits are then never made where it is a
             weight ``[V, D]``, an ``nn.Linear`` or an ``nn.Embedding``.
         head: ``head(hidden, condition) -> logits``; None takes that of the model (``heads.attach``).
-        train_backbone: False leaves the model without gradient; then no term may read its tokens.
+        train_backbone: False leaves the model without gradient; then no term may learn from its tokens.
         keep_mask: leave the mask token its share of every softmax and draw, as PRISM's pre-training and its code for
             LLaDA do; by default its probability is 0.
     """
@@ -71,7 +71,7 @@ class Run:
         reader: how it is read.
         model: as the loss got it.
         reads: what all targets together read, of "tokens" and "quality".
-        state: the batch.
+        learns: what of it they send a gradient to; None for all.
         generator: of what sources draw.
         parts: more modules that learn, by the argument's name.
         within: the forwards are in that of a wrapper around all of them, which averages what they learn.
@@ -83,6 +83,7 @@ class Run:
         model: Any,
         reads: frozenset[str],
         *,
+        learns: frozenset[str] | None = None,
         generator: torch.Generator | None = None,
         parts: dict[str, Any] | None = None,
         within: bool = False,
@@ -91,7 +92,8 @@ class Run:
         self.reader, self.model, self.generator = reader, model, generator
         self.judge: Judge | None = None
         if "quality" in reads:
-            self.judge = Judge(model, reader.head, train_backbone=reader.train_backbone, train_logits="tokens" in reads)
+            logits = "tokens" in (reads if learns is None else learns)
+            self.judge = Judge(model, reader.head, train_backbone=reader.train_backbone, train_logits=logits)
             parts = {"head": reader.head, **(parts or {})}
         if not within:
             check_averaged(model=model, output_layer=reader.output_layer, **(parts or {}))

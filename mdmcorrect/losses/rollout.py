@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,9 @@ class Rollout(Source):
             that read no masks (ProSeCo's corrector, Token-Critic); what is filled counts as written.
         temperature: of "sample".
         model: the model that is run; None for the one that is trained, out of its DDP.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit; a model whose forwards processes make together.
     """
 
     sampler: Runs
@@ -60,7 +63,7 @@ class Rollout(Source):
     k: int | None = None
     fill: str | None = None
     temperature: float = 1.0
-    model: Any = field(default=None, compare=False)
+    model: Any = None
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.sampler, "parts", None)):
@@ -133,13 +136,13 @@ class Rollout(Source):
     def _sampled(self, run: Run) -> Any:
         """The model as a sampler calls it."""
         model = run.model if self.model is None else self.model
-        if self.model is None and any(_sharded(each) for each in averagers(model)) and processes() > 1:
-            raise ValueError(
-                "model: its shards are gathered in every forward, and each process's sampler makes another number of "
-                "them; give Rollout(model=) a whole copy to sample from"
-            )
         if any(isinstance(each, torch.nn.parallel.DistributedDataParallel) for each in averagers(model)):
             model = unwrapped(model)
+        if processes() > 1 and averagers(model):
+            raise ValueError(
+                "model: its processes meet in every forward, and each one's sampler makes another number of them; give "
+                "Rollout(model=) a whole copy to sample from, or wrap an ObjectiveModule"
+            )
         reader = run.reader
         plain = reader.forward is None and reader.output_layer is None and reader.head is None and not reader.keep_mask
         return model if plain else AsSampled(model, reader)
@@ -180,7 +183,3 @@ def some_of(positions: Tensor, k: int, generator: torch.Generator | None) -> Ten
     noise = uniforms(positions, generator).masked_fill(~positions, -1)
     best, index = noise.topk(min(k, positions.shape[1]), dim=-1)
     return torch.zeros_like(positions).scatter(1, index, best >= 0)
-
-
-def _sharded(module: Any) -> bool:
-    return not isinstance(module, torch.nn.parallel.DistributedDataParallel)

@@ -45,7 +45,10 @@ class PrismInputs(NamedTuple):
 
 
 class Source:
-    """Makes the inputs of one term. ``reads_z``: from what the model says of z, which is then asked for."""
+    """Makes the inputs of one term. ``reads_z``: from what the model says of z, which is then asked for.
+
+    Sources that are equal share their inputs: make one a frozen dataclass, with ``eq=False`` where a field is a tensor.
+    """
 
     reads_z = False
 

@@ -25,6 +25,7 @@ class Target:
     Attributes:
         name: of the part that is the loss itself.
         reads: "tokens", "quality" or both: what of the model's answer.
+        learns: what of that it sends a gradient to; all, by default.
         count: the argument that errors about a given divisor name.
         modules: parts of its own that learn, by argument.
     """
@@ -32,6 +33,10 @@ class Target:
     name: ClassVar[str]
     reads: ClassVar[frozenset[str]] = frozenset({"tokens"})
     count: ClassVar[str] = "num_items_in_batch"
+
+    @property
+    def learns(self) -> frozenset[str]:
+        return self.reads
 
     @property
     def modules(self) -> dict[str, Any]:

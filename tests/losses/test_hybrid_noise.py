@@ -305,6 +305,26 @@ def test_remedis_two_terms_are_its_formula_and_one_forward():
     assert head.out.weight.grad.abs().sum() > 0
 
 
+def test_the_confidence_alone_leaves_a_frozen_backbone_alone():
+    head = QualityHead(8)
+    with torch.no_grad():
+        head.out.weight.normal_()
+    for model, options in (
+        (attach(Net(), head, module="norm"), {}),
+        (Net(), {"output_layer": Net().out, "head": head}),
+    ):
+        reader = Reader(train_backbone=False, **options)
+        objective = Objective([Term(Given(), Confidence())], WrongTokens(vocab_size=V), reader)
+        if options:
+            model.out = nn.Identity()
+        objective(model, torch.tensor([IDS] * 3), mask_id=MASK).loss.backward()
+        assert {name for name, p in model.named_parameters() if p.grad is not None} <= {
+            f"quality_head.{name}" for name, _ in head.named_parameters()
+        }
+        assert head.out.weight.grad.abs().sum() > 0
+        head.zero_grad()
+
+
 def test_the_label_at_masks_sends_no_gradient():
     state = State(torch.tensor([[0, 1]]), torch.tensor([[MASK, 1]]), torch.ones(1), MASK)
     logits: Any = torch.randn(1, 2, V, requires_grad=True)

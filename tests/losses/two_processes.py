@@ -98,6 +98,13 @@ def prism(model: Any, data: dict[str, Any], **options: Any) -> Tensor:
     return losses.prism_loss(model, **data, k=2, n_y=2, **options).loss
 
 
+def rollouts(model: Any, data: dict[str, Any]) -> Tensor:
+    """The sampler runs the model out of its wrapper, as often as each process's draws say."""
+    sampler = samplers.PRISM(steps=3, unmask="random", remask=None)
+    terms = [losses.Term(losses.Rollout(sampler), target) for target in (losses.Right(), losses.Correct())]
+    return losses.Objective(terms)(model, **data).loss
+
+
 def ddpp(model: Any, data: dict[str, Any], *, log_partition: Any) -> Tensor:
     reference = functools.cache(lambda: seeded(Net).eval())()
     reward = data["x0"].double().mean(1).float()
@@ -202,14 +209,15 @@ def cases() -> Iterator[tuple[str, Case]]:
         "prism, head alone, FSDP in parts",
         Case(head_alone, judged, lambda model: parts(model, "model.mix", "quality_head")),
     )
-    for name, wrap in WRAPPERS.items():
-        for kind, make in {"whole": whole, "with parts": with_parts, "tied": tied, "sampled": sampled}.items():
-            yield f"module {kind}, {name}", Case(module_loss, make, wrap)
+    for kind, make in {"whole": whole, "with parts": with_parts, "tied": tied, "sampled": sampled}.items():
+        for name in WRAPPERS if kind == "whole" else ("DDP", "FSDP", "accelerate"):
+            yield f"module {kind}, {name}", Case(module_loss, make, WRAPPERS[name])
     yield (
         "module whole, FSDP in parts",
         Case(module_loss, whole, lambda model: parts(model, "model.model.mix", "model.quality_head")),
     )
     yield "mdlm, DDP in an adapter", Case(mdlm, Net, DDP, RightShifted)
+    yield "rollouts of DDP", Case(rollouts, judged, functools.partial(DDP, **UNUSED))
     yield "prism, DDP in an adapter", Case(prism, judged, DDP, RightShifted)
     yield "mdlm, FSDP in parts", Case(mdlm, Net, lambda model: parts(model, "mix", "lm_head"))
 
@@ -360,6 +368,17 @@ def refusals(rank: int) -> Iterator[tuple[str, Callable[[], str]]]:
             "output_layer: is part of a model wrapped with find_unused_parameters=True",
             lambda: mdlm(DDP(hidden, **UNUSED), data, output_layer=hidden.lm_head),
         ),
+    )
+
+    def rolled(wrap: Callable[[nn.Module], nn.Module]) -> Callable[[], Any]:
+        sampler = samplers.PRISM(steps=3, unmask="random", remask=None)
+        own = losses.Objective([losses.Term(losses.Rollout(sampler), losses.Right())])
+        return lambda: own(wrap(seeded(judged)), data["x0"], mask_id=MASK)
+
+    yield "a sampler whose forwards gather shards", case("model: its processes meet", rolled(fsdp))
+    yield (
+        "a sampler of DDP in an adapter",
+        case("model: its processes meet", rolled(lambda m: RightShifted(DDP(m, **UNUSED)))),
     )
 
     def asked_outside() -> None:
