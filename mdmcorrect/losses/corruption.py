@@ -96,6 +96,10 @@ class State:
     mask_id: int
     roles: Roles = field(default_factory=Roles)
     corruption: Corruption = field(default_factory=Corruption)
+    positions: Positions = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", self.roles.positions(self.x0))
 
     @classmethod
     def given(
@@ -105,10 +109,6 @@ class State:
         mask_id = token_id("mask_id", mask_id)
         check_batch(x0, z, t, **others)
         return cls(x0, z, t, mask_id, roles, corruption)
-
-    @property
-    def positions(self) -> Positions:
-        return self.roles.positions(self.x0)
 
     @property
     def masked(self) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._checks import number, token_id
 from .corruption import Corruption, State
+from .masking import check_tokens
 from .objective import Objective, Term
 from .options import Training, made, of_call, takes
 from .outputs import LossOutput
@@ -162,6 +163,7 @@ def prism_loss_from_logits(
         y, selected: from :func:`prism_inputs`, ``[B * n_y, L]``. Where x0 is -100 nothing counts as selected.
         num_chosen_in_batch: as in :func:`prism_loss`.
     """
+    check_tokens(x0)
     state = State(x0, x0, torch.ones((), dtype=torch.float32, device="cpu"), mask_id=-1)
     return Right().loss(Said(quality=quality_logit), Inputs(y, selected), state, num_chosen_in_batch)
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .arguments import IGNORED, tensor
 from .corruption import State
-from .masking import bool_like, check_tokens
+from .masking import bool_like
 from .outputs import LossOutput
 from .reader import Said
 from .reading import Reading
@@ -114,7 +114,6 @@ class Right(Target):
 
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         x0, y, logit = state.x0, inputs.tokens, said.quality
-        check_tokens(x0)
         logit = check_judged(x0, y, logit)
         times = len(y) // max(len(x0), 1)
         clean = torch.repeat_interleave(x0, times, dim=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -57,6 +58,44 @@ def test_what_is_written_was_drawn_where_more_is_masked(step):
         left = extra[row] & ~wrote[row]
         if left.any() and wrote[row].any():
             assert probability[row][wrote[row]].min() >= probability[row][left].max()
+
+
+def test_its_law_by_enumeration():
+    """t + step = 1: everything is masked at u, and a row's one token is the likeliest of those drawn for what z shows.
+
+    Three tokens, three positions; the model says of each position what its table says.
+    """
+    table = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.05, 0.85]])
+    rows, t, mask = 120_000, 2 / 3, 3
+    x0 = torch.tensor([[0, 2, 1]]).expand(rows, 3)
+
+    def model(tokens: Tensor) -> Tensor:
+        return torch.nn.functional.pad(table.log().expand(len(tokens), 3, 3), (0, 1), value=5.0)
+
+    objective = Objective([Term(LookBack(1 / 3, judge="written"), Right())])
+    generator = torch.Generator().manual_seed(0)
+    state = objective.draw(x0, mask_id=mask, t=torch.full((rows,), t), generator=generator)
+    (found,) = objective.inputs(None, state, model=model, generator=generator)
+    expected: dict[tuple[int, ...], float] = {}
+    for masks in itertools.product((False, True), repeat=3):
+        chance = math.prod(t if hidden else 1 - t for hidden in masks)
+        z = [mask if hidden else token for hidden, token in zip(masks, (0, 2, 1), strict=True)]
+        shown = [i for i in range(3) if not masks[i]]
+        for drawn in itertools.product(range(3), repeat=len(shown)):
+            p = [table[i, v].item() for i, v in zip(shown, drawn, strict=True)]
+            y = list(z)
+            if shown:
+                best = max(range(len(shown)), key=lambda n: (p[n], -n))
+                y[shown[best]] = drawn[best]
+            key = tuple(y)
+            expected[key] = expected.get(key, 0.0) + chance * math.prod(p)
+    codes = (found.tokens * 4 ** torch.arange(3)).sum(-1)
+    counts = torch.bincount(codes, minlength=64) / rows
+    for y, chance in expected.items():
+        code = sum(token * 4**i for i, token in enumerate(y))
+        assert counts[code].item() == pytest.approx(chance, abs=5 * math.sqrt(chance / rows) + 1e-4), y
+    assert sum(expected.values()) == pytest.approx(1)
+    assert len(expected) > 20
 
 
 def test_the_later_state_has_the_laws_number_of_masks():
