@@ -101,7 +101,8 @@ def tokens_besides(log_probs: Tensor, mask_id: int) -> Tensor:
 
 
 def mixed(log_probs: Tensor, alpha: Tensor, floor: Tensor) -> Tensor:
-    """``log(alpha p + floor)`` for ``alpha, floor [B]``, without losing small p."""
+    """``log(alpha p + floor)`` for ``alpha, floor [B]``, without losing small p; p is of ids besides the mask, whose
+    logarithm of 0 would send NaN backwards."""
     scaled = log_probs + alpha.log()[:, None, None]
     return torch.logaddexp(scaled, floor.log()[:, None, None].expand_as(scaled))
 
@@ -137,11 +138,11 @@ class Gidd(Target):
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         noise = hybrid(state)
         log_probs, scored = read(said).log_probs(), state.positions.scored
-        t, x0, z = state.t.to(log_probs), state.x0.clamp(min=0), inputs.tokens
-        alpha, beta = noise.marginal(t)
+        t, x0, z = state.t.double(), state.x0.clamp(min=0), inputs.tokens
+        alpha, beta = (each.to(log_probs) for each in noise.marginal(t))
         besides = tokens_besides(log_probs, state.mask_id)
         floor = beta / (noise.vocab_size - 1)
-        log_p = mixed(log_probs, alpha, floor)[..., besides]
+        log_p = mixed(log_probs[..., besides], alpha, floor)
         log_q = clean_marginal(x0, besides, alpha, floor)
         # What is masked has the same chance under both, so only the tokens are summed.
         kl = (log_q.exp() * (log_q - log_p)).sum(-1)
@@ -193,26 +194,35 @@ class Scdd(Target):
     def __post_init__(self) -> None:
         _checks.settle(self, steps=partial(_checks.integer, minimum=1, what="at least one step"))
 
+    def times(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """t and s, float64; a time that is a step's, but for its rounding, is that step's."""
+        steps = t.double() * self.steps
+        steps = torch.where((steps - steps.round()).abs() < 1e-3, steps.round(), steps)
+        return steps / self.steps, (steps - 1).clamp(min=0) / self.steps
+
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         noise = hybrid(state)
         log_probs, scored = read(said).log_probs(), state.positions.scored
-        t, x0, z = state.t.to(log_probs), state.x0.clamp(min=0), inputs.tokens
-        s = (t - 1 / self.steps).clamp(min=0)
+        x0, z = state.x0.clamp(min=0), inputs.tokens
+        t, s = self.times(state.t)
         (alpha_t, beta_t), (alpha_s, beta_s) = noise.marginal(t), noise.marginal(s)
         alpha = alpha_t / alpha_s  # of the step from s to t
         beta = (alpha_t + beta_t) / (alpha_s + beta_s) - alpha
+        mask_t, mask = 1 - alpha_t - beta_t, 1 - alpha - beta  # differences, made in float64
+        numbers = (alpha_t, beta_t, alpha_s, beta_s, alpha, beta, mask_t, mask)
+        alpha_t, beta_t, alpha_s, beta_s, alpha, beta, mask_t, mask = (each.to(log_probs) for each in numbers)
         besides, k = tokens_besides(log_probs, state.mask_id), noise.vocab_size - 1
-        log_p = mixed(log_probs, alpha_s, beta_s / k)[..., besides]
+        log_p = mixed(log_probs[..., besides], alpha_s, beta_s / k)
         index, is_mask = place_of(z, state.mask_id).unsqueeze(-1), z == state.mask_id
         # q(z_t | z_s = v) for every v besides the mask, then the posterior of v by what a clean x0 makes likely.
         same = torch.zeros_like(log_p).scatter(-1, index, 1)
         step = alpha[:, None, None] * same + (beta / k)[:, None, None]
-        step = torch.where(is_mask.unsqueeze(-1), (1 - alpha - beta)[:, None, None], step)
+        step = torch.where(is_mask.unsqueeze(-1), mask[:, None, None], step)
         prior = clean_marginal(x0, besides, alpha_s, beta_s / k).exp()
         token = at(clean_marginal(x0, besides, alpha_t, beta_t / k), index).exp()
-        likely = torch.where(is_mask, (1 - alpha_t - beta_t)[:, None], token)
+        likely = torch.where(is_mask, mask_t[:, None], token)
         q = step * prior / likely.unsqueeze(-1)
-        log_likely = at(mixed(log_probs, alpha_t, beta_t / k)[..., besides], index)
+        log_likely = at(mixed(log_probs[..., besides], alpha_t, beta_t / k), index)
         given = log_p - torch.where(is_mask, 0, log_likely).unsqueeze(-1)
         loss = normalize(-self.steps * (q * given).sum(-1), scored, self.normalizer, count, self.count)
         parts = {"scdd": loss.detach(), "masked": share(is_mask & scored, scored)}

@@ -210,6 +210,22 @@ def test_scdd_is_the_divergence_of_its_chains_posteriors_up_to_what_no_model_cha
     assert torch.autograd.gradcheck(lambda x: objective.from_outputs(state, x).loss, logits)
 
 
+@pytest.mark.parametrize("target", [Gidd("elbo"), Gidd(), Scdd(1000)], ids=["bound", "dynamic", "scdd"])
+@pytest.mark.parametrize("p_uniform", [0.0, 0.3])
+def test_float32_is_finite_and_right_from_the_first_step_to_the_last(target, p_uniform):
+    noise = Hybrid(vocab_size=V, p_uniform=p_uniform, steps=1000)
+    objective = Objective([Term(Given(), target)], noise)
+    for t in (0.001, 0.002, 0.5, 0.9999):
+        state, logits = batch(noise, torch.full((B,), t, dtype=torch.float32))
+        single = (4 * logits).float().requires_grad_()
+        result = objective.from_outputs(state, single)
+        result.loss.backward()
+        assert single.grad.isfinite().all()
+        whole = State(state.x0, state.z, state.t.double(), MASK, Roles(), noise)
+        expected = objective.from_outputs(whole, single.detach().double()).loss
+        assert result.loss.item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-3)
+
+
 def test_scdds_times_are_on_its_grid():
     noise = Hybrid(vocab_size=V, steps=4)
     times = noise.grid(torch.tensor([0.0, 0.249, 0.25, 0.999]))
