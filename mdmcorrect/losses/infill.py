@@ -85,6 +85,10 @@ class Infill(Target):
     name: ClassVar[str] = "infill"
 
     @property
+    def learns(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
     def modules(self) -> dict[str, Any]:
         return {"decoder": self.decoder}
 

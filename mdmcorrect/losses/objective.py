@@ -121,14 +121,15 @@ class Objective:
         state = self.draw(x0, mask_id=mask_id, roles=roles, t=t, generator=generator, check=check)
         said, reading = [], None
         if self.reads_z:
-            z = run.read(state.z, state, self._reads_of(Given()), learns=Given() in self.sources)
+            z = run.read(state.z, state, self._reads_of(Given()), learns=self._learns_of(Given()))
             reading = z.reading
         for source in self.sources:
             if source == Given():
                 said.append((source.draw(state, None, run), z))
                 continue
             inputs = source.draw(state, reading, run)
-            said.append((inputs, run.read(inputs.tokens, state, self._reads_of(source), learns=True, t=inputs.t)))
+            how: dict[str, Any] = {"learns": self._learns_of(source), "t": inputs.t}
+            said.append((inputs, run.read(inputs.tokens, state, self._reads_of(source), **how)))
         return self.loss(state, said, counts)
 
     def run(self, model: Any, generator: torch.Generator | None = None, *, within: bool = False) -> Run:
@@ -263,6 +264,10 @@ class Objective:
         own = [term.target.reads for term in self.terms if term.source == source]
         drawn = source == Given() and any(each.reads_z for each in self.sources)
         return frozenset().union(*own, {"tokens"} if drawn else ())
+
+    def _learns_of(self, source: Source) -> bool:
+        """Whether a term learns from what the model says of its tokens."""
+        return any("tokens" in term.target.learns for term in self.terms if term.source == source)
 
     @staticmethod
     def _named(term: Term, part: str) -> str:
