@@ -57,6 +57,9 @@ void score_rows(ScoreTokensParams* params, const Grid<uint8_t>& rows) {
       [&](int64_t begin, int64_t end, uint64_t* scratch) { kernels.score_tokens(*params, begin, end, scratch); });
 }
 
+// Whatever lies before the first position would be read.
+void check_shift(int64_t shift) { check(shift >= 0, kOp, "shift: expected at least 0, got ", shift); }
+
 // The unconditional logits and how much of them to mix in.
 void set_guidance(const Tensor& logits, const std::optional<Tensor>& uncond, const std::optional<Tensor>& guidance,
                   ScoreTokensParams* params) {
@@ -100,7 +103,7 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
   params.position_stride = logits.stride(1);
   params.probabilities = probabilities;
   params.dense_noise = dense_noise;
-  check(shift >= 0, kOp, "shift: expected at least 0, got ", shift);
+  check_shift(shift);
   params.shift = shift;
   set_guidance(logits, uncond_logits, guidance, &params);
 
@@ -131,6 +134,7 @@ void write_rounded(const ScoreTokensParams& params, void* to) {
 
 int64_t call_by_address(const ScoreTokensAddresses& at) {
   const ScoringAddresses& how = *at.how;
+  check_shift(at.shift);
   ScoreTokensParams params{};
   params.batch = at.batch;
   params.length = at.length;

@@ -2,9 +2,12 @@
 
 The dispatcher takes about half a microsecond for a tensor that goes in or comes out. A step of a small canvas costs
 less on the CPU than the forty of its operators take there. So where tensors are what they seem, lie on the CPU and are
-contiguous, the library is called with their addresses; kernels and numbers are the same. Callers have looked at shapes
-and dtypes before. Everywhere else (another device, a mode or profiler that watches operators, a graph that is made, a
-view) the operator is called.
+contiguous, the library is called with their addresses; kernels and numbers are the same. Nobody looks at shapes and
+dtypes after that, so they are looked at here. Everywhere else (another shape, dtype or device, a mode or profiler that
+watches operators, a graph that is made, a view) the operator is called, which says what is wrong.
+
+An address holds until the next call only: memory of a tensor that somebody else has may move, as it does when that is
+sent to another process.
 
 What is handed over, and in which order, ``csrc/torch/by_address.h`` lists.
 """
@@ -15,7 +18,7 @@ import mdmcorrect._requires_torch
 
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,7 +26,11 @@ from torch import Tensor
 from mdmcorrect import _constants, _native
 from mdmcorrect.ops._scoring import ScoreOptions
 
+Shape: TypeAlias = tuple[int, ...]
+
 FLOAT_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+_NUMBER: Shape = ()
 
 library: Any = None
 """The module with the functions; None where it was built without Python's headers."""
@@ -39,19 +46,31 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def contiguous(*tensors: Tensor | None) -> bool:
-    return all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+def plain(tensor: Tensor) -> bool:
+    """Whether what a tensor holds is where its address and strides say."""
+    kind = type(tensor)
+    return (kind is Tensor or kind is torch.nn.Parameter) and tensor.is_cpu and tensor.layout is torch.strided
 
 
-def floats(*tensors: Tensor | None) -> list[int] | None:
-    """Address and type of each; None if one of them has another type than the operators read, or strides."""
+def fits(shape: Shape, dtype: torch.dtype, *tensors: Tensor | None) -> bool:
+    """Whether each is None, or contiguous on the CPU with this shape and dtype."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.dtype is not dtype or tensor.shape != shape or not plain(tensor) or not tensor.is_contiguous():
+            return False
+    return True
+
+
+def floats(shape: Shape, *tensors: Tensor | None) -> list[int] | None:
+    """Address and type of each; None if one has another shape or type than the operators read, or strides."""
     numbers: list[int] = []
     for tensor in tensors:
         if tensor is None:
             numbers += (0, 0)
             continue
         code = FLOAT_CODES.get(tensor.dtype)
-        if code is None or not tensor.is_contiguous() or tensor.is_neg():
+        if code is None or not fits(shape, tensor.dtype, tensor) or tensor.is_neg():
             return None
         numbers += (tensor.data_ptr(), code)
     return numbers
@@ -118,9 +137,18 @@ class ScoreTokens:
         shift: int,
     ) -> Sequence[Tensor] | None:
         """See :meth:`mdmcorrect.ops.score_tokens.PreparedScoring.trusted`; None where the operator is to be called."""
-        code = FLOAT_CODES.get(logits.dtype)
-        if code is None or not usable(logits) or logits.is_neg() or not contiguous(tokens, rows, seed):
+        code, shape = FLOAT_CODES.get(logits.dtype), logits.shape[:2]
+        if code is None or not usable(logits) or not plain(logits) or logits.is_neg():
             return None
+        if logits.dim() != 3 or logits.shape[2] != self._numbers[0] or logits.stride(2) != 1:
+            return None
+        if not fits(shape, torch.bool, rows) or not fits(shape, torch.int64, tokens):
+            return None
+        if not fits(shape[:1], torch.int64, seed) or not fits(_NUMBER, torch.int64, call):
+            return None
+        for strided, expected in ((step, shape[:1]), (positions, shape)):
+            if strided.dtype is not torch.int64 or strided.shape != expected or not plain(strided):
+                return None
         made = [torch.empty_like(tokens) for _ in self._options.id_places]
         made += [torch.empty_like(tokens, dtype=torch.float32) for _ in self._options.stat_places]
         self.write(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mdmcorrect.ops import _by_address as by_address
+from mdmcorrect.ops.sampler_step import ROW_FIELDS
 
 MOST_VALUES = 3
 """Floating scores that a pass carries along."""
@@ -94,8 +95,8 @@ class PreparedPasses:
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """The next draft; which rows (bool ``[B]``) it changed; token and values, of this pass where it scored."""
         addressed = self._addressed(draft, rows, proposal, token, earlier_token)
-        floats = by_address.floats(*values) if addressed else None
-        earlier = by_address.floats(*earlier_values) if addressed else None
+        floats = by_address.floats(draft.shape, *values) if addressed else None
+        earlier = by_address.floats(draft.shape, *earlier_values) if addressed else None
         if floats is not None and earlier is not None and floats[1::2] == earlier[1::2]:
             merged, kept = torch.empty_like(token), [torch.empty_like(value) for value in values]
             fields = zip(floats[::2], earlier[::2], map(by_address.address, kept), floats[1::2], strict=True)
@@ -127,8 +128,14 @@ class PreparedPasses:
         )  # fmt: skip
         return after, moved, changed
 
-    def _addressed(self, draft: Tensor, *others: Tensor) -> bool:
-        return by_address.usable(draft) and by_address.contiguous(draft, *others, self.fixed, self.block)
+    def _addressed(self, draft: Tensor, rows: Tensor, *ids: Tensor) -> bool:
+        fits, shape = by_address.fits, draft.shape
+        return (
+            by_address.usable(draft)
+            and fits(shape, torch.int64, draft, self.block, *ids)
+            and fits(shape, torch.bool, self.fixed)
+            and fits((shape[0], ROW_FIELDS), torch.int64, rows)
+        )
 
 
 def _flags(rows: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mdmcorrect.ops import _by_address as by_address
 
-MARKS = 6
+MARKS, ROW_FIELDS = 6, 22
 Opened: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -80,21 +80,21 @@ class PreparedStep:
     ) -> None:
         self.plan, self.tables = plan, (kept_share, noise_scales)
         self.canvas = (fixed, block, positions, real)
-        self.numbers: tuple[int, ...] | None = None  # what stays the same, as the library takes it by address
-        if by_address.usable(fixed):
-            fixed, positions = fixed.contiguous(), positions.contiguous()
-            block, real = (None if tensor is None else tensor.contiguous() for tensor in (block, real))
+        self.numbers: tuple[int, ...] | None = None  # what the library takes by address first; None: it does not
+        if not by_address.usable(fixed):
+            return
+        fixed, positions = fixed.contiguous(), positions.contiguous()
+        block, real = (None if tensor is None else tensor.contiguous() for tensor in (block, real))
+        self.shape = shape = tuple(fixed.shape)
+        fits = by_address.fits(shape, torch.int64, block, positions) and by_address.fits(shape, torch.bool, fixed, real)
+        if fits and all(table is None or by_address.fits((len(table),), torch.float32, table) for table in self.tables):
             self.canvas = (fixed, block, positions, real)
             self._packed = array("B", bytes.fromhex(plan))
-            self.numbers = (
-                self._packed.buffer_info()[0],
-                *fixed.shape,
-                *map(by_address.address, self.canvas),
-                *(
-                    number
-                    for table in self.tables
-                    for number in (by_address.address(table), 0 if table is None else len(table))
-                ),
+            self.numbers = (self._packed.buffer_info()[0], *shape)
+            self.table_numbers = tuple(
+                number
+                for table in self.tables
+                for number in (by_address.address(table), 0 if table is None else len(table))
             )
 
     def __call__(
@@ -118,11 +118,12 @@ class PreparedStep:
     ) -> Opened:
         """``rows, tokens, commit_score, commits, marks, time`` after the step, the next one opened."""
         if self.numbers is not None and by_address.usable(tokens):
-            ids, written = (token, argmax, revised), (rows, tokens, commit_score, commits, marks)
-            floats = by_address.floats(confidence, rank, keep, revised_logprob)
-            if floats is not None and by_address.contiguous(*written, *ids, nfe):
+            floats = by_address.floats(self.shape, confidence, rank, keep, revised_logprob)
+            ids = (tokens, commits, token, argmax, revised)
+            if floats is not None and self._fits(rows, commit_score, marks, nfe, *ids):
                 return self.write(
-                    *written, close, open, by_address.address(token), by_address.address(argmax), *floats[:6],
+                    rows, tokens, commit_score, commits, marks, close, open, by_address.address(token),
+                    by_address.address(argmax), *floats[:6],
                     by_address.address(revised), *floats[6:], by_address.address(nfe), forwards,
                 )  # fmt: skip
         fixed, block, positions, real = self.canvas
@@ -130,6 +131,23 @@ class PreparedStep:
             rows, tokens, fixed, block, positions, real, commit_score, commits, marks, self.plan, close, open, token,
             argmax, confidence, rank, keep, revised, revised_logprob, nfe, forwards, *self.tables,
         )  # fmt: skip
+
+    def _fits(
+        self,
+        rows: Tensor,
+        commit_score: Tensor,
+        marks: Tensor,
+        nfe: Tensor | None,
+        *ids: Tensor | None,
+    ) -> bool:
+        fits, shape, batch = by_address.fits, self.shape, self.shape[0]
+        return (
+            fits(shape, torch.int64, *ids)
+            and fits(shape, torch.float32, commit_score)
+            and fits((batch, ROW_FIELDS), torch.int64, rows)
+            and fits((batch,), torch.int64, nfe)
+            and fits((MARKS, *shape), torch.bool, marks)
+        )
 
     def write(
         self,
@@ -140,13 +158,14 @@ class PreparedStep:
         marks: Tensor,
         *numbers: int,
     ) -> Opened:
-        """The same by address: contiguous tensors of the run, then ``SamplerStepAddresses`` from ``close_mode`` on."""
+        """The same by address: tensors of an earlier step, then ``SamplerStepAddresses`` from ``close_mode`` on."""
         assert self.numbers is not None
         like = torch.empty_like
         made = (like(rows), like(tokens), like(commit_score), like(commits), like(marks), _times(rows))
         by_address.library.sampler_step(
-            *self.numbers, rows.data_ptr(), tokens.data_ptr(), commit_score.data_ptr(), commits.data_ptr(),
-            marks.data_ptr(), *numbers, *map(by_address.address, made),
+            *self.numbers, *map(by_address.address, self.canvas), *self.table_numbers, rows.data_ptr(),
+            tokens.data_ptr(), commit_score.data_ptr(), commits.data_ptr(), marks.data_ptr(), *numbers,
+            *map(by_address.address, made),
         )  # fmt: skip
         return made
 

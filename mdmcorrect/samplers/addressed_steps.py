@@ -61,7 +61,11 @@ class AddressedSteps(NativeSteps):
             values = len(engine.forward.wants.difference(_IDS))
             passes = isinstance(corrector, FixedPoint) and corrector.top_k is None
             served = served and passes and values <= MOST_VALUES and not engine.forward.needs
-        return (cls if served and by_address.usable(begun.tokens) else NativeSteps)(engine, plan, layout, begun)
+        if served and by_address.usable(begun.tokens):
+            steps = cls(engine, plan, layout, begun)
+            if steps.step.numbers is not None and by_address.fits(begun.tokens.shape[:1], torch.int64, steps.seed):
+                return steps
+        return NativeSteps(engine, plan, layout, begun)
 
     def __init__(self, engine: Engine, plan: Plan, layout: Layout, begun: State) -> None:
         super().__init__(engine, plan, layout, begun)
@@ -96,7 +100,9 @@ class AddressedSteps(NativeSteps):
             return None
         if output.uncond_logits is not None or not by_address.usable(logits) or logits.is_neg():
             return None
-        if logits.stride(2) != 1 or not by_address.contiguous(tokens, request.wanted):
+        if logits.layout is not torch.strided or logits.stride(2) != 1:
+            return None
+        if not tokens.is_contiguous() or not request.wanted.is_contiguous():
             return None
         key = (code, logits.shape[2], argmax)
         if key not in self.hows:
@@ -113,8 +119,7 @@ class AddressedSteps(NativeSteps):
             return None
         scores = dict(how.scores[slot])
         if judged is not None:
-            plain = judged.dtype == torch.float32 and by_address.usable(judged) and by_address.contiguous(judged)
-            if not plain or judged.is_neg():
+            if not by_address.fits(tokens.shape, torch.float32, judged) or judged.is_neg():
                 return None
             scores["quality"] = (judged.data_ptr(), 0)
         return scores

@@ -286,6 +286,10 @@ class Forward:
         check_logits(output.logits, asked, self.mask_id, f"model {self.name}")
         for name, ids in self.ids.items():
             _checks.ids_within(name, ids, output.logits.shape[-1])
+        if type(output.forwards) is not int:
+            self._check_forwards(output.forwards, asked.shape[0])
+        if output.shift < 0:
+            raise ValueError(f"model {self.name}: expected shift at least 0, got {output.shift}")
         if output.quality is None:
             if "quality" in self.wants:
                 raise ValueError(
@@ -297,6 +301,12 @@ class Forward:
             raise ValueError(f"model {self.name}: expected quality {list(asked.shape)}, got {got}")
         elif not output.quality.is_floating_point():
             raise TypeError(f"model {self.name}: expected floating quality, got {output.quality.dtype}")
+
+    def _check_forwards(self, forwards: object, batch: int) -> None:
+        """Raise unless a number of forwards that is no plain int is one for each row."""
+        each = forwards if isinstance(forwards, (tuple, list)) else (forwards,) * batch
+        if len(each) != batch or any(isinstance(number, bool) or not isinstance(number, int) for number in each):
+            raise ValueError(f"model {self.name}: expected forwards, an int or {batch} of them, got {forwards!r}")
 
 
 def _request(**fields: Any) -> Request:

@@ -310,13 +310,18 @@ class NativeSteps:
         assert isinstance(corrector, FixedPoint)
         # The rest stays what the step's forward said: nobody reads another argmax than that of rows without correction.
         carried = [name for name in scores if name not in ("token", "argmax") or name in self.engine.shown - {"token"}]
-        quick = [name for name in carried if scores[name].is_floating_point()][:MOST_VALUES]
-        slow = [name for name in carried if name not in quick]
         for correction in range(first, corrector.passes + 1):
             if answer is None:
                 revised = rescore(draft, rows, reach, correction)
             else:
                 revised, answer = self.engine.forward.scores(standing, answer), None
+            # The operator copies floats; where a model has changed its dtype, torch.where finds one for both.
+            quick = [
+                name
+                for name in carried
+                if scores[name].is_floating_point() and scores[name].dtype == revised[name].dtype
+            ][:MOST_VALUES]
+            slow = [name for name in carried if name not in quick]
             draft, moved, token, kept = self.passes.next(
                 standing.rows, draft, revised[self.proposes], revised["token"], scores["token"],
                 [revised[name] for name in quick], [scores[name] for name in quick],

@@ -153,6 +153,27 @@ def test_what_is_not_plain_goes_by_the_dispatcher():
     assert torch.equal(prepared.trusted(**{**given, "logits": negated})[0], right[0])
 
 
+def test_what_does_not_fit_goes_by_the_dispatcher():
+    """It says what is wrong; by address other memory would be read or written."""
+    prepared = prepare_score_tokens(vocab=33, device="cpu", want=["token"])
+    given = changing(random.Random(4), 2, 7, 33)
+    length = given["tokens"].shape[1]
+    wrong = {
+        "logits": [given["logits"][:1], given["logits"][:, :6], given["logits"][0], given["logits"][..., :32]],
+        "tokens": [given["tokens"].int(), given["tokens"][:1], given["tokens"].to("meta")],
+        "rows": [given["rows"].byte(), given["rows"][:, :6].clone()],
+        "positions": [torch.arange(length), given["positions"].int(), given["positions"].to("meta")],
+        "seed": [given["seed"][:1], given["seed"].int(), torch.tensor(3)],
+        "step": [given["step"][:1], given["step"].int(), torch.tensor(3)],
+        "call": [torch.tensor([0]), torch.tensor(0, dtype=torch.int32)],
+    }
+    for name, others in wrong.items():
+        for other in others:
+            assert prepared.direct(**{**given, name: other}) is None, (name, other.dtype, other.shape)
+    with pytest.raises(RuntimeError, match="shift: expected at least 0, got -1"):
+        prepared.trusted(**{**given, "shift": -1})
+
+
 def test_ids_of_a_tensor_may_change():
     ids = torch.tensor([3])
     prepared = prepare_score_tokens(vocab=33, device="cpu", suppress=ids, want=["token"])
