@@ -62,6 +62,8 @@ def _description(engine: Engine) -> Lowered | None:
         return None
     if any(part is not None for part in asks) or len(engine.eos_ids) > MOST_ENDS or hasattr(engine.plan, "waiting"):
         return None
+    if engine.correct is not None and engine.forward.scoring.mask_token == "propose":
+        return None  # where a corrector masks a token, a plan does not see that mask until the next step
     parts = lowered(engine.window, engine.plan, engine.correct)
     if parts is None:
         return None

@@ -199,7 +199,7 @@ def drawn_sampler(seed):
         )  # fmt: skip
     scoring = Scoring(
         temperature=rng.choice([0.0, 1.0]),
-        mask_token=rng.choice(["suppress", "forbid", "propose"]),
+        mask_token=rng.choice(["suppress", "forbid", *(["propose"] if correct is None else [])]),
         confidence_dtype=rng.choice([None, "logits", torch.bfloat16, torch.float16]),
     )
     window = drawn_window(rng)
@@ -258,6 +258,13 @@ def test_scores_that_nobody_sees_are_no_tensors(name, monkeypatch):
 
 def noted(road, notes, note):
     return lambda *arguments: notes.append(note) or road(*arguments)
+
+
+def test_a_corrector_that_may_mask_goes_by_parts():
+    """The plan of the same step does not count such a mask among those it may commit."""
+    for mask_token, native in (("propose", False), ("forbid", True)):
+        sampler = Sampler(steps=3, correct=FixedPoint(), scoring=Scoring(mask_token=mask_token))
+        assert lowers(sampler) == native
 
 
 def test_what_the_host_makes_goes_by_parts():
