@@ -49,8 +49,9 @@ class FixedSteps(Opaque):
     another graph. Four graphs are kept.
 
     The caller promises the rest: that Python decides as it did when the run was recorded. A change within an object
-    that is no module, data class, container or callable, such as ``model.config``, wants a new ``FixedSteps``. Calls
-    wait for each other, in threads too. A copy, also one by pickle, starts without graphs. :meth:`step` records none.
+    that is no module, data class, container or callable, such as ``model.config``, or of a global name that a module's
+    method reads, wants a new ``FixedSteps``. Calls wait for each other, in threads too. A copy, also one by pickle,
+    starts without graphs. :meth:`step` records none.
 
     Example:
         >>> from mdmcorrect.samplers import FixedSteps, LLaDA

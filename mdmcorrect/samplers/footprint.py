@@ -11,7 +11,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 import torch
@@ -109,10 +109,27 @@ def _parts(owner: Any) -> Iterable[tuple[Hashable, object]]:
     if isinstance(owner, functools.partial):
         return ("function", owner.func), ("args", owner.args), ("keywords", owner.keywords)
     if is_dataclass(owner):
-        return list(getattr(owner, "__dict__", {}).items())
+        return _attributes(owner)
     if callable(owner) and type(owner).__module__.partition(".")[0] != "torch":
-        return [*getattr(owner, "__dict__", {}).items(), ("__call__", type(owner).__call__)]
+        return [*_attributes(owner), ("__call__", type(owner).__call__)]
     return ()
+
+
+def _attributes(owner: object) -> list[tuple[str, object]]:
+    """Those of an object's ``__dict__``, and those that its classes keep in slots."""
+    own = list(getattr(owner, "__dict__", {}).items())
+    for slot in _slots(type(owner)):
+        try:
+            own.append((slot.__name__, slot.__get__(owner)))
+        except AttributeError:  # holds nothing yet
+            continue
+    return own
+
+
+@functools.lru_cache(maxsize=256)
+def _slots(kind: Any) -> tuple[MemberDescriptorType, ...]:
+    written = [vars(cls) for cls in kind.__mro__ if "__slots__" in vars(cls)]
+    return tuple(part for names in written for part in names.values() if isinstance(part, MemberDescriptorType))
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[tuple[Hashable, object]]:
@@ -134,7 +151,7 @@ def _with_attributes(name: str, value: object) -> Iterator[tuple[Hashable, objec
     """An object that a function has at hand, and what is one step from there: ``self.net`` within a method."""
     yield name, value
     if not isinstance(value, (type, ModuleType, Opaque, nn.Module, Tensor)):
-        yield from [(f"{name}.{attribute}", part) for attribute, part in getattr(value, "__dict__", {}).items()]
+        yield from [(f"{name}.{attribute}", part) for attribute, part in _attributes(value)]
 
 
 @functools.lru_cache(maxsize=256)

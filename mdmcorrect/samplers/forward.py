@@ -58,7 +58,7 @@ class Tally:
             if total is not None and isinstance(forwards, int):
                 total = total.add(rows.mask, alpha=forwards)
                 continue
-            made = rows.mask * forwards if isinstance(forwards, int) else _scattered(forwards, rows)
+            made = _scattered(forwards, rows) if not isinstance(forwards, int) else _times(rows.mask, forwards)
             total = made if total is None else total + made
         return total
 
@@ -76,6 +76,11 @@ class Tally:
             calls=state.calls + self.calls,
             token_forwards=state.token_forwards + self.token_forwards,
         )
+
+
+def _times(mask: Tensor, number: int) -> Tensor:
+    """int64. TorchScript takes a product with 1 for the mask itself, which is bool."""
+    return mask.long() if number == 1 else mask * number
 
 
 def _scattered(forwards: tuple[int, ...], rows: Rows) -> Tensor:

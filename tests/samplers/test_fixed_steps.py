@@ -161,3 +161,18 @@ def test_most_steps():
     assert Blocks(6, steps=3, extra=2).most_steps(99, 20) == 4 * (3 + 2)
     sampler = Sampler(steps=3, unmask=Unmask("random"), finish=False)
     assert not (FixedSteps(sampler, model, mask_id=MASK)(canvas(2, LENGTH)).tokens == MASK).any()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_corrector_traces():
+    """TorchScript makes a product with 1 the other factor, here a bool."""
+    tokens, table = canvas(2, 12), torch.eye(12) * 5
+    fixed_steps = FixedSteps(ProSeCo(steps=4), lambda tokens: table[tokens.cumsum(1) % 11], mask_id=MASK)
+
+    def run(tokens, seed):
+        state = fixed_steps(tokens, seed=seed, steps=2)
+        return state.tokens, state.nfe
+
+    traced = torch.jit.trace(run, (tokens, torch.arange(2)), check_trace=False)
+    for ours, theirs in zip(traced(tokens, torch.arange(2)), run(tokens, torch.arange(2)), strict=True):
+        assert torch.equal(ours, theirs)

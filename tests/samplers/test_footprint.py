@@ -25,6 +25,21 @@ class Part:
     model: object
 
 
+@dataclass(slots=True)
+class Slotted:
+    model: object
+
+
+class SlottedCall:
+    __slots__ = ("held", "never")
+
+    def __init__(self, held):
+        self.held = held
+
+    def __call__(self, tokens):
+        return tokens
+
+
 class Called:
     def __init__(self, held):
         self.held = held
@@ -57,6 +72,9 @@ AROUND = {
     "a module": lambda held: _module(held),
     "an instance": Called,
     "a data class": Part,
+    "a data class with slots": Slotted,
+    "an instance with slots": SlottedCall,
+    "a function of an instance with slots": lambda held: _closed_over(SlottedCall(held)),
     "a function": lambda held: lambda tokens: held,
     "a default": lambda held: _with_default(held),
     "a partial": lambda held: functools.partial(print, held),
