@@ -118,7 +118,8 @@ def _parts(owner: Any) -> Iterable[tuple[Hashable, object]]:
 def _attributes(owner: object) -> list[tuple[str, object]]:
     """Those of an object's ``__dict__``, and those that its classes keep in slots."""
     own = list(getattr(owner, "__dict__", {}).items())
-    for slot in _slots(type(owner)):
+    kind: Any = type(owner)  # to mypy a type[object] has no hash
+    for slot in _slots(kind):
         try:
             own.append((slot.__name__, slot.__get__(owner)))
         except AttributeError:  # holds nothing yet
