@@ -163,7 +163,7 @@ def test_most_steps():
     assert not (FixedSteps(sampler, model, mask_id=MASK)(canvas(2, LENGTH)).tokens == MASK).any()
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace`:DeprecationWarning")
 def test_a_corrector_traces():
     """TorchScript makes a product with 1 the other factor, here a bool."""
     tokens, table = canvas(2, 12), torch.eye(12) * 5
