@@ -134,7 +134,12 @@ CUDA_SOURCES = {"mdmcorrect.csrc.core": ["*.h"], "mdmcorrect.csrc.cuda": ["*.cu"
 setup(
     packages=[*find_packages(include=["mdmcorrect", "mdmcorrect.*"]), *EXAMPLES, *CUDA_SOURCES],
     package_dir={"mdmcorrect.examples": "examples", "mdmcorrect.csrc": "csrc"},
-    package_data={"mdmcorrect": ["py.typed"], "mdmcorrect.examples.sudoku": ["checkpoints/*"], **CUDA_SOURCES},
+    package_data={
+        "mdmcorrect": ["py.typed"],
+        "mdmcorrect.replay": ["page.html", "page.css", "page.js"],
+        "mdmcorrect.examples.sudoku": ["checkpoints/*"],
+        **CUDA_SOURCES,
+    },
     ext_modules=[
         Extension("mdmcorrect._C", sources=[], py_limited_api=True),
         Extension("mdmcorrect._host", sources=[], optional=True),

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 import mdmcorrect
 
-SUBCOMMANDS = ("demo", "compare", "doctor", "bench", "tune")
+from ._told import UserError
+
+SUBCOMMANDS = ("demo", "compare", "replay", "doctor", "bench", "tune")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,11 +29,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status. What is missing to run a subcommand is one line on stderr, status 1.
 
-    Ctrl-C ends a subcommand with one line and 130, the status of a process that SIGINT ended.
+    What a user asked for wrongly is one line too, and status 2, as argparse has it. Ctrl-C ends a subcommand with one
+    line and 130, the status of a process that SIGINT ended.
     """
     args = build_parser().parse_args(argv)
     try:
         return importlib.import_module(f"mdmcorrect.cli.{args.subcommand}").run(args)
+    except UserError as error:
+        print(f"mdmcorrect {args.subcommand}: {error}", file=sys.stderr)
+        return 2
     except ImportError as error:
         print(f"mdmcorrect {args.subcommand}: {error}", file=sys.stderr)
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _SCORES = (*TokenScores._fields, "quality")
+_CANDIDATES = "candidates"
 
 
 class Runs:
@@ -55,7 +56,7 @@ class Runs:
         callback: Callback | None = None,
         on_interrupt: str = "return",
         progress: bool = False,
-        history: bool | Collection[str] = False,
+        history: bool | Collection[str] | Literal["candidates"] = False,
     ) -> SampleResult:
         """Fill the masks of ``tokens``.
 
@@ -91,7 +92,9 @@ class Runs:
             progress: draw a progress bar with rich.
             history: keep the events, a few copies of the canvas per step. A collection of score names, such as
                 ``{"quality", "entropy"}``, also records these, computing those the method would not: at masked
-                positions, ``quality`` at all, and ``current_logprob`` at committed ones too.
+                positions, ``quality`` at all, and ``current_logprob`` at committed ones too. "candidates", alone or
+                among them, records the model's best five tokens per masked position, with confidence, entropy and, of a
+                method that reads it, quality: what :mod:`mdmcorrect.replay` shows. It reads the logits once more.
 
         Raises:
             TypeError, ValueError: an argument, or what the model returns, has the wrong type, dtype, shape or range;
@@ -104,7 +107,7 @@ class Runs:
         mask_id = _checks.token_id("mask_id", mask_id)
         _checks.choice("on_interrupt", on_interrupt, "return", "raise")
         _checks.called("callback", callback, "(event) -> bool")
-        keep, shown = _recorded(history)
+        keep, shown, candidates = _recorded(history, parts)
         if "noised_logprob" in shown and parts.scoring.noise != "dense":
             raise ValueError('history: expected noised_logprob of a sampler whose scoring has noise="dense" only')
         layout = {"fixed": fixed, "lengths": lengths, "attention_mask": attention_mask, "positions": positions}
@@ -134,6 +137,7 @@ class Runs:
             logits_processor=logits_processor,
             tokens_processor=tokens_processor,
             shown=shown,
+            candidates=candidates,
         )
         engine.forward.tell(state)
         events: list[StepEvent] = []
@@ -155,6 +159,8 @@ class Runs:
             history=events if keep else None,
             calls=state.calls,
             token_forwards=state.token_forwards,
+            mask_id=mask_id,
+            method=parts.name,
         )
         idle = begins and fixed is None and not result.calls and state.tokens.numel() > 0
         if idle and stopped == "finished" and not bool(state.tokens.eq(mask_id).any()):  # few runs are asked
@@ -184,15 +190,21 @@ def _looked_at(state: State, lengths: Tensor | None) -> State:
     return replace(state, padded=bool(found & 1))
 
 
-def _recorded(history: object) -> tuple[bool, frozenset[str]]:
-    """Whether events are kept, and the scores they carry."""
+def _recorded(history: object, parts: Sampler) -> tuple[bool, frozenset[str], bool]:
+    """Whether events are kept, the scores they carry, and whether they carry candidates."""
     if history is None or isinstance(history, bool):
-        return bool(history), frozenset()
+        return bool(history), frozenset(), False
+    if history == _CANDIDATES:
+        history = {_CANDIDATES}
     if isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Collection):
         raise TypeError(f'history: expected a bool or names of scores, such as {{"quality"}}, got {history!r}')
     for name in history:
-        _checks.choice("history", name, *_SCORES)
-    return True, frozenset(history)
+        _checks.choice("history", name, *_SCORES, _CANDIDATES)
+    names = frozenset(history)
+    if _CANDIDATES not in names:
+        return True, names, False
+    read = (parts.plan.wants if parts.plan else frozenset()) | (parts.correct.wants if parts.correct else frozenset())
+    return True, names - {_CANDIDATES} | {"confidence", "entropy"} | (read & {"quality"}), True
 
 
 def _then(advance: Callable[[], None], callback: Callback | None) -> Callback:

@@ -112,9 +112,10 @@ class Engine:
         if self.correct is None or not getattr(self.correct, "rescores", True):
             rescored = torch.zeros_like(before.done)
         listed = {name: made.scores[name] for name in self.shown}
-        update = made.update
+        update, watch = made.update, self.forward.watch
+        candidates = None if watch is None else watch.taken(before.tokens.shape, before.tokens.device)
         return copy_event(
-            index, before, made.state, update.committed, update.remasked, made.corrected, rescored, listed
+            index, before, made.state, update.committed, update.remasked, made.corrected, rescored, listed, candidates
         )
 
     def steps_of(self, state: State) -> Steps:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import _checks, _constants
 from ..model import Output, Request, Window, as_model, check_logits, combine, model_name, reads_windows, takes_positions
+from .candidates import Watch
 from .rows import Rows
 from .scoring import Scores, Scoring
 from .state import State
@@ -115,6 +116,7 @@ class Forward:
         logits_processor: ``(tokens [b, L], logits [b, L, V]) -> logits``, applied before anything is read.
         keep_logits: hold the last logits in ``logits``.
         ids: by the name of an argument, token ids that the vocabulary must hold.
+        watch: is shown the logits of every step's first forward.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Forward:
         *,
         keep_logits: bool = False,
         ids: Mapping[str, Sequence[int]] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.name, self.model = model_name(model), as_model(model)
         self.reads_windows = reads_windows(model)
@@ -140,7 +143,8 @@ class Forward:
         self.ids = {name: several for name, several in (ids or {}).items() if several}
         self._takes_positions = takes_positions(model)
         self._rows: Tensor | None = None
-        self._settles = logits_processor is not None or keep_logits or scoring.reads_logits
+        self.watch = watch
+        self._settles = logits_processor is not None or keep_logits or scoring.reads_logits or watch is not None
         # Whether scores are what the operator says of the model's logits, and nothing besides.
         self.plain = type(scoring) is Scoring and not scoring.confidence_forbid and not self._settles
 
@@ -220,6 +224,11 @@ class Forward:
             check_logits(output.logits, shown, self.mask_id, "logits_processor")
         if self.keep_logits:
             tally.logits = output.logits
+        if self.watch is not None and not correction:
+            first = start or 0
+            wanted = request.wanted & take(rows.mask)[:, None]
+            wanted = wanted[:, first : first + shown.shape[1]]
+            self.watch(output.logits, wanted, request.batch, tokens.shape, first)
         tally.count(rows, asked, output.forwards)
         return Answer(output, request, tokens, shown, rows, index)
 

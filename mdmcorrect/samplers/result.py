@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .candidates import Candidates
 from .state import State
+
+if TYPE_CHECKING:
+    from ..replay.run import Run
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class StepEvent:
             model read: ``before``, but for the rows of ``rescored``.
         rescored: bool ``[B]``, rows whose scores are those of a corrector's last forward, of the canvas it tried, which
             need be neither ``before`` nor ``tokens``; what it did not score keeps the step's.
+        candidates: the best tokens of the step's first forward, if they were asked for.
     """
 
     index: int
@@ -38,6 +45,7 @@ class StepEvent:
     nfe: Tensor
     rescored: Tensor
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    candidates: Candidates | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class SampleResult:
         history: the steps of this call, or None if it kept none.
         calls: forwards of the model, whatever their batch.
         token_forwards: tokens that went through the model, padding included.
+        mask_id: the mask token.
+        method: what the sampler calls itself.
     """
 
     tokens: Tensor
@@ -65,6 +75,8 @@ class SampleResult:
     history: list[StepEvent] | None
     calls: int
     token_forwards: int
+    mask_id: int = -1
+    method: str = ""
 
     @property
     def seed(self) -> Tensor:
@@ -74,6 +86,37 @@ class SampleResult:
     def complete(self, mask_id: int) -> Tensor:
         """bool ``[B]``: rows without a mask left to fill."""
         return ~self.state.masked(mask_id).any(1)
+
+    def run(self, rows: Sequence[int] | None = None) -> Run:
+        """What the history says, as plain numbers; see :func:`mdmcorrect.replay.run_of`.
+
+        Raises:
+            ValueError: the call kept no history, or there is no such row.
+        """
+        from ..replay.run import run_of
+
+        return run_of(self, rows)
+
+    def save(self, path: str | PathLike[str], tokenizer: Any = None) -> None:
+        """Write the run as JSON, for :func:`mdmcorrect.replay.load` and ``mdmcorrect replay``.
+
+        Args:
+            path: the file.
+            tokenizer: one with ``decode([id])``, a function of an id, or texts by id; what it says is saved too.
+        """
+        self.run().save(path, tokenizer)
+
+    def to_html(self, tokenizer: Any = None, **options: Any) -> str:
+        """One page that plays the run; options as of :func:`mdmcorrect.replay.page.to_html`."""
+        return self.run(options.get("rows")).to_html(tokenizer, **options)
+
+    def text(self, tokenizer: Any = None, **options: Any) -> str:
+        """The run step by step, to be printed; options as of :func:`mdmcorrect.replay.terminal.text`."""
+        return self.run().text(tokenizer, **options)
+
+    def plot(self, **options: Any) -> Any:
+        """Quality, confidence, entropy and counts over steps; options as of :func:`mdmcorrect.replay.figure.plot`."""
+        return self.run().plot(**options)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -97,6 +140,7 @@ def copy_event(
     corrected: Tensor,
     rescored: Tensor,
     scores: Mapping[str, Tensor],
+    candidates: Candidates | None = None,
 ) -> StepEvent:
     """An event that shares no memory with the run, so that whoever gets it cannot change what follows."""
     return StepEvent(
@@ -111,4 +155,5 @@ def copy_event(
         nfe=after.nfe.clone(),
         rescored=rescored.clone(),
         scores={name: value.detach().clone() for name, value in scores.items()},
+        candidates=candidates,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import _checks
 from .call import Runs
+from .candidates import Watch
 from .correct import Correct
 from .draws import draws
 from .engine import Engine, Stop, TokensProcessor
@@ -98,8 +99,12 @@ class Sampler(Runs):
         logits_processor: LogitsProcessor | None = None,
         tokens_processor: TokensProcessor | None = None,
         shown: frozenset[str] = frozenset(),
+        candidates: bool = False,
     ) -> Engine:
-        """The loop that a call runs, for one run. ``shown``: scores to compute beside those the method reads."""
+        """The loop that a call runs, for one run.
+
+        ``shown``: scores to compute beside those the method reads; ``candidates``: keep the best tokens of each step.
+        """
         assert self.plan is not None
         _checks.called("stop", stop, "(tokens, fixed) -> bool [B]")
         _checks.called("logits_processor", logits_processor, "(tokens, logits) -> logits")
@@ -129,6 +134,7 @@ class Sampler(Runs):
                 logits_processor,
                 keep_logits=keep_logits,
                 ids={"eos_id": eos_ids},
+                watch=self._watch(mask_id) if candidates else None,
             ),
             mask_id=mask_id,
             eos_ids=eos_ids,
@@ -137,6 +143,14 @@ class Sampler(Runs):
             review=self.review,
             review_forward=review,
             shown=shown,
+        )
+
+    def _watch(self, mask_id: int) -> Watch:
+        """Who keeps candidates, of the distribution that the scoring's confidences are of."""
+        mask = [mask_id]
+        return Watch(
+            suppress=(*self.scoring.suppress, *(mask if self.scoring.mask_token == "suppress" else ())),
+            barred=(*self.scoring.forbid, *(mask if self.scoring.mask_token == "forbid" else ())),
         )
 
 
