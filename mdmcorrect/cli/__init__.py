@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ import mdmcorrect
 
 from ._told import UserError
 
-SUBCOMMANDS = ("demo", "compare", "replay", "doctor", "bench", "tune")
+SUBCOMMANDS = ("demo", "compare", "generate", "score", "replay", "doctor", "bench", "tune")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,15 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     What a user asked for wrongly is one line too, and status 2, as argparse has it. Ctrl-C ends a subcommand with one
     line and 130, the status of a process that SIGINT ended.
     """
-    args = build_parser().parse_args(argv)
+    command = "mdmcorrect"
+    args = argparse.Namespace()
     try:
+        args = build_parser().parse_args(argv)
+        command = f"mdmcorrect {args.subcommand}"
         return importlib.import_module(f"mdmcorrect.cli.{args.subcommand}").run(args)
-    except UserError as error:
-        print(f"mdmcorrect {args.subcommand}: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        print(f"mdmcorrect {args.subcommand}: {error}", file=sys.stderr)
-        return 1
+    except (UserError, ImportError) as error:
+        if getattr(args, "traceback", False):
+            raise
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        print(f"mdmcorrect {args.subcommand}: interrupted", file=sys.stderr)
+        print(f"{command}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

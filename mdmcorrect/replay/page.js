@@ -220,8 +220,8 @@
     $("plain").textContent = frame.canvas.map((token, place) => token === run.mask_id && !row.fixed[place] ? "▁" : text(token)).join(extra.named && !isGrid ? "" : " ");
     $("now")?.setAttribute("x", at * 1000 / frames.length);
     about(pinned ?? (cells[focused] === document.activeElement ? focused : null));
-    const picture = extra.molecules[run.rows.indexOf(row)]?.[at] ?? "";
-    $("molecule").hidden = !extra.molecules.length || !picture;
+    const picture = extra.pictures[extra.molecules[run.rows.indexOf(row)]?.[at]] ?? "";
+    $("molecule").hidden = !picture;
     if (picture) {
       $("molecule").querySelector("img").src = picture;
       $("molecule").querySelector("img").alt = `The molecule ${frame.canvas.map(text).join("")}`;

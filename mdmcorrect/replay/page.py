@@ -73,13 +73,14 @@ def to_html(
         "named": texts is not None,
         "texts": labels,
         "breaks": breaks,
-        "molecules": _molecules(run, texts) if view == "smiles" else [],
     }
-    told = _json(extra)
-    small, left_out = bounded(run, max_bytes - len(told), lambda some: len(as_json(some)))
+    said = len(_json(extra))
+    small, left_out = bounded(run, max_bytes - said, lambda some: len(as_json(some)))
+    pictures, molecules = _molecules(small, texts, max_bytes - said - len(as_json(small)), draw=view == "smiles")
+    told = _json({**extra, "pictures": pictures, "molecules": molecules})
     if left_out:
         notes.append(f"Shortened to fit {max_bytes} bytes: {', '.join(left_out)}.")
-    if view == "smiles" and not extra["molecules"]:
+    if view == "smiles" and not pictures:
         notes.append("No molecule is drawn: RDKit is not installed, or no row was one.")
     name = f"{run.method or 'A sampler'}: a run, step by step" if title is None else title
     parts = {
@@ -129,20 +130,27 @@ def _grid(run: Run, view: str, columns: int | None, boxes: tuple[int, int] | Non
     return wide, height, width
 
 
-def _molecules(run: Run, texts: Mapping[int, str] | None) -> list[list[str]]:
-    """For each row and canvas the data address of a picture, or ""."""
+def _molecules(
+    run: Run, texts: Mapping[int, str] | None, room: int, *, draw: bool
+) -> tuple[list[str], list[list[int]]]:
+    """Pictures within ``room`` bytes, last canvases first, and which of them each canvas of each row has; -1: none."""
+    if texts is None or not draw:
+        return [], []
     from .molecules import picture_of
 
-    if texts is None:
-        return []
-    drawn: list[list[str]] = []
+    pictures: dict[str, int] = {}
+    drawn = []
     for row in run.rows:
-        pictures = []
-        for canvas in row.canvases():
-            whole = run.mask_id not in canvas
-            pictures.append(picture_of("".join(texts.get(token, "") for token in canvas)) if whole else "")
-        drawn.append(pictures)
-    return drawn if any(any(pictures) for pictures in drawn) else []
+        found = []
+        for canvas in reversed(list(row.canvases())):
+            whole = "".join(texts.get(token, "") for token in canvas) if run.mask_id not in canvas else ""
+            picture = picture_of(whole) if whole else ""
+            if picture and picture not in pictures and len(picture) + 3 <= room:
+                room -= len(picture) + 3
+                pictures[picture] = len(pictures)
+            found.append(pictures.get(picture, -1))
+        drawn.append(found[::-1])
+    return list(pictures), drawn if pictures else []
 
 
 def _json(values: Any) -> str:
