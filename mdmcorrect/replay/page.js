@@ -14,16 +14,19 @@
   // ---- what is known after each step ----
 
   function unfold(entry) {
-    const made = [{ canvas: entry.tokens.slice(), kinds: new Map(), step: null, known: {}, taken: new Map(), seen: {} }];
+    const made = [{ canvas: entry.tokens.slice(), kinds: new Map(), step: null, known: {}, taken: new Map(), was: new Map(), seen: {} }];
     const names = new Set(entry.steps.flatMap((step) => Object.keys(step.scores ?? {})));
     const known = {};
     for (const name of names) known[name] = new Array(entry.tokens.length).fill(null);
+    const stood = entry.tokens.slice();
     let seen = {};
     for (const step of entry.steps) {
       const before = made[made.length - 1].canvas, canvas = before.slice();
-      const kinds = new Map(), taken = new Map(), asked = { ...seen };
+      const kinds = new Map(), taken = new Map(), was = new Map(), asked = { ...seen };
       for (const [place, token, kind] of step.changes) {
         canvas[place] = token;
+        if (kind === "mended" || kind === "rewritten") was.set(place, stood[place]);
+        if (token !== run.mask_id) stood[place] = token;
         kinds.set(place, kind);
         if (kind === "masked" && before[place] !== run.mask_id) taken.set(place, before[place]);
       }
@@ -41,7 +44,7 @@
       }
       const copy = {};
       for (const name of names) copy[name] = kept_copy(known[name]);
-      made.push({ canvas, kinds, step, known: copy, taken, seen: asked });
+      made.push({ canvas, kinds, step, known: copy, taken, was, seen: asked });
       seen = asked;
     }
     return { made, names: [...names] };
@@ -54,11 +57,14 @@
     return all.length ? [all.reduce((a, b) => Math.min(a, b)), all.reduce((a, b) => Math.max(a, b))] : [0, 1];
   }
   let range = [0, 1];
-  function bin(value) {
-    let share = (value - range[0]) / (range[1] - range[0] || 1);
-    if (SCORES[score] < 0) share = 1 - share;
-    return Math.max(0, Math.min(BINS - 1, Math.floor(share * BINS)));
+  // Where one colour ends and the next, surer one begins; probabilities crowd below 1.
+  function edges() {
+    const [least, most] = SCORES[score] < 0 ? [range[1], range[0]] : range;
+    if (["quality", "confidence"].includes(score)) return [0.5, 0.7, 0.85, 0.95];
+    return Array.from({ length: BINS - 1 }, (_, n) => least + (most - least) * (n + 1) / BINS);
   }
+  let steps = [];
+  const bin = (value) => steps.filter((edge) => SCORES[score] < 0 ? value <= edge : value >= edge).length;
   const number = (value) => Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(3) : value.toExponential(1);
 
   // ---- the tokens ----
@@ -91,7 +97,7 @@
     });
   }
 
-  function edges(place) {
+  function walls(place) {
     const [high, wide] = extra.boxes;
     if (!isGrid || !high) return "";
     const line = Math.floor(place / extra.columns), column = place % extra.columns, lines = row.tokens.length / extra.columns;
@@ -106,7 +112,7 @@
     const colour = value !== null && is !== "masked" && is !== "given" ? ` b${bin(value)}` : "";
     const label = is === "masked" ? (isGrid ? "" : "\u00a0") : text(token);
     const line = !isGrid && is !== "masked" && breaks.has(token) ? " nl" : "";
-    const name = `token ${is}${colour}${line}${edges(place)}${place === pinned ? " pinned" : ""}`;
+    const name = `token ${is}${colour}${line}${walls(place)}${place === pinned ? " pinned" : ""}`;
     if (cell.className !== name) cell.className = name;
     if (cell.textContent !== label) cell.textContent = label;
     const judged = colour ? `, ${score} ${number(value)}` : "";
@@ -127,6 +133,7 @@
     const is = state(place), token = is === "taken" ? frame.taken.get(place) : frame.canvas[place];
     add("h2", is === "masked" ? "masked" : text(token));
     add("p", `Position ${place}${is === "masked" ? "" : `, id ${token}`}: ${WORDS[is]}.`);
+    if (frame.was.has(place)) add("p", `It was ${text(frame.was.get(place))} before.`);
     for (const [name, values] of Object.entries(frame.known)) {
       if (values[place] !== null && !row.fixed[place]) add("p", `${name}: ${number(values[place])}`);
     }
@@ -248,7 +255,12 @@
   function colourBy(name) {
     score = name;
     range = limits(name);
+    steps = edges();
     $("scale").hidden = !name;
+    const sure = SCORES[name] < 0 ? "≤" : "≥", short = (value) => String(Number(value.toFixed(2)));
+    $("scale").querySelectorAll(".token").forEach((cell, n) => {
+      cell.textContent = n ? `${sure} ${short(steps[n - 1])}` : `${SCORES[name] < 0 ? ">" : "<"} ${short(steps[0])}`;
+    });
     strip();
     show(at, false);
   }
