@@ -67,6 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--presets", action=_Presets, help="list every sampler and its settings, and end")
     parser.add_argument("--new-tokens", type=int, default=64, help="masks after each prompt (default 64)")
     parser.add_argument("--eos-id", type=int, nargs="*", help="ids that end a row; none: nothing does; default: known")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text that ends a row, cut off")
     parser.add_argument("--pad-id", type=int, help="fills shorter rows of a batch; default: the tokenizer's, or eos")
     parser.add_argument("--batch-size", type=int, default=1, help="prompts at once (default 1)")
     parser.add_argument("--seed", type=int, default=0)
@@ -96,13 +97,15 @@ def run(args: argparse.Namespace) -> int:
     rows = [ids_of(prompt, loaded.tokenizer, chat=args.chat, special=special) for prompt in prompts]
     ids = _special_ids(args, loaded)
     said = {"model": args.model, "preset": type(sampler).__name__, "settings": settings, "ids": ids}
-    said |= {name: getattr(args, name) for name in ("new_tokens", "seed", "dtype", "shift", "chat", "quality_head")}
+    said |= {
+        name: getattr(args, name) for name in ("new_tokens", "seed", "dtype", "shift", "chat", "quality_head", "stop")
+    }
     with nullcontext() if args.out is None else Journal(args.out, fingerprint(said), overwrite=args.overwrite) as kept:
         done = {} if kept is None else kept.done
         for index, entry in done.items():
             if index >= len(prompts) or entry.get("prompt") != prompts[index].given:
                 raise UserError(f"--out {args.out}: its prompt {index} is another than is given now")
-        told = _progress(args, len(prompts), len(done))
+        count = _progress(args, len(prompts), len(done))
         todo = [index for index in range(len(prompts)) if index not in done]
         for first in range(0, len(todo), args.batch_size):
             batch = todo[first : first + args.batch_size]
@@ -112,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
             else:
                 sys.stdout.write("".join(json.dumps(answer) + "\n" for answer in answers))
                 sys.stdout.flush()
-            told(len(batch))
+            count(len(batch))
     return 0
 
 
@@ -146,8 +149,9 @@ def _answers(
     from ._prompts import text_of
     from ._told import UserError
 
+    stop = _stop(args, loaded, ids["mask_id"])
     looked_at = args.html is not None or args.runs is not None
-    seeds = torch.tensor([(args.seed << 32) + index for index in batch], dtype=torch.int64)
+    seeds = torch.tensor([(args.seed << 32) + index for index in batch], dtype=torch.int64, device="cpu")
     ends = ids["eos_id"] or None
     try:
         canvas = Canvas.from_prompts(
@@ -164,6 +168,7 @@ def _answers(
             mask_id=ids["mask_id"],
             fixed=canvas.fixed,
             eos_id=ends,
+            stop=stop,
             seed=seeds,
             on_interrupt="raise",
             history="candidates" if looked_at else False,
@@ -178,11 +183,31 @@ def _answers(
         given = rows[index]  # what it answers begins at the prompt's first mask, if there are any in it
         begins = given.index(ids["mask_id"]) if ids["mask_id"] in given else len(given)
         made = sequences[place][begins:].tolist()
-        answer = {"index": index, "prompt": prompts[index].given, "completion": text_of(made, loaded.tokenizer)}
+        if stop is not None and ids["mask_id"] in made:  # what a row that was ended has left
+            made = made[: made.index(ids["mask_id"])]
+        text = text_of(made, loaded.tokenizer)
+        completion = text if stop is None or text is None else stop.cut(text)
+        answer = {"index": index, "prompt": prompts[index].given, "completion": completion}
         if prompts[index].name is not None:
             answer["id"] = prompts[index].name
         numbers = {"nfe": int(result.nfe[place]), "seed": int(seeds[place])}
         yield answer | {"tokens": made, "stopped": result.stopped} | numbers
+
+
+def _stop(args: argparse.Namespace, loaded: Any, mask_id: int) -> Any:
+    """The rule of ``--stop``, or None."""
+    from mdmcorrect.streaming import StopStrings
+
+    from ._told import UserError
+
+    if not args.stop:
+        return None
+    if loaded.tokenizer is None:
+        raise UserError("--stop: it is text, and the model has no tokenizer; give --tokenizer")
+    try:
+        return StopStrings(loaded.tokenizer, args.stop, mask_id=mask_id)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--stop: {error}") from error
 
 
 def _show(args: argparse.Namespace, result: Any, place: int, index: int, tokenizer: Any) -> None:

@@ -236,3 +236,15 @@ def test_a_folder_of_transformers_with_a_head(tmp_path: Path, capsys: pytest.Cap
     assert all(4 not in answer["tokens"] for answer in answers)  # no mask is left
     assert main(["score", str(folder), "--text", "a b"]) == 0
     assert capsys.readouterr().out.startswith("quality by head, mean 0.5")  # an untrained head's
+
+
+def test_stop_ends_an_answer(prompts: Path, tmp_path: Path) -> None:
+    out, stopped = tmp_path / "out.jsonl", tmp_path / "stopped.jsonl"
+    steps = ["--preset", "LLaDA", "--steps", "8", "--set", "block_length=1", "--quiet"]
+    assert generate(prompts, out, *steps) == 0
+    string = lines(out)[0]["completion"][2:4]
+    assert generate(prompts, stopped, *steps, "--stop", string) == 0
+    for before, after in zip(lines(out), lines(stopped), strict=True):
+        assert after["completion"] == before["completion"].split(string)[0]
+        assert tiny.MASK not in after["tokens"]
+    assert lines(stopped)[0]["nfe"] < lines(out)[0]["nfe"]
