@@ -9,7 +9,7 @@
   const breaks = new Set(extra.breaks);
   const isGrid = extra.columns > 0;
   const text = (token) => extra.named ? (extra.texts[token] ?? `⟨${token}⟩`) : String(token);
-  let row, frames, cells = [], at = 0, timer = null, focused = 0, pinned = null, score = "";
+  let row, frames, cells = [], gaps = [], at = 0, timer = null, focused = 0, pinned = null, score = "";
 
   // ---- what is known after each step ----
 
@@ -87,7 +87,14 @@
     box.style.gridTemplateColumns = isGrid ? `repeat(${extra.columns}, auto)` : "";
     const final = frames[frames.length - 1].canvas.map(text).join("");
     box.dir = !isGrid && /^[^A-Za-z\u00c0-\u024f]*[\u0590-\u08ff\ufb1d-\ufefc]/.test(final) ? "rtl" : "ltr";
+    gaps = [];
     cells = row.tokens.map((_, place) => {
+      if (!isGrid) { // the space before a word stands outside its frame, where lines may break
+        const gap = document.createElement("span");
+        gap.setAttribute("aria-hidden", "true");
+        gaps.push(gap);
+        box.append(gap);
+      }
       const cell = document.createElement("span");
       cell.setAttribute("role", "option");
       cell.dataset.place = place;
@@ -110,7 +117,9 @@
     const token = is === "taken" ? frame.taken.get(place) : frame.canvas[place];
     const value = frame.known[score]?.[place] ?? null;
     const colour = value !== null && is !== "masked" && is !== "given" ? ` b${bin(value)}` : "";
-    const label = is === "masked" ? (isGrid ? "" : "\u00a0") : text(token);
+    const whole = is === "masked" ? (isGrid ? "" : "\u00a0") : text(token);
+    const space = isGrid || !whole.trim() ? "" : whole.match(/^ */)[0], label = whole.slice(space.length);
+    if (!isGrid && gaps[place].textContent !== space) gaps[place].textContent = space;
     const line = !isGrid && is !== "masked" && breaks.has(token) ? " nl" : "";
     const name = `token ${is}${colour}${line}${walls(place)}${place === pinned ? " pinned" : ""}`;
     if (cell.className !== name) cell.className = name;

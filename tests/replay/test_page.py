@@ -48,7 +48,8 @@ def where(browser: Browser) -> str:
 def test_every_step_shows_its_canvas(page: Browser, result: SampleResult) -> None:
     row = result.run().rows[0]
     for number, canvas in enumerate(row.canvases()):
-        shown = page.run(f"{CELLS}.map((cell) => [cell.className.split(' ')[1], cell.textContent])")
+        whole = "cell.previousSibling.textContent + cell.textContent"
+        shown = page.run(f"{CELLS}.map((cell) => [cell.className.split(' ')[1], {whole}])")
         for place, (kind, text) in enumerate(shown):
             if kind == "taken":
                 assert canvas[place] == MASK
