@@ -167,3 +167,18 @@ def test_a_narrow_window_scrolls_in_no_direction_but_down(page: Browser) -> None
     page.ask("Emulation.setDeviceMetricsOverride", width=360, height=700, deviceScaleFactor=1, mobile=False)
     assert page.run("document.documentElement.scrollWidth") <= 360
     page.ask("Emulation.clearDeviceMetricsOverride")
+
+
+def test_a_mended_token_tells_what_it_was(page: Browser, result: SampleResult) -> None:
+    row = result.run().rows[0]
+    step, place = next(
+        (number, place)
+        for number, frame in enumerate(row.frames)
+        for place, _, kind in frame.changes
+        if kind == "mended"
+    )
+    for _ in range(step + 1):
+        page.press("ArrowRight")
+    stood = [canvas[place] for canvas in list(row.canvases())[: step + 1] if canvas[place] != MASK][-1]
+    page.hover(f"[data-place='{place}']")
+    assert f"It was {visible(NASTY[stood])} before." in page.run("document.getElementById('about').textContent")
