@@ -9,7 +9,7 @@
   const breaks = new Set(extra.breaks);
   const isGrid = extra.columns > 0;
   const text = (token) => extra.named ? (extra.texts[token] ?? `⟨${token}⟩`) : String(token);
-  let row, frames, cells = [], gaps = [], at = 0, timer = null, focused = 0, pinned = null, score = "";
+  let row, frames, cells = [], gaps = [], at = 0, timer = null, focused = 0, pinned = null, hovered = null, score = "";
 
   // ---- what is known after each step ----
 
@@ -235,7 +235,7 @@
     if (aloud) $("said").textContent = `Step ${at}. ${sentence(frame)}`;
     $("plain").textContent = frame.canvas.map((token, place) => token === run.mask_id && !row.fixed[place] ? "▁" : text(token)).join(extra.named && !isGrid ? "" : " ");
     $("now")?.setAttribute("x", at * 1000 / frames.length);
-    about(pinned ?? (cells[focused] === document.activeElement ? focused : null));
+    about(pinned ?? hovered ?? (cells[focused] === document.activeElement ? focused : null));
     const picture = extra.pictures[extra.molecules[run.rows.indexOf(row)]?.[at]] ?? "";
     $("molecule").hidden = !picture;
     if (picture) {
@@ -278,7 +278,7 @@
     row = run.rows[index];
     const unfolded = unfold(row);
     frames = unfolded.made;
-    at = 0; focused = 0; pinned = null;
+    at = 0; focused = 0; pinned = null; hovered = null;
     const names = ["quality", ...Object.keys(SCORES)].filter((name, n, all) => all.indexOf(name) === n && unfolded.names.includes(name));
     $("score").replaceChildren(...[...names, ""].map((name) => new Option(name || "nothing", name)));
     $("scrub").max = frames.length - 1;
@@ -312,7 +312,13 @@
     go(Math.floor((event.clientX - box.left) / box.width * frames.length));
   });
   const placeOf = (event) => event.target.closest?.("[data-place]")?.dataset.place;
-  $("tokens").addEventListener("mouseover", (event) => { const place = placeOf(event); if (place !== undefined && pinned === null) about(Number(place)); });
+  $("tokens").addEventListener("mouseover", (event) => {
+    const place = placeOf(event);
+    if (place === undefined) return;
+    hovered = Number(place);
+    if (pinned === null) about(hovered);
+  });
+  $("tokens").addEventListener("mouseleave", () => { hovered = null; });
   $("tokens").addEventListener("focusin", (event) => { const place = placeOf(event); if (place !== undefined && pinned === null) about(Number(place)); });
   const pin = (place) => {
     const old = pinned;

@@ -194,7 +194,7 @@ def _frames(
             changes.append((place, token, kind))
             if token != mask_id:
                 stood[place] = token
-        scores = {name: _numbers(score[row, columns].tolist()) for name, score in event["scores"].items()}
+        scores = {name: _numbers(score[row, columns].tolist()) for name, score in sorted(event["scores"].items())}
         scores = {name: score for name, score in scores.items() if any(value is not None for value in score)}
         frames.append(
             Frame(

@@ -109,7 +109,8 @@ class Browser:
 
     def hover(self, selector: str) -> None:
         """Move the pointer onto an element."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'nearest'}})")
+        box = f"document.querySelector({json.dumps(selector)}).getClientRects()[0]"  # of a text in two lines the first
         x, y = self.run(f"(() => {{ const b = {box}; return [b.x + b.width / 2, b.y + b.height / 2]; }})()")
         self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 

@@ -180,5 +180,21 @@ def test_a_mended_token_tells_what_it_was(page: Browser, result: SampleResult) -
     for _ in range(step + 1):
         page.press("ArrowRight")
     stood = [canvas[place] for canvas in list(row.canvases())[: step + 1] if canvas[place] != MASK][-1]
+    page.hover("h1")
     page.hover(f"[data-place='{place}']")
     assert f"It was {visible(NASTY[stood])} before." in page.run("document.getElementById('about').textContent")
+
+
+def test_what_is_pointed_at_is_told_of_every_step(browser: Browser, result: SampleResult, tmp_path: Path) -> None:
+    path = tmp_path / "grid.html"
+    path.write_text(result.to_html(view="grid"), encoding="utf-8")
+    browser.open(path)
+    browser.hover("h1")
+    browser.hover("[data-place='9']")
+    told = "document.getElementById('about').textContent"
+    for _ in range(8):
+        browser.press("ArrowRight")
+        assert browser.run(told).count("Position 9") == 1
+    browser.hover("h1")
+    browser.press("ArrowLeft")
+    assert "Position" not in browser.run(told)
