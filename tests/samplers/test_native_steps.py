@@ -95,6 +95,10 @@ def same_run(sampler, by_parts, tokens=None, toy=None, **options):
         for item in fields(mine):
             if item.name in ("index", "scores"):
                 continue
+            if item.name == "candidates":
+                for one, other in zip(mine.candidates or (), theirs.candidates or (), strict=True):
+                    torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+                continue
             assert torch.equal(getattr(mine, item.name), getattr(theirs, item.name)), item.name
     return ours
 
@@ -338,3 +342,9 @@ def test_logits_that_change_their_type_and_size(corrector, by_parts):
     scoring = Scoring(confidence_dtype="logits", temperature=1.0)
     sampler = Sampler(steps=9, unmask=Unmask("confidence"), scoring=scoring, correct=corrector)
     same_run(sampler, by_parts, toy=Changing)
+
+
+@pytest.mark.parametrize("name", ["prism", "llada", "mdlm", "proseco", "block-prism"])
+def test_candidates_are_the_same(name, by_parts):
+    result = same_run(PRESETS[name], by_parts, history={"candidates"})
+    assert all((event.candidates.token >= 0).any() for event in result.history[:1])
