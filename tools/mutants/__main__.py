@@ -31,6 +31,7 @@ def main() -> int:
     tool.add_argument("--seed", type=int, default=0)
     for command in (hand, tool):
         command.add_argument("--seconds", type=float, default=60.0, help="of tests that one bug meets at most")
+        command.add_argument("--tests", nargs="+", metavar="FILE", help="ask these, whatever line they run")
         command.add_argument("--only", help="a file of names, as --left writes them: these alone")
         command.add_argument("--left", help="write the names of those that nobody noticed")
         command.add_argument("--verbose", action="store_true", help="show what each survivor changes")
@@ -44,20 +45,25 @@ def main() -> int:
     if options.only:
         names = set(json.loads(Path(options.only).read_text()))
         mutants = [mutant for mutant in mutants if mutant.name in names]
-    left = report(mutants, options.seconds, verbose=options.verbose)
+    left = report(mutants, options.seconds, options.tests, verbose=options.verbose)
     if options.left:
         Path(options.left).write_text(json.dumps([mutant.name for mutant in left], indent=1))
     return 0
 
 
-def report(mutants: list[Mutant], limit: float, *, verbose: bool = False) -> list[Mutant]:
+def report(
+    mutants: list[Mutant], limit: float, files: list[str] | None = None, *, verbose: bool = False
+) -> list[Mutant]:
     """Run the mutants, write a line for each and the score of each area; those that nobody noticed."""
-    known = mapping.Map()
+    known = None if files else mapping.Map()
     running.prepare()
     outcomes = defaultdict(list)
     for mutant in mutants:
-        tests = known.within(known.tests(mutant.path, mutant.lines), limit)
-        outcome = running.run(mutant, tests, sum(known.seconds[test] for test in tests))
+        if known is None:
+            outcome = running.run(mutant, files or [], limit)
+        else:
+            tests = known.within(known.tests(mutant.path, mutant.lines), limit)
+            outcome = running.run(mutant, tests, sum(known.seconds[test] for test in tests))
         outcomes[mutant.area].append(outcome)
         said = f"noticed by {outcome.noticed}" if outcome.noticed else f"SURVIVED {outcome.tests} tests"
         print(f"{said:28} {outcome.seconds:5.1f} s  {mutant.name}", flush=True)

@@ -26,6 +26,7 @@ class Recorder:
 
         self.coverage = coverage.Coverage(data_file=str(LINES), source=[str(ROOT / "mdmcorrect")], config_file=False)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.failed: set[str] = set()  # without a bug: they would notice each
 
     def pytest_configure(self) -> None:
         self.coverage.load()
@@ -39,6 +40,8 @@ class Recorder:
         return answer
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.add(report.nodeid)
         if not report.skipped:
             self.seconds[report.nodeid] += report.duration
 
@@ -46,7 +49,8 @@ class Recorder:
         self.coverage.stop()
         self.coverage.save()
         known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
-        SECONDS.write_text(json.dumps({**known, **self.seconds}))
+        times = {**known, **self.seconds}
+        SECONDS.write_text(json.dumps({test: time for test, time in times.items() if test not in self.failed}))
 
 
 def make(tests: list[str]) -> int:

@@ -57,16 +57,17 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class Chosen:
-    """A pytest plugin that runs these tests alone, in this order."""
+    """A pytest plugin that runs these tests alone, in this order; of a whole file, all."""
 
     def __init__(self, tests: list[str]) -> None:
         self.order = {test: index for index, test in enumerate(tests)}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        items[:] = sorted(
-            (item for item in items if item.nodeid in self.order), key=lambda item: self.order[item.nodeid]
-        )
+        def place(item: pytest.Item) -> int | None:
+            return self.order.get(item.nodeid, self.order.get(item.nodeid.split("::")[0]))
+
+        items[:] = sorted((item for item in items if place(item) is not None), key=lambda item: place(item) or 0)
 
 
 def prepare() -> None:
