@@ -90,7 +90,8 @@ def test_when_history_masks_again(step, number):
 
 
 def test_history_is_a_mean_and_begins_anew_with_a_commit():
-    memory = {"believed": torch.tensor([[2.0, 0.9, 0.9, 0.0]]), "noted": torch.tensor([[4.0, 1.0, 1.0, 0.0]])}
+    # The last was a token once, before it was masked again.
+    memory = {"believed": torch.tensor([[2.0, 0.9, 0.9, 2.0]]), "noted": torch.tensor([[4.0, 1.0, 1.0, 3.0]])}
     state, view = moment([0, 1, 2, M], step=2, steps=8, quota=4, memory=memory)
     believed = torch.tensor([0.5, 0.9, 0.9, math.nan]).log()
     plan = HistoryRemask(Unmask("confidence"), numbers=((1.0, 1),))
@@ -268,6 +269,7 @@ def test_rows_that_have_stopped_hold_no_others():
     uneven = Sampler(steps=2, unmask=Unmask(count=Threshold(0.0)), window=Blocks(4, together=True, until_filled=True))
     run = uneven(Toy(), tokens, mask_id=M, stop=first_row, history=True)
     assert run.nfe.tolist() == [0, 2]
+    assert run.steps.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("finish", [False, True])
@@ -278,6 +280,8 @@ def test_fixed_steps_leave_what_the_sampler_leaves(finish):
     fixed = FixedSteps(sampler, Toy(), mask_id=M)(tokens, seed=0)
     assert torch.equal(fixed.tokens, expected.tokens)
     assert bool((fixed.tokens == M).any()) != finish
+    one = FixedSteps(sampler, Toy(), mask_id=M)(tokens, steps=1, seed=0)  # no closing step where none is to be made
+    assert (one.tokens != M).sum(1).tolist() == ([2, 2] if finish else [1, 1])
 
 
 def test_a_reviewer_is_told_the_condition():

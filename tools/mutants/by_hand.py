@@ -7,7 +7,7 @@ The first part is a list of bugs that the suite once did not notice; the second 
 BUGS: dict[str, tuple[str, str, str]] = {
     # ---- bugs that were not noticed once ----
     "informed: no step in the noise": ("samplers/informed.py", "                step=state.step,\n", ""),
-    "informed: no call in the noise": ("samplers/informed.py", "                call=correction,\n", ""),
+    "informed: no call in the noise": ("samplers/informed.py", "                call=request.correction,\n", ""),
     "rows stay settled after writes": (
         "samplers/part_steps.py", "(settled | correcting.mask) & ~written", "(settled | correcting.mask)",
     ),
@@ -74,15 +74,9 @@ BUGS: dict[str, tuple[str, str, str]] = {
         "compat/dream.py", "        temperature=config.temperature,\n        top_p=config.top_p,",
         "        temperature=config.temperature if config.top_p is None else 0.0,\n        top_p=config.top_p,",
     ),
-    "rows that wait for stopped ones": (
-        "samplers/window.py", "empty = (empty | ~live).all()", "empty = empty.all()",
-    ),
     "the grid's middle of odd steps": ("samplers/counts.py", "step < (steps + 1) // 2", "step < steps // 2"),
     "forwards of guided models": (
         "samplers/forward.py", "tally.count(rows, asked, output.forwards)", "tally.count(rows, asked, 1)",
-    ),
-    "PRISM: times of the wrong rows": (
-        "losses/prism.py", "time=torch.repeat_interleave(t, n_y)", "time=t.repeat(n_y)",
     ),
     # ---- made afterwards ----
     "ends: the first, not what follows": (
@@ -180,7 +174,7 @@ BUGS: dict[str, tuple[str, str, str]] = {
     "forward: time of the call's rows": ("samplers/forward.py", "time=take(time)", "time=time[: len(asked)]"),
     "forward: a condition of the call's rows": ("samplers/forward.py", "take(condition) if condition.ndim and condition.shape[0] == batch", "condition[: len(condition)] if condition.ndim and condition.shape[0] == batch"),
     "forward: corrections unnumbered": ("samplers/forward.py", "            correction=correction,\n", ""),
-    "forward: draws of corrections are the step's": ("samplers/forward.py", "            call=correction,\n", "            call=0,\n"),
+    "forward: draws of corrections are the step's": ("samplers/forward.py", "            call=request.correction,\n", "            call=0,\n"),
     "review: draft of what is given": ("samplers/review.py", 'return ~state.fixed if self.draft == "generated" else', 'return ~state.fixed if self.draft != "generated" else'),
     "cap: the larger": ("samplers/sigma.py", "return moment.limit.clamp(max=self.eta)", "return moment.limit.clamp(min=self.eta).clamp(max=1)"),
     "during: on at t_off": ("samplers/sigma.py", "(moment.t > self.t_off)", "(moment.t >= self.t_off)"),
