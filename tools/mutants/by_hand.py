@@ -7,7 +7,7 @@ The first part is a list of bugs that the suite once did not notice; the second 
 BUGS: dict[str, tuple[str, str, str]] = {
     # ---- bugs that were not noticed once ----
     "informed: no step in the noise": ("samplers/informed.py", "                step=state.step,\n", ""),
-    "informed: no call in the noise": ("samplers/informed.py", "                call=request.correction,\n", ""),
+    "informed: no call in the noise": ("samplers/informed.py", "                call=correction,\n", ""),
     "rows stay settled after writes": (
         "samplers/part_steps.py", "(settled | correcting.mask) & ~written", "(settled | correcting.mask)",
     ),
