@@ -54,9 +54,17 @@ def main() -> int:
 def report(
     mutants: list[Mutant], limit: float, files: list[str] | None = None, *, verbose: bool = False
 ) -> list[Mutant]:
-    """Run the mutants, write a line for each and the score of each area; those that nobody noticed."""
+    """Run the mutants, write a line for each and the score of each area; those that nobody noticed.
+
+    Raises:
+        SystemExit: the files fail without a bug.
+    """
     known = None if files else mapping.Map()
     running.prepare()
+    if files and mutants:
+        none = Mutant("no bug", mutants[0].path, mutants[0].path.read_text())
+        if running.run(none, files, limit).noticed:
+            raise SystemExit(f"--tests: expected files that pass without a bug, got failures in {' '.join(files)}")
     outcomes = defaultdict(list)
     for mutant in mutants:
         if known is None:
