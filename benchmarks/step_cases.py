@@ -8,7 +8,7 @@ middle, the others have half of the generated positions filled.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -27,10 +27,9 @@ from mdmcorrect.samplers import (
     LLaDA,
     ReMDM,
     Sampler,
-    Scores,
-    Scoring,
     State,
 )
+from mdmcorrect.samplers.forward import Answer, Forward
 from mdmcorrect.samplers.presets.preset import Preset
 from mdmcorrect.samplers.state import initial_state
 
@@ -115,19 +114,23 @@ class Halfway:
         return Output(logits=self.logits, quality=self.quality, shift=shift)
 
 
-class EveryRow(Scoring):
-    """Scores every row, as most originals do, whatever the step needs."""
+def ask_for_every_row(forward: Forward, tokens: Tensor) -> None:
+    """Has every row scored, as most originals do, whatever the step needs."""
+    ask, everything = forward.ask, torch.ones_like(tokens, dtype=torch.bool)
 
-    def __call__(self, logits: Tensor, *, rows: Tensor, **options: Any) -> Scores:
-        return super().__call__(logits, rows=torch.ones_like(rows), **options)
+    def asked(*arguments: Any, **options: Any) -> Answer:
+        answer = ask(*arguments, **options)
+        object.__setattr__(answer.request, "wanted", everything)
+        return answer
+
+    forward.ask = asked  # type: ignore[method-assign]
 
 
 def engine_step(case: Halfway, sampler: Sampler, *, every_row: bool = False, shift: int = 0) -> Callable[[], Tensor]:
     sampler = replace(sampler, plan=sampler.plan, cache=False)  # every row is in the forward, as in theirs
-    if every_row:
-        settings = {setting.name: getattr(sampler.scoring, setting.name) for setting in fields(sampler.scoring)}
-        sampler = replace(sampler, plan=sampler.plan, scoring=EveryRow(**settings))
     engine = sampler.engine(partial(case.answer, shift=shift), mask_id=case.mask_id)
+    if every_row:
+        ask_for_every_row(engine.forward, case.state.tokens)
     steps = engine.steps_of(case.state)
     standing = steps.begin(case.state)
 
