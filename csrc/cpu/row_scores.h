@@ -213,6 +213,8 @@ static void draw_from_chunk(const ProposalRow& row, const Chunk& chunk, int64_t 
   if (!plan.sampling || max == -__builtin_inff()) return;
   if (plan.dense) {
     enter_ids(&scores->dense, proposable(row, chunk, index, nullptr), index, scores->proposal.max, plan.scale);
+  } else if (row.chunks == 1) {
+    scores->race.winner = index;  // it has no rival
   } else {
     enter_chunk(&scores->race, index, sum);
   }
