@@ -137,6 +137,17 @@ def called(name: str, value: object, signature: str) -> None:
         raise TypeError(f"{name}: expected a function {signature} or None, got {_kind(value)}")
 
 
+def instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
+    """An object of a class.
+
+    Raises:
+        TypeError: anything else, the class itself as well.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {expected}, got {_kind(value)}")
+    return value
+
+
 def at_least(minimum: int) -> Rule:
     """A whole number of at least so much."""
     return lambda name, value: integer(name, value, minimum=minimum)
@@ -235,4 +246,4 @@ def _kind(value: object) -> str:
         return f"{type(value).__name__} {value.dtype} {list(value.shape)}"
     if isinstance(value, (bool, int, float)) or (isinstance(value, (str, list, tuple)) and len(value) <= 8):
         return f"{type(value).__name__} {value!r}"
-    return type(value).__name__
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

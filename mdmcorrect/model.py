@@ -176,6 +176,8 @@ def check_logits(logits: Any, tokens: Tensor, mask_id: int, source: str = "logit
         )
     if not logits.is_floating_point():
         raise TypeError(f"{source}: expected floating logits, got {logits.dtype}")
+    if logits.is_meta and not tokens.is_meta:
+        raise ValueError(f"{source}: expected logits with values, got them on the meta device, as a model there gives")
     if not 0 <= mask_id < logits.shape[-1]:
         raise ValueError(f"mask_id: expected an id within the {logits.shape[-1]} ids of {source}, got {mask_id}")
 
@@ -205,6 +207,8 @@ def check_model(model: Any, name: str) -> None:
     Raises:
         TypeError: it cannot be called.
     """
+    if isinstance(model, type):
+        raise TypeError(f"{name}: expected a callable tokens -> logits, got the class {model.__name__}; make one of it")
     if not callable(model):
         raise TypeError(f"{name}: expected a callable tokens -> logits, got {type(model).__name__}")
 
@@ -231,8 +235,7 @@ class Caller:
     """
 
     def __init__(self, model: Any, asker: str = "the sampler") -> None:
-        if not callable(model):
-            raise TypeError(f"model: expected a callable tokens -> logits, got {type(model).__name__}")
+        check_model(model, "model")
         self.model, self.asker, self.accepts = model, asker, accepted(model)
         self.first_position = _first_position(model) if "position_ids" in self.accepts.names else 0
 

@@ -18,6 +18,13 @@ def check_generator(generator: Any) -> None:
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
 
 
+def with_values(name: str, value: Any) -> Tensor:
+    """A tensor that is not on the meta device."""
+    if tensor(name, value).is_meta:
+        raise ValueError(f"{name}: expected a tensor with values, got one on the meta device")
+    return value
+
+
 def tokens_like(name: str, value: Any, x0: Tensor) -> Tensor:
     """int64 of x0's shape, on its device."""
     if tensor(name, value).shape != x0.shape:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import token_id
+from .._checks import flag, token_id
 from ..schedules import Schedule, get_schedule
 from .arguments import check_generator
 from .masking import Positions, Roles, check_batch, check_tokens, check_values, draw_times, mask_tokens
@@ -59,6 +59,7 @@ class Corruption:
         """
         check_tokens(x0, t)
         check_generator(generator)
+        check = flag("check", check)
         positions = roles.positions(x0)
         if check:
             check_values(x0, mask_id, positions, t, **roles.masks)

@@ -39,6 +39,8 @@ class Judge:
         model = judged_model(model)
         self.model, self.attached = model, _attached(model, head)
         self.head = getattr(unwrapped(model), "quality_head", None) if head is None else head
+        if isinstance(self.head, type):
+            raise TypeError(f"head: {_EXPECTED}, got the class {self.head.__name__}")
         if self.head is not None and not callable(self.head):
             raise TypeError(f"head: {_EXPECTED}, got {type(self.head).__name__}")
         if self.head is None and not train_backbone:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._checks import token_id
 from ..schedules import Schedule, get_schedule, sample_times
-from .arguments import IGNORED, check_generator, tensor, tokens_like
+from .arguments import IGNORED, check_generator, tensor, tokens_like, with_values
 from .terms import own_count
 
 
@@ -60,7 +60,7 @@ class Roles:
 
 def bool_like(name: str, value: Tensor, x0: Tensor, source: str = "x0") -> Tensor:
     """A mask of the shape of ``x0``, which the error calls ``source``, as bool on its device."""
-    if tensor(name, value).shape != x0.shape:
+    if with_values(name, value).shape != x0.shape:
         raise ValueError(f"{name}: expected the shape of {source}, {tuple(x0.shape)}, got {tuple(value.shape)}")
     if value.is_complex():
         raise TypeError(f"{name}: expected bool or 0/1, got {value.dtype}")
@@ -92,7 +92,7 @@ def count_items(
 
 def check_tokens(x0: Tensor, t: Tensor | None = None) -> None:
     """Raise unless x0 is int64 ``[B, L]`` and t floating ``[B]``."""
-    if tensor("x0", x0).ndim != 2:
+    if with_values("x0", x0).ndim != 2:
         raise ValueError(f"x0: expected [B, L], got {tuple(x0.shape)}")
     if x0.dtype != torch.int64:
         raise TypeError(f"x0: expected int64 token ids, got {x0.dtype}")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._checks import number, token_id
+from .._checks import instance, number, token_id
 from ..wrappers import OF_THE_MODEL
+from .arguments import tensor
 from .corruption import Corruption, State
 from .masking import Roles
 from .outputs import LossOutput
 from .reader import Reader, Run, Said
-from .sources import Given, Inputs, Source
-from .targets import Target
+from .reading import Reading
+from .sources import Given, Inputs, PrismInputs, Source
+from .targets import Right, Target, check_target
 from .terms import Count
 
 
@@ -37,10 +39,16 @@ class Term:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in {"source": Source, "target": Target}.items():
-            if not isinstance(getattr(self, name), kind):
-                got = type(getattr(self, name)).__name__
-                raise TypeError(f"{name}: expected a {kind.__name__} of mdmcorrect.losses, got {got}")
+        instance("source", self.source, Source, "a Source of mdmcorrect.losses")
+        instance("target", self.target, Target, "a Target of mdmcorrect.losses")
+        check_target(self.target)
+        if self.name is not None and not (isinstance(self.name, str) and self.name):
+            raise TypeError(f"name: expected a name or None, got {self.name!r}")
+        if isinstance(self.target, Right) and isinstance(self.source, Given):
+            raise ValueError(
+                "source: expected one that writes tokens beside Right, got Given, whose selected are the masks of z, "
+                "never right; Confidence judges z"
+            )
         object.__setattr__(self, "weight", number("weight", self.weight))
 
     @property
@@ -57,7 +65,8 @@ class Objective:
     share their inputs and the forward. Forwards come in the order of the terms, z's first; then the terms' sums.
 
     Args:
-        terms: the :class:`Term` of each sum, one at least.
+        terms: the :class:`Term` of each sum, one at least. Two of one name need a ``name=``: their parts and divisors
+            go by it.
         corruption: how z comes from x0.
         reader: how a model is called and read.
     """
@@ -67,10 +76,20 @@ class Objective:
     reader: Reader = field(default_factory=Reader)
 
     def __post_init__(self) -> None:
-        terms = () if isinstance(self.terms, Term) else tuple(self.terms)
-        if not terms or not all(isinstance(term, Term) for term in terms):
-            raise TypeError("terms: expected a list of Term, one at least")
+        expected = "terms: expected a list of Term, one at least"
+        if isinstance(self.terms, str) or not isinstance(self.terms, Iterable):
+            raise TypeError(f"{expected}, got {type(self.terms).__name__}")
+        terms = tuple(self.terms)
+        others = [type(term).__name__ for term in terms if not isinstance(term, Term)]
+        if others or not terms:
+            raise TypeError(f"{expected}, got {'one of ' + others[0] if others else 'none'}")
+        keys = [term.key for term in terms]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise ValueError(f"terms: expected each of another name, got {twice[0]!r} twice; give one of them a name=")
         object.__setattr__(self, "terms", terms)
+        instance("corruption", self.corruption, Corruption, "a Corruption")
+        instance("reader", self.reader, Reader, "a Reader of mdmcorrect.losses")
         if not self.reader.train_backbone and "tokens" in self.learns:
             raise ValueError("train_backbone: expected True where a term learns from the model's tokens")
 
@@ -127,7 +146,7 @@ class Objective:
             if source == Given():
                 said.append((source.draw(state, None, run), z))
                 continue
-            inputs = source.draw(state, reading, run)
+            inputs = self._drawn(source, state, reading, run)
             how: dict[str, Any] = {"learns": self._learns_of(source), "t": inputs.t}
             said.append((inputs, run.read(inputs.tokens, state, self._reads_of(source), **how)))
         return self.loss(state, said, counts)
@@ -152,8 +171,8 @@ class Objective:
     ) -> State:
         """Corrupt a batch; for loops of one's own, whose model reads ``state.z`` at ``state.t``."""
         mask_id = token_id("mask_id", mask_id)
-        given: dict[str, Any] = {"t": t, "generator": generator, "check": check}
-        return self.corruption.draw(x0, mask_id=mask_id, roles=Roles() if roles is None else roles, **given)
+        roles = Roles() if roles is None else instance("roles", roles, Roles, "Roles(fixed=...) or None")
+        return self.corruption.draw(x0, mask_id=mask_id, roles=roles, t=t, generator=generator, check=check)
 
     def inputs(
         self, output: Any, state: State, *, model: Any = None, generator: torch.Generator | None = None
@@ -167,12 +186,14 @@ class Objective:
             model: asked by sources that run it (:class:`Rollout`).
             generator: of what they draw.
         """
+        instance("state", state, State, "the State of draw")
         reading = None
         if any(source.reads_z for source in self.sources):
+            _answered("output", output)
             with torch.no_grad():
                 reading = self.reader.read(output, state.z, state.mask_id)
         run = Run(self.reader, model, frozenset(), generator=generator)
-        return [source.draw(state, reading, run) for source in self.sources if source != Given()]
+        return [self._drawn(source, state, reading, run) for source in self.sources if source != Given()]
 
     def from_outputs(
         self,
@@ -195,6 +216,11 @@ class Objective:
             counts: as in the call.
             names: how errors call ``output`` and ``outputs``.
         """
+        instance("state", state, State, "the State of draw")
+        instance("inputs", inputs, (list, tuple), "a list of Inputs")
+        instance("outputs", outputs, (list, tuple), "a list of the model's answers to them")
+        for one in inputs:
+            instance("inputs", one, (Inputs, PrismInputs), "a list of Inputs")
         others = [source for source in self.sources if source != Given()]
         if len(inputs) != len(others) or len(outputs) != len(others):
             raise ValueError(
@@ -205,6 +231,8 @@ class Objective:
         for source in self.sources:
             reads = self._reads_of(source)
             if source == Given():
+                if not names[0]:
+                    _answered("output", output)
                 own = Inputs(state.z, state.masked & state.positions.scored)
                 said.append((own, self.reader.said(output, state.z, state.mask_id, reads, names[0])))
             else:
@@ -216,6 +244,8 @@ class Objective:
         self, state: State, said: Sequence[tuple[Inputs, Said]], counts: Mapping[str, Count] | None = None
     ) -> LossOutput:
         """The terms' sum, of inputs and what the model said of them, one pair for each of ``sources``."""
+        if counts is not None:
+            instance("counts", counts, Mapping, "numbers by the names of terms, as {'mdlm': 640}")
         unknown = set(counts or ()) - {term.key for term in self.terms}
         if unknown:
             names = [term.key for term in self.terms]
@@ -225,6 +255,7 @@ class Objective:
             # A loop, where index() would do: a graph that is traced compares dataclasses, but does not search them.
             inputs, answer = next(pair for pair, own in zip(said, self.sources, strict=True) if own == term.source)
             result = term.target.loss(answer, inputs, state, (counts or {}).get(term.key))
+            instance(f"loss of {type(term.target).__name__}", result, LossOutput, "LossOutput(loss, parts)")
             weighted = term.weight * result.loss
             total = weighted if total is None else total + weighted
             parts.update({self._named(term, name): value for name, value in result.parts.items()})
@@ -270,10 +301,20 @@ class Objective:
         return any("tokens" in term.target.learns for term in self.terms if term.source == source)
 
     @staticmethod
+    def _drawn(source: Source, state: State, reading: Reading | None, run: Run) -> Inputs:
+        inputs = source.draw(state, reading, run)
+        return instance(f"draw of {type(source).__name__}", inputs, Inputs, "Inputs(tokens, selected)")
+
+    @staticmethod
     def _named(term: Term, part: str) -> str:
         if term.name is None:
             return part
         return term.name if part == term.target.name else f"{term.name}_{part}"
+
+
+def _answered(name: str, output: Any) -> None:
+    if output is None:
+        raise TypeError(f"{name}: expected the model's answer to state.z, which is read, got None")
 
 
 class ObjectiveModule(nn.Module):
@@ -293,6 +334,7 @@ class ObjectiveModule(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a module, got {type(model).__name__}")
+        instance("objective", objective, Objective, "an Objective")
         self.model, self.objective, self.mask_id = model, objective, token_id("mask_id", mask_id)
         reader = objective.reader
         learning = {"head": reader.head, "output_layer": reader.output_layer, **objective.modules}
@@ -328,6 +370,9 @@ class ObjectiveModule(nn.Module):
             labels: where -100, tokens carry no loss, as if ``loss_mask`` left them out.
         """
         if labels is not None:
+            if tensor("labels", labels).shape != tensor("input_ids", input_ids).shape:
+                got = tuple(labels.shape)
+                raise ValueError(f"labels: expected the shape of input_ids, {tuple(input_ids.shape)}, got {got}")
             kept = labels != -100
             loss_mask = kept if loss_mask is None else kept & loss_mask.to(kept)
         roles = Roles(fixed, loss_mask, attention_mask, condition)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor
 
-from .._checks import number, token_id
+from .._checks import flag, number, token_id
 from .corruption import Corruption, State
 from .masking import check_tokens
 from .objective import Objective, Term
@@ -100,6 +100,7 @@ def prism_loss(
             mdlm_weight > 0, a head or hidden states that are missing or of the wrong shape; a head whose gradients
             processes would not share.
     """
+    train_backbone = flag("train_backbone", train_backbone)
     mdlm_weight = float(train_backbone) if mdlm_weight is None else number("mdlm_weight", mdlm_weight)
     if not train_backbone and mdlm_weight:
         raise ValueError(f"mdlm_weight: expected 0 with train_backbone=False, got {mdlm_weight}")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .averaging import check_averaged
 from .corruption import State
 from .judging import Head, Judge, read_quality
@@ -43,6 +44,9 @@ class Reader:
     head: Head | None = None
     train_backbone: bool = True
     keep_mask: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.settle(self, train_backbone=_checks.flag, keep_mask=_checks.flag)
 
     def read(self, output: Any, tokens: Tensor, mask_id: int, name: str = "") -> Reading:
         """Of a model's output; of logits or hidden states alone that errors call ``name``."""

@@ -66,8 +66,9 @@ class Rollout(Source):
     model: Any = None
 
     def __post_init__(self) -> None:
-        if not callable(getattr(self.sampler, "parts", None)):
-            raise TypeError(f"sampler: expected a sampler of mdmcorrect.samplers, got {type(self.sampler).__name__}")
+        kind = f"the class {self.sampler.__name__}" if isinstance(self.sampler, type) else type(self.sampler).__name__
+        if isinstance(self.sampler, type) or not callable(getattr(self.sampler, "parts", None)):
+            raise TypeError(f"sampler: expected a sampler of mdmcorrect.samplers, got {kind}")
         if isinstance(self.stop, str):
             _checks.choice("stop", self.stop, "random", "end")
             if self.stop == "random" and self.sampler.parts().most_steps is None:
@@ -125,7 +126,13 @@ class Rollout(Source):
         """int64 ``[B]``: the step after which each row stops."""
         steps = self.sampler.parts().most_steps or 0
         if callable(self.stop):
-            return self.stop(rows, steps, generator)
+            last = _checks.instance(
+                "stop", self.stop(rows, steps, generator), Tensor, "an int64 tensor of the function"
+            )
+            if last.dtype != torch.int64 or last.shape != (rows,):
+                got = f"{last.dtype} {list(last.shape)}"
+                raise ValueError(f"stop: expected int64 [{rows}] of the function, one for each row, got {got}")
+            return last
         if isinstance(self.stop, int):
             return torch.full((rows,), self.stop, dtype=torch.int64, device="cpu")
         if self.stop == "end":

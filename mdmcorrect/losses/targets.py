@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import _checks
 from .arguments import IGNORED, tensor
 from .corruption import State
 from .masking import bool_like
@@ -52,6 +53,18 @@ class Target:
             count: a divisor that stands for the batch's own.
         """
         raise NotImplementedError
+
+
+def check_target(target: Target) -> None:
+    """
+    Raises:
+        TypeError: a class of one's own without a name, or with another ``reads``.
+    """
+    kind, reads = type(target).__name__, target.reads
+    if not isinstance(getattr(target, "name", None), str):
+        raise TypeError(f"target: expected a name in the class {kind}, as name = {kind.lower()!r}")
+    if isinstance(reads, str) or not set(reads) <= {"tokens", "quality"}:
+        raise TypeError(f"target: expected reads of {kind} as frozenset({{'tokens', 'quality'}}), got {reads!r}")
 
 
 def read(said: Said) -> Reading:
@@ -172,6 +185,10 @@ class Correct(Target):
 
     name: ClassVar[str] = "corrector"
     count: ClassVar[str] = "num_corrector_items_in_batch"
+
+    def __post_init__(self) -> None:
+        flags = ("weighted", "upweight_errors", "score_fixed", "selected_only")
+        _checks.settle(self, **dict.fromkeys(flags, _checks.flag))
 
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         x0 = state.x0

@@ -168,10 +168,73 @@ def test_a_mask_that_keeps_its_share_is_in_softmax_and_draws():
         assert (result.parts["right"] > 0).item() is not keep
 
 
+class Nameless(losses.Target):
+    pass
+
+
+class Misread(losses.Target):
+    name, reads = "misread", "quality"  # a string holds letters
+
+
+class Bare(losses.Target):
+    name = "bare"
+
+    def loss(self, said: Any, inputs: Any, state: Any, count: Any = None) -> Any:
+        return torch.zeros(())
+
+
+class Tokens(losses.Source):
+    def draw(self, state: Any, reading: Any, run: Any) -> Any:
+        return state.z
+
+
+ALONE = [Term(Given(), Denoise())]
+OWN = Objective([Term(Given(), Denoise()), Term(ModelOutput(), Correct())])
+
+
+def called(terms: Any = ALONE, *, model: Any = None, x0: Any = None, **options: Any) -> Any:
+    x0 = clean() if x0 is None else x0
+    return Objective(terms)(Net() if model is None else model, x0, mask_id=MASK, **options)
+
+
 REFUSED: dict[str, Any] = {
-    "terms: expected a list of Term": lambda: Objective([]),
-    "terms: expected a list of Term, one": lambda: Objective(Term(Given(), Denoise())),
+    "terms: expected a list of Term, one at least, got none": lambda: Objective([]),
+    "terms: expected a list of Term, one at least, got Term": lambda: Objective(Term(Given(), Denoise())),
+    "terms: .*got one of tuple": lambda: Objective([(Given(), Denoise())]),
+    "terms: expected each of another name, got 'mdlm' twice": lambda: Objective(
+        [Term(Given(), Denoise()), Term(ModelOutput(), Denoise("uniform"))]
+    ),
+    "corruption: expected a Corruption, got Reader": lambda: Objective([Term(Given(), Denoise())], Reader()),
+    "reader: expected a Reader .*, got the class Reader": lambda: Objective([Term(Given(), Denoise())], reader=Reader),
     "source: expected a Source of mdmcorrect.losses, got Denoise": lambda: Term(Denoise(), Denoise()),
+    "source: expected .*, got the class Given": lambda: Term(Given, Denoise()),
+    "source: expected one that writes tokens beside Right, got Given": lambda: Term(Given(), Right()),
+    "name: expected a name or None, got 3": lambda: Term(Given(), Denoise(), name=3),
+    "target: expected a name in the class Nameless": lambda: Term(Given(), Nameless()),
+    "target: expected reads of Misread as frozenset": lambda: Term(Given(), Misread()),
+    "loss of Bare: expected LossOutput": lambda: called([Term(Given(), Bare())]),
+    "draw of Tokens: expected Inputs": lambda: called([Term(Tokens(), Denoise())]),
+    "roles: expected Roles": lambda: called(roles={"fixed": None}),
+    "fixed: expected a tensor with values": lambda: called(roles=Roles(clean().to("meta"))),
+    "counts: expected numbers by the names of terms": lambda: called(counts=3),
+    "check: expected a bool, got str 'no'": lambda: called(check="no"),
+    "x0: expected a tensor with values": lambda: called(x0=clean().to("meta")),
+    "logits: expected logits with values": lambda: called(model=lambda tokens: torch.zeros(B, L, V, device="meta")),
+    "model: expected a callable .*, got the class Net": lambda: called(model=Net),
+    "head: expected a callable .*, got the class QualityHead": lambda: everything(QualityHead)(
+        Net(), clean(), mask_id=MASK
+    ),
+    "train_backbone: expected a bool, got str 'no'": lambda: Reader(train_backbone="no"),
+    "upweight_errors: expected a bool": lambda: Correct(upweight_errors="yes"),
+    "state: expected the State of draw, got Tensor": lambda: OWN.from_outputs(clean(), OWN.draw(clean(), mask_id=MASK)),
+    "output: expected the model's answer to state.z": lambda: OWN.inputs(None, OWN.draw(clean(), mask_id=MASK)),
+    "inputs: expected a list of Inputs, got Tensor": lambda: OWN.from_outputs(
+        OWN.draw(clean(), mask_id=MASK), torch.zeros(B, L, V), [clean()], [torch.zeros(B, L, V)]
+    ),
+    "objective: expected an Objective, got function": lambda: ObjectiveModule(Net(), losses.mdlm_loss, mask_id=MASK),
+    "labels: expected the shape of input_ids": lambda: ObjectiveModule(Net(), OWN, mask_id=MASK)(
+        clean(), labels=clean()[:, 1:]
+    ),
     "target: expected a Target of mdmcorrect.losses, got str": lambda: Term(Given(), "mdlm"),
     "weight: expected a finite number": lambda: Term(Given(), Denoise(), float("nan")),
     "train_backbone: expected True": lambda: Objective([Term(Given(), Denoise())], reader=Reader(train_backbone=False)),

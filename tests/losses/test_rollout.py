@@ -157,6 +157,7 @@ def test_a_head_judges_what_its_own_sampler_wrote():
 REFUSED = {
     "sampler: expected a sampler of mdmcorrect.samplers, got int": {"sampler": 3},
     "stop: expected one of|stop: expected 'random' or 'end'": {"stop": "half"},
+    "sampler: expected a sampler of mdmcorrect.samplers, got the class PRISM": {"sampler": samplers.PRISM},
     "stop: expected at least one step": {"stop": 0},
     "k: expected at least one token": {"k": 0},
     "fill: expected 'argmax' or 'sample'": {"fill": "none"},
@@ -169,6 +170,12 @@ def test_errors_name_the_argument(message):
     arguments = {"sampler": PRESETS["parts"], **REFUSED[message]}
     with pytest.raises((ValueError, TypeError), match=message):
         Rollout(**arguments)
+
+
+@pytest.mark.parametrize("last", [3, torch.ones(6), torch.ones(7, dtype=torch.int64)], ids=["int", "float", "rows"])
+def test_a_function_says_one_whole_step_for_each_row(last):
+    with pytest.raises((TypeError, ValueError), match=r"stop: expected .*int64.* of the function"):
+        inputs(Rollout(PRESETS["parts"], stop=lambda rows, steps, generator: last))
 
 
 # ---- the minimiser, by enumeration and by the drawn loss ----
