@@ -275,8 +275,9 @@ def attach(
             "input" without ``module``.
     """
     for name, value in {"model": model, "head": head}.items():
-        if not callable(value):
-            raise TypeError(f"{name}: expected a module, got {type(value).__name__}")
+        if not callable(value) or isinstance(value, type):
+            got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+            raise TypeError(f"{name}: expected a module, got {got}")
     for name, value in {"hidden": hidden, "logits": logits, "condition": condition}.items():
         if value is not None and not callable(value):
             raise TypeError(f"{name}: expected a function of the model's output, got {type(value).__name__}")
@@ -287,6 +288,8 @@ def attach(
     _checks.choice("capture", capture, "output", "input")
     if capture == "input" and module is None:
         raise ValueError("capture: expected module=, the submodule whose input is meant, beside 'input', got None")
+    if module is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a module beside module=, got {type(model).__name__}")
     return ModelWithQuality(
         model, head, hidden=hidden, logits=logits, condition=condition, module=module, capture=capture
     )

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from . import _checks, ops, rng
+from .conditions import take_rows
 from .model import Request, as_model, check_logits, combine, model_name, takes_positions
-from .samplers.forward import take_rows
 from .samplers.state import check_mask, initial_state
 
 __all__ = ["LogLikelihood", "log_likelihood"]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .schedules import LogLinear
-from .wrappers import Accepted, accepted, layers, unwrapped
+from .wrappers import Accepted, accepted, decides, layers, unwrapped
 
 __all__ = [
     "Caller",
@@ -278,7 +278,7 @@ class Caller:
                 continue
             if not self.accepts.takes(name):
                 raise TypeError(
-                    f"{name}: was given to {self.asker}, but the model {model_name(self.model)} takes neither "
+                    f"{name}: was given to {self.asker}, but the model {model_name(decides(self.model))} takes neither "
                     f"{name!r} nor 'request'; add one of these parameters to it"
                 )
             arguments[name] = value

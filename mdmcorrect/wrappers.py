@@ -95,6 +95,13 @@ def layers(model: Any) -> Iterator[Any]:
         model = _stands_for(model)
 
 
+def decides(model: Any) -> Any:
+    """The model whose signature :func:`accepted` reads in the end."""
+    model = unwrapped(model)
+    inner = _module(model, "model") if isinstance(model, nn.Module) and _hands_all_on(model) else None
+    return model if inner is None else decides(inner)
+
+
 def accepted(model: Any) -> Accepted:
     """What ``model`` takes, through wrappers, as far as they hand on what they get."""
     return _accepted(model, None)

@@ -176,6 +176,13 @@ def test_attach_errors():
             attach(Net(), QualityHead(8), **{name: "norm"})
     with pytest.raises(TypeError, match="model: expected a module, got dict"):
         attach({}, QualityHead(8))
+    unaware = attach(nn.Sequential(net, nn.Identity()), QualityHead(8))
+    with pytest.raises(TypeError, match="the model Sequential takes neither 'attention_mask'"):
+        prism_loss(unaware, TOKENS, mask_id=5, attention_mask=torch.ones_like(TOKENS), check=False)
+    with pytest.raises(TypeError, match="head: expected a module, got the class QualityHead"):
+        attach(Net(), QualityHead)
+    with pytest.raises(TypeError, match="model: expected a module beside module=, got function"):
+        attach(lambda tokens: tokens, QualityHead(8), module="norm")
     with pytest.raises(TypeError, match=r"hidden: expected hidden states \[B, L, D\] from it, got tuple"):
         attach(HuggingFaceLike(), QualityHead(8), hidden=lambda output: output.hidden_states)(TOKENS)
     with pytest.raises(TypeError, match="model: hidden states are needed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,13 +35,13 @@ class Roles:
         fixed: bool ``[B, L]``, tokens that are never masked and carry no loss: prompts, givens.
         loss_mask: bool ``[B, L]``; where False, tokens may be masked but carry no loss.
         attention_mask: bool or 0/1 ``[B, L]``; where 0, padding: never masked, no loss.
-        condition: passed to the model.
+        condition: passed to the model; tensors in it with a leading dimension of B follow the rows.
     """
 
     fixed: Tensor | None = None
     loss_mask: Tensor | None = None
     attention_mask: Tensor | None = None
-    condition: Tensor | None = None
+    condition: Any = None
 
     def positions(self, x0: Tensor) -> Positions:
         """The three masks combined; what x0 says to ignore (-100) is not scored."""

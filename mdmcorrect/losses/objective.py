@@ -356,7 +356,7 @@ class ObjectiveModule(nn.Module):
         *,
         fixed: Tensor | None = None,
         loss_mask: Tensor | None = None,
-        condition: Tensor | None = None,
+        condition: Any = None,
         t: Tensor | None = None,
         counts: Mapping[str, Count] | None = None,
         generator: torch.Generator | None = None,

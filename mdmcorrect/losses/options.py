@@ -47,7 +47,7 @@ class Drawing(TypedDict, total=False):
 
     t: Tensor | None
     antithetic: bool
-    condition: Tensor | None
+    condition: Any
     generator: torch.Generator | None
     forward: Forward | None
     check: bool

@@ -86,7 +86,7 @@ def call_model(
     forward: Forward | None,
     time: Tensor,
     attention_mask: Tensor | None,
-    condition: Tensor | None,
+    condition: Any,
     states: bool = False,
 ) -> Any:
     """``model(tokens)`` with the attention mask and condition the caller gave, or ``forward`` when there is one.
@@ -124,11 +124,6 @@ def call_model(
     if isinstance(answer, Output) and (answer.shift or answer.uncond_logits is not None):
         return replace(answer, logits=combine(answer), uncond_logits=None, shift=0, hidden=None)
     return answer
-
-
-def repeat_rows(value: Tensor | None, times: int) -> Tensor | None:
-    """Each row ``times`` times, neighbours together."""
-    return value if value is None or times == 1 else torch.repeat_interleave(value, times, dim=0)
 
 
 def ask_head(head: Any, hidden: Tensor, condition: Tensor | None, tokens: Tensor | None) -> Tensor:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from ..conditions import take_rows
 from .averaging import check_averaged
 from .corruption import State
 from .judging import Head, Judge, read_quality
 from .output_layer import check_output_layer
-from .outputs import Forward, call_model, repeat_rows
+from .outputs import Forward, call_model
 from .reading import Reading
 
 
@@ -68,6 +69,11 @@ class Reader:
         return Said(reading, quality)
 
 
+def repeat_rows(value: Any, rows: int, times: int) -> Any:
+    """Each row ``times`` times, neighbours together, of a batch of ``rows``."""
+    return value if times == 1 else take_rows(value, rows, lambda own: torch.repeat_interleave(own, times, dim=0))
+
+
 class Run:
     """The forwards of one batch: the model, how it is read, and what it is told beside the tokens.
 
@@ -104,14 +110,15 @@ class Run:
 
     def answer(self, model: Any, tokens: Tensor, state: State, t: Tensor | None = None, **options: Any) -> Any:
         """A model's output for ``tokens [B * n, L]``, n for each row of the batch."""
-        times = len(tokens) // max(len(state.x0), 1)
+        rows, roles = len(state.x0), state.roles
+        times = len(tokens) // max(rows, 1)
         return call_model(
             model,
             tokens,
             forward=self.reader.forward,
             time=(state.t if times == 1 else state.times(times)) if t is None else t,
-            attention_mask=repeat_rows(state.roles.attention_mask, times),
-            condition=repeat_rows(state.roles.condition, times),
+            attention_mask=repeat_rows(roles.attention_mask, rows, times),
+            condition=repeat_rows(roles.condition, rows, times),
             **options,
         )
 

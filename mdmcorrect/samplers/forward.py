@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _checks, _constants
+from ..conditions import take_rows
 from ..model import Output, Request, Window, as_model, check_logits, combine, model_name, reads_windows, takes_positions
 from .candidates import Watch
 from .rows import Rows
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
-_T = TypeVar("_T")
 _NOTHING, _POSITIONS = frozenset[str](), frozenset({"position_ids"})
 
 
@@ -328,17 +328,6 @@ def _request(**fields: Any) -> Request:
     request = Request.__new__(Request)
     request.__dict__.update(fields)
     return request
-
-
-def take_rows(condition: _T, batch: int, take: Callable[[Tensor], Tensor]) -> _T | Any:
-    """A caller's condition for some rows: tensors in it with a leading dimension of ``batch`` are cut by ``take``."""
-    if isinstance(condition, Tensor):
-        return take(condition) if condition.ndim and condition.shape[0] == batch else condition
-    if isinstance(condition, Mapping):
-        return {name: take_rows(value, batch, take) for name, value in condition.items()}
-    if isinstance(condition, (list, tuple)):
-        return tuple(take_rows(value, batch, take) for value in condition)
-    return condition
 
 
 def _scatter(value: Tensor, index: Tensor, batch: int) -> Tensor:

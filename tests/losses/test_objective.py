@@ -130,6 +130,28 @@ def test_a_loop_of_ones_own_is_the_call():
         objective.from_outputs(state, output, inputs[:1])
 
 
+class Conditioned(Net):
+    """Its quality is 0 but for what the condition adds to it."""
+
+    def forward(self, tokens: Tensor, condition: Any = None) -> Any:
+        assert condition["all"].shape == (3,)
+        quality = condition["rows"].unsqueeze(1).expand(tokens.shape)
+        return {**super().forward(tokens), "quality_logit": quality}
+
+
+def test_a_condition_follows_the_rows_as_in_samplers():
+    """Tensors of B rows are repeated as y is; what is not by the row stays."""
+    rows = torch.randn(B, generator=seed(5))
+    roles, t = Roles(condition={"rows": rows, "all": torch.zeros(3), "name": "x"}), torch.ones(B)
+    objective = Objective([Term(JointDraw(k=2, n_y=2), Right())])
+    result = objective(Conditioned(), clean(), mask_id=MASK, roles=roles, t=t, generator=seed())
+    state = objective.draw(clean(), mask_id=MASK, t=t, generator=(own := seed()))
+    (inputs,) = objective.inputs(Net()(state.z), state, generator=own)
+    own_rows = torch.stack([rows, rows], 1).flatten().unsqueeze(1).expand(2 * B, L)
+    expected = objective.from_outputs(state, None, [inputs], [own_rows])
+    torch.testing.assert_close(result.loss, expected.loss)
+
+
 def test_divisors_are_given_by_name_and_add_up():
     """Terms of micro-batches, over the whole batch's counts, are the whole batch's."""
     objective = Objective([Term(Given(), Denoise()), Term(Given(), Denoise("uniform"), name="plain")])
@@ -224,6 +246,7 @@ REFUSED: dict[str, Any] = {
     "head: expected a callable .*, got the class QualityHead": lambda: everything(QualityHead)(
         Net(), clean(), mask_id=MASK
     ),
+    "source: expected one input for each row": lambda: called([Term(JointDraw(n_y=2), Correct())]),
     "train_backbone: expected a bool, got str 'no'": lambda: Reader(train_backbone="no"),
     "upweight_errors: expected a bool": lambda: Correct(upweight_errors="yes"),
     "state: expected the State of draw, got Tensor": lambda: OWN.from_outputs(clean(), OWN.draw(clean(), mask_id=MASK)),
