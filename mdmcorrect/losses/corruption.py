@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import flag, token_id
+from .. import _checks
+from .._checks import flag, instance, token_id
 from ..schedules import Schedule, get_schedule
 from .arguments import check_generator
 from .masking import Positions, Roles, check_batch, check_tokens, check_values, draw_times, mask_tokens
@@ -89,7 +90,11 @@ class Corruption:
 
 @dataclass(frozen=True)
 class State:
-    """One batch: clean tokens ``x0 [B, L]``, noisy ones ``z [B, L]`` at times ``t [B]``, and what was said of them."""
+    """One batch: clean tokens ``x0 [B, L]``, noisy ones ``z [B, L]`` at times ``t [B]``, and what was said of them.
+
+    Raises:
+        TypeError, ValueError: tokens that are not int64, z or t of another shape, roles or a corruption that are none.
+    """
 
     x0: Tensor
     z: Tensor
@@ -100,6 +105,10 @@ class State:
     positions: Positions = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_batch(self.x0, self.z, self.t)
+        instance("roles", self.roles, Roles, "Roles(fixed=...)")
+        instance("corruption", self.corruption, Corruption, "a Corruption")
+        _checks.settle(self, mask_id=_checks.integer)
         object.__setattr__(self, "positions", self.roles.positions(self.x0))
 
     @classmethod

@@ -22,7 +22,7 @@ from .masking import mask_tokens
 from .outputs import LossOutput
 from .reader import Said
 from .sources import Inputs
-from .targets import Target, read
+from .targets import Target, one_each, read
 from .terms import Count, Normalizer, normalize, share, upcast
 
 
@@ -137,6 +137,7 @@ class Gidd(Target):
 
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         noise = hybrid(state)
+        one_each(inputs, state)
         log_probs, scored = read(said).log_probs(), state.positions.scored
         t, x0, z = state.t.double(), state.x0.clamp(min=0), inputs.tokens
         alpha, beta = (each.to(log_probs) for each in noise.marginal(t))
@@ -202,6 +203,7 @@ class Scdd(Target):
 
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         noise = hybrid(state)
+        one_each(inputs, state)
         log_probs, scored = read(said).log_probs(), state.positions.scored
         x0, z = state.x0.clamp(min=0), inputs.tokens
         t, s = self.times(state.t)
@@ -299,6 +301,7 @@ class Confidence(Target):
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
         quality, scored, z = said.quality, state.positions.scored, inputs.tokens
         assert quality is not None
+        one_each(inputs, state)
         masks = (z == state.mask_id) & scored
         with torch.no_grad():
             sure = read(said).score(state.x0, masks)[0].exp()

@@ -165,7 +165,7 @@ def prism_loss_from_logits(
         num_chosen_in_batch: as in :func:`prism_loss`.
     """
     check_tokens(x0)
-    state = State(x0, x0, torch.ones((), dtype=torch.float32, device="cpu"), mask_id=-1)
+    state = State(x0, x0, torch.ones(len(x0), dtype=torch.float32, device="cpu"), mask_id=-1)
     return Right().loss(Said(quality=quality_logit), Inputs(y, selected), state, num_chosen_in_batch)
 
 

@@ -55,13 +55,7 @@ class Reading:
         """``log p(targets)`` and whether the argmax is the target, both ``[B, L]``, for ``used`` positions.
 
         Elsewhere the log-probability is 0. A target as likely as another counts as right where hidden states are read.
-
-        Raises:
-            ValueError: there are several inputs for a row of the batch.
         """
-        if self.states.shape[:2] != targets.shape:
-            got = f"{tuple(self.states.shape[:2])} for {tuple(targets.shape)}"
-            raise ValueError(f"source: expected one input for each row beside a target of tokens (n_y=1), got {got}")
         if self.product is None:
             return score_targets(self.states, targets, used, self.suppress)
         weight, bias = self.product.weight, self.product.bias

@@ -67,6 +67,16 @@ def check_target(target: Target) -> None:
         raise TypeError(f"target: expected reads of {kind} as frozenset({{'tokens', 'quality'}}), got {reads!r}")
 
 
+def one_each(inputs: Inputs, state: State) -> None:
+    """
+    Raises:
+        ValueError: there are several inputs for a row of the batch, beside a target that asks each for x0.
+    """
+    if inputs.tokens.shape != state.x0.shape:
+        got = f"{tuple(inputs.tokens.shape)} for {tuple(state.x0.shape)}"
+        raise ValueError(f"source: expected one input for each row beside this target (n_y=1), got {got}")
+
+
 def read(said: Said) -> Reading:
     if said.reading is None:
         raise ValueError("terms: a target that reads tokens got none; its ``reads`` leaves them out")
@@ -91,6 +101,7 @@ class Denoise(Target):
     name: ClassVar[str] = "mdlm"
 
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
+        one_each(inputs, state)
         positions = state.positions
         masked = state.masked & positions.scored
         w = state.weight(self.weight)
@@ -191,6 +202,7 @@ class Correct(Target):
         _checks.settle(self, **dict.fromkeys(flags, _checks.flag))
 
     def loss(self, said: Said, inputs: Inputs, state: State, count: Count = None) -> LossOutput:
+        one_each(inputs, state)
         x0 = state.x0
         scored = self.scored(state)
         if self.selected_only:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mdmcorrect import losses, samplers
 from mdmcorrect.heads import QualityHead, attach
 from mdmcorrect.losses import (
+    Confidence,
     Correct,
     Corruption,
     Denoise,
@@ -28,6 +29,7 @@ from mdmcorrect.losses import (
     Right,
     Roles,
     Rollout,
+    State,
     Term,
 )
 
@@ -214,6 +216,9 @@ ALONE = [Term(Given(), Denoise())]
 OWN = Objective([Term(Given(), Denoise()), Term(ModelOutput(), Correct())])
 
 
+HEADED = attach(Net(), QualityHead(D))
+
+
 def called(terms: Any = ALONE, *, model: Any = None, x0: Any = None, **options: Any) -> Any:
     x0 = clean() if x0 is None else x0
     return Objective(terms)(Net() if model is None else model, x0, mask_id=MASK, **options)
@@ -247,6 +252,12 @@ REFUSED: dict[str, Any] = {
         Net(), clean(), mask_id=MASK
     ),
     "source: expected one input for each row": lambda: called([Term(JointDraw(n_y=2), Correct())]),
+    "source: expected one input for each row beside this": lambda: called(
+        [Term(JointDraw(n_y=2), Confidence())], model=HEADED
+    ),
+    "t: expected one time per row": lambda: State(clean(), clean(), torch.ones(B, 1), MASK),
+    "z: expected int64 token ids": lambda: State(clean(), clean().int(), torch.ones(B), MASK),
+    "roles: expected Roles.*, got dict": lambda: State(clean(), clean(), torch.ones(B), MASK, {"fixed": None}),
     "train_backbone: expected a bool, got str 'no'": lambda: Reader(train_backbone="no"),
     "upweight_errors: expected a bool": lambda: Correct(upweight_errors="yes"),
     "state: expected the State of draw, got Tensor": lambda: OWN.from_outputs(clean(), OWN.draw(clean(), mask_id=MASK)),
