@@ -104,6 +104,8 @@ class JointDraw(Source):
         _checks.settle(
             self,
             k=_checks.optional(_checks.integer),
+            temperature=_checks.temperature,
+            top_p=partial(_checks.number, low=0, high=1, expected="0 < top_p <= 1"),
             n_y=partial(_checks.integer, minimum=1, what="at least one draw per z"),
             n_s=partial(_checks.integer, minimum=1, what="at least one choice of positions"),
             leftmost=_checks.optional(partial(_checks.integer, minimum=1, what="a positive number of masks or None")),
@@ -179,6 +181,7 @@ class ModelOutput(Source):
     def __post_init__(self) -> None:
         _checks.choice("inputs", self.inputs, "argmax", "sample")
         _checks.choice("input_positions", self.input_positions, "all", "masked")
+        _checks.settle(self, temperature=_checks.temperature)
 
     def draw(self, state: State, reading: Reading | None, run: Run) -> Inputs:
         assert reading is not None

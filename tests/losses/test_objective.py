@@ -259,6 +259,8 @@ REFUSED: dict[str, Any] = {
     "z: expected int64 token ids": lambda: State(clean(), clean().int(), torch.ones(B), MASK),
     "roles: expected Roles.*, got dict": lambda: State(clean(), clean(), torch.ones(B), MASK, {"fixed": None}),
     "train_backbone: expected a bool, got str 'no'": lambda: Reader(train_backbone="no"),
+    "temperature: expected a number >= 0, got str": lambda: ModelOutput(temperature="cold"),
+    "top_p: expected 0 < top_p <= 1": lambda: JointDraw(top_p=2),
     "upweight_errors: expected a bool": lambda: Correct(upweight_errors="yes"),
     "state: expected the State of draw, got Tensor": lambda: OWN.from_outputs(clean(), OWN.draw(clean(), mask_id=MASK)),
     "output: expected the model's answer to state.z": lambda: OWN.inputs(None, OWN.draw(clean(), mask_id=MASK)),
