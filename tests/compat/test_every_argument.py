@@ -146,7 +146,7 @@ OF_BLOCKS = {
     "ties": With({"model": TIED}, "torch"),
     "seed": With({**DRAWN, "seed": 1}, 2),
 }
-GUIDED = {**OF_BLOCKS, "cfg_scale": 1.5}
+GUIDED = {**OF_BLOCKS, "cfg_scale": 0.5}
 FAST = {
     **OF_BLOCKS,
     "steps": With({}, 8),
@@ -487,7 +487,7 @@ OF_MDLM = {
     "steps": 5,
     "remasking": "random",
     "stochastic_transfer": True,
-    "cfg_scale": 1.5,
+    "cfg_scale": 0.5,
     "cfg_keep_tokens": With({"cfg_scale": 1.5}, [5, 6, 7]),
     "right_shift_logits": True,
 }

@@ -14,7 +14,7 @@ if __package__ in (None, ""):  # python tools/mutants
     import mutants  # noqa: F401
 
 from . import mapping, running
-from .areas import AREAS
+from .areas import AREAS, ROOT
 from .making import Mutant, by_hand, drawn
 
 
@@ -45,10 +45,19 @@ def main() -> int:
     if options.only:
         names = set(json.loads(Path(options.only).read_text()))
         mutants = [mutant for mutant in mutants if mutant.name in names]
-    left = report(mutants, options.seconds, options.tests, verbose=options.verbose)
+    left = report(mutants, options.seconds, test_files(options.tests), verbose=options.verbose)
     if options.left:
         Path(options.left).write_text(json.dumps([mutant.name for mutant in left], indent=1))
     return 0
+
+
+def test_files(given: list[str] | None) -> list[str] | None:
+    """Files, and those of folders, as pytest names them."""
+    if given is None:
+        return None
+    paths = [ROOT / name for name in given]
+    files = [file for path in paths for file in (sorted(path.rglob("test_*.py")) if path.is_dir() else [path])]
+    return list(dict.fromkeys(str(file.relative_to(ROOT)) for file in files))
 
 
 def report(
