@@ -9,6 +9,7 @@ from moments import MASK, moment, where
 from scipy import stats
 from toys import Toy
 
+from mdmcorrect import samplers
 from mdmcorrect.model import Output
 from mdmcorrect.samplers import (
     P2,
@@ -340,3 +341,35 @@ def test_what_a_reviewers_draft_holds(draft, wanted):
     fixed = torch.tensor([[True, True, False, False, False]])
     state, _ = moment([5, M, 6, M, M])
     assert where(Review(Toy(), draft=draft).wanted(replace(state, fixed=fixed), M)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("part", "least"),
+    [
+        (samplers.RoundedGrid, {"steps": 1}),
+        (samplers.Blocks, {"length": 1, "steps": 1, "extra": 0}),
+        (samplers.Constant, {"count": 0}),
+        (samplers.Centred, {"total": 0}),
+        (samplers.Binomial, {"eta": 0.0}),
+        (samplers.Threshold, {"threshold": 0.0, "at_least": 0}),
+        (samplers.Factor, {"factor": 0.0}),
+        (samplers.EntropyBound, {"gamma": 0.0}),
+        (samplers.Cap, {"eta": 1.0}),
+        (samplers.Remask, {"start": 0, "stop": 0}),
+        (samplers.Looped, {"loop_start": 1, "loops": 0, "loop_count": 0}),
+        (samplers.Edit, {"post_steps": 0}),
+        (samplers.RemaskDoubtful, {"per_position": 0, "ratio": 0.0}),
+        (samplers.FixedPoint, {"passes": 0, "every": 1, "start": 0}),
+        (samplers.HideAndAsk, {"candidates": 1, "revise": 1, "every": 1, "start": 0, "stop": 0}),
+        (samplers.Informed, {"count": 0, "temperature": 0.0, "rounds": 0, "every": 1, "start": 0}),
+        (samplers.Resample, {"count": 0, "every": 1}),
+        (samplers.Noise, {"scale": 0.0}),
+        (samplers.Pool, {"eta": 0.0}),
+        (samplers.Sampler, {"steps": 1}),
+        (samplers.Scoring, {"temperature": 0.0, "top_k": 1, "top_p": 1.0}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_least_that_may_be_asked_for_is_taken(part, least):
+    made = part(**least)
+    assert {name: getattr(made, name) for name in least} == least
