@@ -25,8 +25,11 @@ NAMES = {
 }
 # Headers of extensions for the stable ABI; no others are included.
 HEADERS = ("csrc/stable", "headeronly", "csrc/inductor/aoti_torch/c")
-# Of Python's stable ABI, what an empty module takes.
-PYTHON_SYMBOLS = {"PyModule_Create2"}
+# Of Python 3.10's stable ABI, what a module of functions that take numbers needs.
+PYTHON_SYMBOLS = {
+    "PyModule_Create2", "PyLong_AsLongLong", "PyLong_FromLongLong", "PyErr_Format", "PyErr_Occurred", "PyErr_SetString",
+    "PyEval_RestoreThread", "PyEval_SaveThread", "PyExc_RuntimeError", "PyExc_TypeError",
+}  # fmt: skip
 OBJECTS = ROOT / "build" / f"native-{sys.implementation.cache_tag}" / "CMakeFiles"
 
 pytestmark = pytest.mark.skipif(shutil.which("nm") is None, reason="needs binutils")
