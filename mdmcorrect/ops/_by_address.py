@@ -18,6 +18,8 @@ import mdmcorrect._requires_torch
 
 from array import array
 from collections.abc import Sequence
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any, TypeAlias
 
 import torch
@@ -160,11 +162,16 @@ class ScoreTokens:
 
 def _load() -> Any:
     _native.load()
+    # By its path: another library than the package's own may be loaded, and a second one would be registered beside it.
+    loader = ExtensionFileLoader("mdmcorrect._C", str(_native.LIBRARY))
+    spec = spec_from_file_location(loader.name, loader.path, loader=loader)
+    assert spec is not None
     try:
-        from mdmcorrect import _C  # type: ignore[attr-defined]
+        module = module_from_spec(spec)
+        loader.exec_module(module)
     except ImportError:
         return None
-    return _C if hasattr(_C, "sampler_step") else None
+    return module if hasattr(module, "sampler_step") else None
 
 
 library = _load()

@@ -27,6 +27,7 @@ from draft_laws import (
 from scipy import stats
 
 from mdmcorrect.compat import d1, dinfer, dllm, dream, fast_dllm, llada, mmada, open_dllm, p2, prism, proseco, smdm
+from mdmcorrect.ops import _by_address as by_address
 from mdmcorrect.samplers import BlockProSeCo, EntropyBounded, LLaDA2, LLaDA21, Scoring
 
 CHAINS, GIVEN, PAD = 20_000, 1, 9
@@ -199,6 +200,7 @@ def test_draws_shared_by_positions_and_steps_are_noticed(name, monkeypatch):
         return score(self, logits, positions=torch.zeros_like(positions), step=torch.zeros_like(step), **options)
 
     monkeypatch.setattr(Scoring, "__call__", coupled)
+    monkeypatch.setattr(by_address, "library", None)  # which would not ask the class
     run, law = CASES[name]
     assert fits(run(CHAINS, 3), law()) < 1e-6
 

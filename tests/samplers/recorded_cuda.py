@@ -8,6 +8,7 @@ a value while a tape is made is the error that it is on a device.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,6 +95,7 @@ class RecordedCuda:
         self.current = self.main = Stream(self, "main")
         self.streams = self.events = 0
         self.recording: Tape | None = None
+        self.recorder = 0  # the thread that records
         self.graphs: list[Graph] = []
         self.ending: Exception | None = None
         self.stuck = True
@@ -121,7 +123,7 @@ class RecordedCuda:
         return Stream(self, f"side {self.streams}")
 
     def is_current_stream_capturing(self) -> bool:
-        return self.recording is not None
+        return self.recording is not None and self.recorder == threading.get_ident()  # each thread has a current stream
 
     @contextlib.contextmanager
     def device(self, device: Any) -> Iterator[None]:
@@ -141,6 +143,7 @@ class RecordedCuda:
         """As torch's, it leaves its stream current where ending the recording fails."""
         assert capture_error_mode == "thread_local"  # another thread's work is none of this one's
         before, self.current, self.recording = self.current, stream, graph.tape
+        self.recorder = threading.get_ident()
         self.log.append(f"recording on {stream.name}")
         try:
             with graph.tape:
