@@ -121,13 +121,10 @@ std::tuple<Tensor, Tensor> score_tokens(const Tensor& logits, const std::optiona
 // The confidences in the type that they were rounded to, which loses nothing.
 void write_rounded(const ScoreTokensParams& params, void* to) {
   const float* values = params.values[static_cast<int>(TokenScore::confidence)];
-  const int64_t count = params.batch * params.length;
-  const auto written = [&](auto* out, auto convert) { std::transform(values, values + count, out, convert); };
-  if (params.confidence_type == FloatType::bfloat16) {
-    written(static_cast<uint16_t*>(to), [](float value) { return portable::float_to_bfloat16(value); });
-  } else {
-    written(static_cast<uint16_t*>(to), [](float value) { return portable::float_to_float16(value); });
-  }
+  const bool brain = params.confidence_type == FloatType::bfloat16;
+  std::transform(values, values + params.batch * params.length, static_cast<uint16_t*>(to), [&](float value) {
+    return brain ? portable::float_to_bfloat16(value) : portable::float_to_float16(value);
+  });
 }
 
 }  // namespace

@@ -96,7 +96,8 @@ class AddressedSteps(NativeSteps):
         judged = quality if self.engine.forward.needs else None
         if code is None or index is not None or output.start is not None:
             return None
-        if judged is not None and rows.listed is None:  # rows that are left out have none
+        floats = judged is None or (by_address.fits(tokens.shape, torch.float32, judged) and not judged.is_neg())
+        if not floats or (judged is not None and rows.listed is None):  # rows that are left out have no quality
             return None
         if output.uncond_logits is not None or not by_address.usable(logits) or logits.is_neg():
             return None
@@ -119,8 +120,6 @@ class AddressedSteps(NativeSteps):
             return None
         scores = dict(how.scores[slot])
         if judged is not None:
-            if not by_address.fits(tokens.shape, torch.float32, judged) or judged.is_neg():
-                return None
             scores["quality"] = (judged.data_ptr(), 0)
         return scores
 
