@@ -1,8 +1,10 @@
-"""Threads that wait must not spin, or a busy machine slows the suite tenfold: set before torch is imported. And what
-`gpu` tests need to run."""
+"""Threads that wait must not spin, or a busy machine slows the suite tenfold: set before torch is imported. Where each
+test's random numbers start, and what `gpu` tests need to run."""
 
 import functools
 import os
+import sys
+import zlib
 
 import pytest
 
@@ -24,5 +26,8 @@ def why_no_device() -> str | None:
 
 
 def pytest_runtest_setup(item):
+    """What a test draws without a seed of its own is its own, whichever tests ran before it in its process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(zlib.crc32(item.nodeid.encode()))
     if item.get_closest_marker("gpu") is not None and why_no_device() is not None:
         pytest.skip(why_no_device())

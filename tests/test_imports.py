@@ -6,6 +6,8 @@ import json
 import pkgutil
 import subprocess
 import sys
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +72,18 @@ def test_the_probe_sees_what_is_heavy():
     modules = imported_beyond_torch(["torch._dynamo"])["torch._dynamo"]
     assert {"torch._dynamo", "sympy"} <= set(modules)
     assert strangers(modules)
+
+
+def test_no_two_modules_beside_the_tests_have_one_name() -> None:
+    """Their folders lie on one path: of two modules of a name, whoever comes second imports the other's."""
+    root = Path(__file__).parents[1]
+    folders = [root / "tools", root / "benchmarks", *{path.parent for path in (root / "tests").rglob("*.py")}]
+    found = defaultdict(list)
+    for folder in folders:
+        for path in folder.glob("*.py"):
+            found[path.stem].append(path)
+        for path in folder.glob("*/__init__.py"):
+            found[path.parent.name].append(path)
+    own = {"conftest", "__init__", "__main__"}  # pytest imports each conftest by its path
+    twice = {name: places for name, places in found.items() if len(places) > 1 and name not in own}
+    assert not twice

@@ -7,7 +7,7 @@ import device_attention
 import numpy as np
 import pytest
 from harness import Fault, Simt, widen
-from mutants import CUDA, compile_mutant
+from kernel_mutants import CUDA, compile_mutant
 
 
 def mutant(source: str, line: str, replacement: str, folder) -> Simt:

@@ -7,7 +7,7 @@ import harness
 import numpy as np
 import pytest
 from harness import bfloat16, widen
-from mutants import CUDA, compile_mutant
+from kernel_mutants import CUDA, compile_mutant
 
 from mdmcorrect import reference
 

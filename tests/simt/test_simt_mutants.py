@@ -20,7 +20,7 @@ import test_simt_sampler_step as step
 import test_simt_score_quality as quality
 import test_simt_score_tokens as score
 from harness import Fault, Simt
-from mutants import CUDA, compile_mutant
+from kernel_mutants import CUDA, compile_mutant
 
 BARRIER = re.compile(r"^\s*__sync(threads|warp)\(\);")
 

@@ -22,7 +22,10 @@ def problem(n: int, d: int, v: int, dtype: torch.dtype, counted: float = 0.6) ->
     return hidden.to(dtype), weight.to(dtype), targets
 
 
-def assert_near(actual: Tensor, expected: np.ndarray, tolerance: float, name: str = "gradient") -> None:
-    """Within ``tolerance`` times the largest value expected, which may have dimensions of 1 beside the shape."""
-    atol = tolerance * max(float(np.abs(expected).max(initial=0.0)), 1e-30)
-    expect_near(name, actual, expected.reshape(actual.shape), atol=atol)
+def assert_near(
+    actual: Tensor, expected: np.ndarray, tolerance: float, name: str = "gradient", terms: float = 0.0
+) -> None:
+    """Within ``tolerance`` times the largest value expected, which may have dimensions of 1 beside the shape, or times
+    the largest of the ``terms`` that were added up, where these cancel: each was rounded by itself."""
+    scale = max(float(np.abs(expected).max(initial=0.0)), terms, 1e-30)
+    expect_near(name, actual, expected.reshape(actual.shape), atol=tolerance * scale)
