@@ -83,10 +83,17 @@ def test_random_steps_are_uniform_and_come_from_the_generator():
     counts = torch.bincount(last, minlength=5)
     assert counts[0] == 0
     assert (counts[1:] - 2000).abs().max() < 5 * (2000 * 3 / 4) ** 0.5
+    objective, model = Objective([Term(source, Correct(weight="uniform"))]), Net()
+    state = objective.draw(clean(), mask_id=MASKED, roles=Roles(), t=torch.ones(6))
+
+    def drawn(seed: int) -> Tensor:
+        (found,) = objective.inputs(None, state, model=model, generator=torch.Generator().manual_seed(seed))
+        return found.tokens
+
     before = torch.random.get_rng_state()
-    one, other = (inputs(source)[0].tokens for _ in range(2))
-    assert torch.equal(one, other)
-    assert torch.equal(before, torch.random.get_rng_state())  # but for the times, which were given
+    assert torch.equal(drawn(0), drawn(0))
+    assert not torch.equal(drawn(0), drawn(1))
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize("fill", ["argmax", "sample"])
