@@ -32,6 +32,7 @@ from .model import (
     read_output,
     settled,
 )
+from .stability import Stability
 
 __all__ = [
     "Combined",
@@ -41,6 +42,7 @@ __all__ = [
     "PrefixCache",
     "RightShifted",
     "ShadowBlock",
+    "Stability",
     "Steered",
 ]
 

@@ -477,6 +477,11 @@ CALLS: dict[str, tuple] = {
     "adapters.ShadowBlock": (
         adapters.ShadowBlock, {"model": MODEL}, {"model": (None, 3, "gpt", lambda tokens: tokens)}
     ),
+    "adapters.Stability": (
+        adapters.Stability,
+        {"model": MODEL},
+        {"model": (None, 3, "gpt"), "history": (0, -1, 1.5, "2", None, True)},
+    ),
     "adapters.Combined": (
         adapters.Combined,
         {"autoregressive": MODEL, "masked": MODEL, "decoder": MODEL.out},

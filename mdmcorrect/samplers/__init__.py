@@ -15,6 +15,7 @@ from .pool import FixedOrder, Kappa, Keep, Noise, Pool
 from .presets import (
     DFM,
     GIDD,
+    KLASS,
     MDLM,
     NAVIRA,
     P2,
@@ -54,6 +55,7 @@ from .sampler import Sampler
 from .scoring import Scores, Scoring
 from .sigma import Cap, Confidence, Detour, During, Moment, Plateau, Rescale, Sigma, Straight
 from .state import State
+from .steady import Steady, SteadyFirst
 from .unmask import BeforeEnd, Unmask
 from .verify import CosineTarget, DraftAndVerify, HistoryRemask, ScoreThenFill
 from .window import Blocks, View
@@ -61,6 +63,7 @@ from .window import Blocks, View
 __all__ = [
     "DFM",
     "GIDD",
+    "KLASS",
     "MDLM",
     "NAVIRA",
     "P2",
@@ -149,6 +152,8 @@ __all__ = [
     "Scoring",
     "Sigma",
     "State",
+    "Steady",
+    "SteadyFirst",
     "StepEvent",
     "Straight",
     "Threshold",

@@ -7,6 +7,7 @@ import torch
 from mdmcorrect.samplers import (
     DFM,
     GIDD,
+    KLASS,
     MDLM,
     NAVIRA,
     P2,
@@ -75,6 +76,8 @@ from mdmcorrect.samplers import (
     Sampler,
     ScoreThenFill,
     Scoring,
+    Steady,
+    SteadyFirst,
     Threshold,
     TimeGrid,
     TokenCritic,
@@ -200,6 +203,15 @@ COMBINATIONS = {
             steps=6,
             plan=Pool(Kappa(), masked="log_quality", committed="stays", noise=Noise(1.0, annealed=False)),
             scoring=Scoring(temperature=1.0),
+        ),
+    ),
+    "klass": (
+        KLASS(steps=10, block_length=5, threshold=0.2, kl_threshold=0.7),  # of any quality, were it one
+        Sampler(
+            steps=10,
+            unmask=SteadyFirst("confidence", Steady(0.2, 0.7)),
+            window=Blocks(5),
+            scoring=Scoring(mask_token="forbid"),
         ),
     ),
     "info-gain": (

@@ -129,6 +129,7 @@ SETTINGS = {
     "corrector": ["beam", None],
     "unmask": ["best", None],
     "remask": ["qualty", 3],
+    "kl_threshold": [0, -1, NAN, INF, "x", None],
     "cost_weight": [-1, NAN, "x", None],
     "cost": ["entropy", None],
     "refine_steps": [-1, 8, 1.5, None],

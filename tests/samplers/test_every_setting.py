@@ -178,6 +178,10 @@ PRESET_CASES = {
             **TIES,
         },
     ),
+    "KLASS": (
+        s.KLASS(steps=15, threshold=0.2, kl_threshold=0.7),
+        {"steps": 5, "block_length": 5, "threshold": 0.5, "kl_threshold": 0.1},
+    ),
     "WINO": (s.WINO(block_length=15, accept=0.2, doubt=0.4), {"block_length": 5, "accept": 0.3, "doubt": 0.8}),
     "RemeDi": (s.RemeDi(steps=9), {"block_length": 5, "by": "probability"}),
     "CoRe": (
@@ -403,6 +407,22 @@ PART_CASES = {
         counted(),
         {"threshold": 0.3},
         {"threshold": 0.2, "strict": With({"threshold": 0.5}, True, {"model": of_two}), "at_least": 3},
+    ),
+    "Steady": (
+        lambda part: ranked()(s.SteadyFirst(count=part)),
+        {"threshold": 0.2, "kl_threshold": 0.7},
+        {"threshold": 0.5, "kl_threshold": 0.1, "otherwise": With({"kl_threshold": 0.01}, s.TimeGrid())},
+    ),
+    "SteadyFirst": (
+        ranked(),
+        {"count": s.Steady(0.3, 0.5)},
+        {
+            "order": "margin",
+            "count": s.Steady(0.3, 0.1),
+            "temperature": 1.0,
+            "ties": With({}, "torch", {"scale": 0.0}),
+            "spend_on_masks": With({}, True, {"loves_the_mask": True}),
+        },
     ),
     "Factor": (
         counted(),

@@ -6,7 +6,7 @@ from .image import MaskGIT, TokenCritic
 from .learned import GIDD, LearnedOrder
 from .llada import LLaDA
 from .llada2 import LLaDA2, LLaDA21
-from .parallel import EntropyBounded, FastDLLM
+from .parallel import KLASS, EntropyBounded, FastDLLM
 from .planner import P2, P2Plus
 from .preset import Preset
 from .prism import PRISM, BlockPRISM
@@ -17,6 +17,7 @@ from .revise import NAVIRA, WINO, CoRe, HistoryRemasking, MDiff4STR, RemeDi
 __all__ = [
     "DFM",
     "GIDD",
+    "KLASS",
     "MDLM",
     "NAVIRA",
     "P2",

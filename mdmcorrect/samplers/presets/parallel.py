@@ -1,15 +1,19 @@
-"""Decoding as many positions at once as the scores allow: Fast-dLLM, the entropy bound."""
+"""Decoding as many positions at once as the scores allow: Fast-dLLM, the entropy bound, KLASS."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from ... import _checks
 from ..counts import CountRule, EntropyBound, EvenSplit, Factor, Threshold
 from ..sampler import Sampler
+from ..steady import Steady, SteadyFirst
 from ..unmask import Unmask
 from ..window import Blocks
 from .llada import commit_order
-from .preset import Filling
+from .preset import Filling, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,4 +83,38 @@ class EntropyBounded(Filling):
             unmask=Unmask("entropy", EntropyBound(self.gamma)),
             window=Blocks(self.block_length, until_filled=True),
             scoring=self._scoring(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLASS(Preset):
+    """KL-adaptive stability sampling (arXiv 2511.05664; the authors' code for LLaDA): what is sure and steady, at once.
+
+    LLaDA's steps and blocks; a step commits every position whose confidence exceeds ``threshold`` and whose
+    distribution has moved by less than ``kl_threshold`` in each of the last steps, and where there is none, what LLaDA
+    would commit. A block that is filled before its steps are used ends. One forward per step. The model is one in
+    :class:`mdmcorrect.adapters.Stability`, whose ``history`` says how many steps.
+
+    Args:
+        block_length: generated positions per block, None for one block.
+        threshold: of the confidence (the authors' ``conf_threshold``).
+        kl_threshold: in nats, positive.
+        temperature: of the proposals; confidences and divergences are those at temperature 1, where the authors' code
+            takes both of the noisy logits.
+    """
+
+    limits: ClassVar[Mapping[str, _checks.Rule]] = {"kl_threshold": _checks.positive}
+
+    block_length: int | None = None
+    threshold: float = 0.9
+    kl_threshold: float = 0.01
+
+    def parts(self) -> Sampler:
+        steady = Steady(self.threshold, self.kl_threshold)
+        return Sampler(
+            name="KLASS",
+            steps=self.steps,
+            unmask=SteadyFirst("confidence", steady),
+            window=Blocks(self.block_length),
+            scoring=self._scoring(mask_token="forbid"),
         )
