@@ -84,16 +84,16 @@ def seed_tensor(seed: Seed, batch: int, *, device: torch.device | str | None = N
     ``draws``: whether anything will be drawn with it. If not, generators are left as they are. Other arguments and
     errors are those of :func:`sequence_seeds`.
     """
-    if seed is None:
-        seed = fresh_seed() if draws else 0
-    elif isinstance(seed, torch.Generator):
-        seed = fresh_seed(seed) if draws else 0
-    if isinstance(seed, Tensor):
+    if isinstance(seed, Tensor):  # first: torch 2.14 compiles no question whether a tensor is a Generator
         if seed.dtype != torch.int64:
             raise TypeError(f"seed: expected an int64 tensor, got {seed.dtype}")
         if seed.dim() != 0 and seed.shape != (batch,):
             raise ValueError(f"seed: expected shape [{batch}], one seed per sequence, or [], got {list(seed.shape)}")
         return seed if device is None else seed.to(device)
+    if seed is None:
+        seed = fresh_seed() if draws else 0
+    elif isinstance(seed, torch.Generator):
+        seed = fresh_seed(seed) if draws else 0
     if isinstance(seed, np.integer):
         seed = int(seed)
     if isinstance(seed, int) and not isinstance(seed, bool):

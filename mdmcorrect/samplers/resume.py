@@ -59,7 +59,7 @@ def check_agreement(
             same["origin"] = (origin.to(state.tokens.device) == state.origin).all()
         else:
             same["origin"] = (state.origin == _checks.integer("origin", origin, minimum=0)).all()
-    if isinstance(seed, torch.Generator):
+    if not isinstance(seed, Tensor) and isinstance(seed, torch.Generator):
         raise ValueError("seed: the state holds the run's seeds, and a Generator would make others; leave it out")
     if seed is not None:
         same["seed"] = (rng.sequence_seeds(seed, shape[0], device=state.tokens.device) == state.seed).all()
