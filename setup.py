@@ -2,7 +2,8 @@
 
 CMakeLists.txt is the only list of sources. This file finds torch, a compiler and cmake, says in one sentence what is
 missing, and tells CMake where the results go. Environment variables: MDMCORRECT_CUDA (auto, on, off),
-MDMCORRECT_CUDA_ARCHS (such as "80,90a" or "native"), CMAKE_BUILD_PARALLEL_LEVEL, CXX.
+MDMCORRECT_CUDA_ARCHS (such as "80,90a" or "native"), MDMCORRECT_TORCH_DIR (the torch to build against, where it is not
+the one of the environment that is installed to), CMAKE_BUILD_PARALLEL_LEVEL, CXX.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import importlib.util
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -30,26 +34,65 @@ def fail(sentence: str) -> NoReturn:
     raise SystemExit(f"mdmcorrect: {sentence}")
 
 
+def setuptools_version() -> tuple[int, ...]:
+    return tuple(map(int, importlib.metadata.version("setuptools").split(".")[:2]))
+
+
+def licence() -> dict[str, str]:
+    """As an SPDX expression where setuptools knows these (PEP 639, from 77.0.3 on)."""
+    return {"license_expression" if setuptools_version() >= (77, 1) else "license": "Apache-2.0"}
+
+
 def check_setuptools() -> None:
     """A fresh environment of Python 3.10 or 3.11 has a setuptools that cannot make wheels by itself."""
-    version = importlib.metadata.version("setuptools")
-    if tuple(map(int, version.split(".")[:2])) < (70, 1) and importlib.util.find_spec("wheel") is None:
-        fail(f"setuptools {version} cannot build wheels without wheel; run `pip install --upgrade setuptools wheel`.")
+    if setuptools_version() < (70, 1) and importlib.util.find_spec("wheel") is None:
+        fail(f"setuptools {importlib.metadata.version('setuptools')} cannot build wheels without wheel; run `pip install --upgrade setuptools wheel`.")
+
+
+def package_folders() -> Iterator[Path]:
+    """Where packages are: of the interpreter as it runs, then of the environment that it belongs to.
+
+    They differ in an isolated build, which sees only its own packages. Headers and libraries are all that is needed of
+    torch, and these are found by path.
+    """
+    yield from map(Path, filter(None, sys.path))
+    yield from (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
+    yield from map(Path, site.getsitepackages())
+    if sys.prefix == sys.base_prefix:  # a virtual environment does not see the user's
+        yield Path(site.getusersitepackages())
 
 
 def find_torch() -> Path:
     """Folder of the installed torch, found without importing it; exits with a sentence if none will do."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
+    named, spec = os.environ.get("MDMCORRECT_TORCH_DIR"), importlib.util.find_spec("torch")
+    seen = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
+    folders = [Path(named)] if named else [*seen, *(folder / "torch" for folder in package_folders())]
+    torch = next((folder for folder in folders if (folder / "version.py").is_file()), None)
+    if torch is None and named:
+        fail(f"MDMCORRECT_TORCH_DIR={named} is no torch; name the folder of the package, which holds version.py.")
+    if torch is None:
         fail(
-            "torch was not found in the environment that builds; install torch 2.10 or newer first, then run "
-            "`pip install --no-build-isolation .` so that the build sees it."
+            "torch was not found where this would be installed; install torch 2.10 or newer first, then install again. "
+            "If it is there and the installer hides it (uv), add --no-build-isolation, or name its folder by "
+            "MDMCORRECT_TORCH_DIR."
         )
-    version = importlib.metadata.version("torch")
+    version = torch_version(torch)
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or tuple(map(int, numbers.groups())) < TORCH_MINIMUM:
         fail(f"torch {version} is too old; torch 2.10 or newer is needed: `pip install --upgrade torch`.")
-    return Path(next(iter(spec.submodule_search_locations)))
+    return torch
+
+
+def torch_version(torch: Path) -> str:
+    """As its version.py says."""
+    found = re.search(r"""^__version__ *= *['"]([^'"]+)""", (torch / "version.py").read_text(), re.MULTILINE)
+    return found.group(1) if found else "of an unknown version"
+
+
+def isolated_needs() -> list[str]:
+    """What an isolated build needs that the machine does not have; elsewhere nothing is fetched unasked."""
+    isolated = any(name in os.environ for name in ("_PYPROJECT_HOOKS_BUILD_BACKEND", "PEP517_BUILD_BACKEND"))
+    return ["cmake"] if isolated and find_tool("cmake") is None else []
 
 
 def find_tool(name: str) -> str | None:
@@ -85,6 +128,14 @@ def pybind11_cmake_dir() -> str:
     import pybind11
 
     return pybind11.get_cmake_dir()
+
+
+class BuildWhereTorchIs(build):
+    """Says what is missing before anything is copied."""
+
+    def run(self) -> None:
+        find_torch()
+        super().run()
 
 
 class CMakeBuild(build_ext):
@@ -140,10 +191,12 @@ setup(
         "mdmcorrect.examples.sudoku": ["checkpoints/*"],
         **CUDA_SOURCES,
     },
+    **licence(),
+    setup_requires=isolated_needs(),
     ext_modules=[
         Extension("mdmcorrect._C", sources=[], py_limited_api=True),
         Extension("mdmcorrect._host", sources=[], optional=True),
     ],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build": BuildWhereTorchIs, "build_ext": CMakeBuild},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

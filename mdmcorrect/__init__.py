@@ -11,7 +11,7 @@ they are first asked for, are
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PARTS = (
     "adapters",

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -101,18 +102,56 @@ def setup_script(monkeypatch):
     return module
 
 
+def a_torch(folder: Path, version: str) -> Path:
+    (folder / "torch").mkdir(parents=True)
+    (folder / "torch" / "version.py").write_text(f"__all__ = ['__version__']\n__version__ = '{version}'\n")
+    return folder / "torch"
+
+
 def test_install_without_torch(setup_script, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"^mdmcorrect: torch was not found .* `pip install --no-build-isolation .`"):
+    monkeypatch.setattr(setup_script, "package_folders", lambda: iter([ROOT / "tests"]))
+    with pytest.raises(
+        SystemExit, match=r"^mdmcorrect: torch was not found .* name its folder by MDMCORRECT_TORCH_DIR"
+    ):
         setup_script.find_torch()
 
 
-def test_install_with_an_old_torch(setup_script, monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.6.0+cu124")
+def test_install_with_an_old_torch(setup_script, monkeypatch, tmp_path):
+    monkeypatch.setenv("MDMCORRECT_TORCH_DIR", str(a_torch(tmp_path, "2.6.0+cu124")))
     with pytest.raises(
         SystemExit, match=r"^mdmcorrect: torch 2\.6\.0\+cu124 is too old; torch 2\.10 or newer is needed"
     ):
         setup_script.find_torch()
+
+
+def test_install_against_the_torch_that_is_named(setup_script, monkeypatch, tmp_path):
+    monkeypatch.setenv("MDMCORRECT_TORCH_DIR", str(a_torch(tmp_path, "2.11.0+cu130")))
+    assert setup_script.find_torch() == tmp_path / "torch"
+    monkeypatch.setenv("MDMCORRECT_TORCH_DIR", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"^mdmcorrect: MDMCORRECT_TORCH_DIR=.* is no torch; name the folder"):
+        setup_script.find_torch()
+
+
+def test_an_isolated_build_finds_the_torch_of_the_environment_it_is_for(setup_script, monkeypatch, tmp_path):
+    """It imports nothing of that environment, whose packages are taken off its path."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "path", ["", str(ROOT)])
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
+    expected = a_torch(tmp_path / "platlib", "2.12.1")
+    assert setup_script.find_torch() == expected
+    assert setup_script.torch_version(expected) == "2.12.1"
+
+
+def test_an_isolated_build_asks_for_cmake_where_there_is_none(setup_script, monkeypatch):
+    monkeypatch.delenv("_PYPROJECT_HOOKS_BUILD_BACKEND", raising=False)
+    monkeypatch.delenv("PEP517_BUILD_BACKEND", raising=False)
+    monkeypatch.setattr(setup_script, "find_tool", lambda name: None)
+    assert setup_script.isolated_needs() == []
+    monkeypatch.setenv("_PYPROJECT_HOOKS_BUILD_BACKEND", "setuptools.build_meta")
+    assert setup_script.isolated_needs() == ["cmake"]
+    monkeypatch.setattr(setup_script, "find_tool", lambda name: "/usr/bin/cmake")
+    assert setup_script.isolated_needs() == []
 
 
 def test_install_with_a_setuptools_that_makes_no_wheels(setup_script, monkeypatch):
