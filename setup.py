@@ -43,6 +43,14 @@ def licence() -> dict[str, str]:
     return {"license_expression" if setuptools_version() >= (77, 1) else "license": "Apache-2.0"}
 
 
+def readme() -> str:
+    """README with its links and pictures at their address, as package indexes show it."""
+    address = "https://github.com/mdmcorrect/mdmcorrect"
+    text = (ROOT / "README.md").read_text()
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:|#)", rf"\1{address}/raw/main/", text)
+    return re.sub(r"((?<!!)\[[^]]*\]\()(?!https?:|#)", rf"\1{address}/blob/main/", text)
+
+
 def check_setuptools() -> None:
     """A fresh environment of Python 3.10 or 3.11 has a setuptools that cannot make wheels by itself."""
     if setuptools_version() < (70, 1) and importlib.util.find_spec("wheel") is None:
@@ -192,6 +200,8 @@ setup(
         **CUDA_SOURCES,
     },
     **licence(),
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     setup_requires=isolated_needs(),
     ext_modules=[
         Extension("mdmcorrect._C", sources=[], py_limited_api=True),
