@@ -54,7 +54,10 @@ def readme() -> str:
 def check_setuptools() -> None:
     """A fresh environment of Python 3.10 or 3.11 has a setuptools that cannot make wheels by itself."""
     if setuptools_version() < (70, 1) and importlib.util.find_spec("wheel") is None:
-        fail(f"setuptools {importlib.metadata.version('setuptools')} cannot build wheels without wheel; run `pip install --upgrade setuptools wheel`.")
+        fail(
+            f"setuptools {importlib.metadata.version('setuptools')} cannot build wheels without wheel; run "
+            "`pip install --upgrade setuptools wheel`."
+        )
 
 
 def package_folders() -> Iterator[Path]:
