@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import _checks, ops
+from . import _checks, _hub, ops
 from .attached import ModelWithQuality, QualityOutput, attach
 from .layers import is_plain
 
@@ -231,6 +231,34 @@ class QualityHead(nn.Module):
         head = cls(**json.loads(metadata["quality_head"]))
         head.load_state_dict(tensors, assign=True)
         return head
+
+    def save_pretrained(self, directory: str | PathLike[str]) -> Path:
+        """Write ``quality_head.safetensors`` to a folder, which is made if need be; its path.
+
+        Raises:
+            ImportError: without the safetensors package.
+        """
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        self.save(directory)
+        return Path(directory) / FILE_NAME
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | PathLike[str], *, revision: str | None = None, device: torch.device | str = "cpu"
+    ) -> QualityHead:
+        """The head of a folder, or of a repository ``owner/name`` on the Hugging Face hub.
+
+        Args:
+            name: a folder or file that :meth:`save` wrote; else, with huggingface_hub installed, a repository.
+            revision: of the repository.
+            device: where the head goes.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ImportError: without the safetensors package, or a repository without huggingface_hub.
+            ValueError: the file holds no quality head.
+        """
+        return cls.load(_hub.located(name, FILE_NAME, revision), device=device)
 
 
 def _size(name: str, value: object) -> int:

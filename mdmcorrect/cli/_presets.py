@@ -6,6 +6,7 @@ import ast
 import inspect
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from ._told import UserError
@@ -22,7 +23,7 @@ def preset_of(name: str, settings: Sequence[str], steps: int | None) -> tuple[An
     """The sampler, and the settings it was given.
 
     Args:
-        name: of a preset, in any case.
+        name: of a preset, in any case; else a folder or file that ``Preset.save_pretrained`` wrote.
         settings: each ``name=value``, the value as Python writes it; a word needs no quotes.
         steps: a setting of its own.
 
@@ -31,6 +32,8 @@ def preset_of(name: str, settings: Sequence[str], steps: int | None) -> tuple[An
     """
     types = preset_types()
     found = {known.lower(): known for known in types}.get(name.lower())
+    if found is None and Path(name).exists():
+        return _written(name, settings, steps)
     if found is None:
         raise UserError(f"--preset: expected one of {', '.join(types)}, got {name}")
     kind = types[found]
@@ -52,6 +55,23 @@ def preset_of(name: str, settings: Sequence[str], steps: int | None) -> tuple[An
         return kind(**values), values
     except (TypeError, ValueError) as error:
         raise UserError(f"--preset {found}: {error}") from error
+
+
+def _written(name: str, settings: Sequence[str], steps: int | None) -> tuple[Any, dict[str, Any]]:
+    """The preset of a file, with these settings instead of its own."""
+    from mdmcorrect.samplers import Preset
+
+    values: dict[str, Any] = {} if steps is None else {"steps": steps}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: expected name=value")
+        values[key.strip().replace("-", "_")] = _value(text.strip())
+    try:
+        preset = Preset.from_pretrained(name, **values)
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"--preset {name}: {error}") from error
+    return preset, {field.name: getattr(preset, field.name) for field in fields(preset)}
 
 
 def _value(text: str) -> Any:

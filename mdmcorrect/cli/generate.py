@@ -61,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--no-special-tokens", action="store_true", help="add none around a prompt")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSONL, gone on with if it is there; default: stdout")
     parser.add_argument("--overwrite", action="store_true", help="begin --out anew")
-    parser.add_argument("--preset", default="LLaDA", help="the sampler (default LLaDA)")
+    parser.add_argument("--preset", default="LLaDA", help="the sampler (default LLaDA), or its sampler.json")
     parser.add_argument("--steps", type=int, help="its steps")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another of its settings")
     parser.add_argument("--presets", action=_Presets, help="list every sampler and its settings, and end")

@@ -16,7 +16,8 @@ import torch
 from mdmcorrect import replay
 from mdmcorrect.canvas import Canvas
 from mdmcorrect.cli import main
-from mdmcorrect.cli._presets import preset_types
+from mdmcorrect.cli._presets import preset_of, preset_types
+from mdmcorrect.cli._told import UserError
 from mdmcorrect.samplers import PRISM, LLaDA
 
 HERE = Path(__file__).parent
@@ -248,3 +249,22 @@ def test_stop_ends_an_answer(prompts: Path, tmp_path: Path) -> None:
         assert after["completion"] == before["completion"].split(string)[0]
         assert tiny.MASK not in after["tokens"]
     assert lines(stopped)[0]["nfe"] < lines(out)[0]["nfe"]
+
+
+def test_a_preset_that_was_written(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file or folder, with settings on the line before its own; a preset's name is no folder's."""
+    from mdmcorrect.samplers import LLaDA, Preset
+
+    folder, out, again = tmp_path / "model", tmp_path / "out.jsonl", tmp_path / "again.jsonl"
+    LLaDA(steps=8, block_length=1).save_pretrained(folder)
+    steps = ["--preset", "LLaDA", "--steps", "4", "--set", "block_length=1", "--quiet", "--seed", "1"]
+    assert generate(prompts, out, *steps) == 0
+    assert generate(prompts, again, "--preset", str(folder), "--steps", "4", "--quiet", "--seed", "1") == 0
+    assert [line["tokens"] for line in lines(again)] == [line["tokens"] for line in lines(out)]
+    Preset.from_pretrained(folder).save_pretrained(tmp_path / "LLaDA")
+    monkeypatch.chdir(tmp_path)
+    assert preset_of("LLaDA", ["block_length=2"], 3)[0] == LLaDA(steps=3, block_length=2)
+    with pytest.raises(UserError, match=r"^--preset model: LLaDA: expected one of .*got 'stepz'; did you mean steps\?"):
+        preset_of("model", ["stepz=2"], None)
+    with pytest.raises(UserError, match=r"^--preset .: name: expected a folder with sampler.json"):
+        preset_of(".", [], None)

@@ -267,15 +267,27 @@ def test_tied_weights_go_into_safetensors_and_back(tmp_path):
 )
 def test_heads_save_themselves(options, tmp_path):
     made = head(**options).to(torch.bfloat16)
-    for path in (tmp_path, tmp_path / "other.safetensors"):
-        made.save(path)
-        again = QualityHead.load(path)
+    made.save(tmp_path / "other.safetensors")
+    file = made.save_pretrained(tmp_path / "new" / "folder")
+    made.save(tmp_path)
+    written = [tmp_path, tmp_path / "other.safetensors"]
+    for again in [*map(QualityHead.load, written), *map(QualityHead.from_pretrained, [*written, file, file.parent])]:
         assert again.settings == made.settings
         hidden = torch.randn(2, 5, D)
         condition = torch.randn(2, 3) if "condition_size" in options else None
         assert again.out.weight.dtype == torch.bfloat16
         assert torch.equal(again(hidden, condition), made(hidden, condition))
         assert all(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_a_head_of_the_hub(tmp_path, monkeypatch):
+    hub, file = pytest.importorskip("huggingface_hub"), head().save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *given, **options: asked.append((given, options)) or str(file))
+    assert QualityHead.from_pretrained("someone/prism-llada", revision="v1").settings == head().settings
+    assert asked == [(("someone/prism-llada", "quality_head.safetensors"), {"revision": "v1"})]
+    with pytest.raises(FileNotFoundError, match=r"name: expected a folder with quality_head.safetensors"):
+        QualityHead.from_pretrained(tmp_path / "none")
 
 
 def test_what_cannot_be_saved_says_so(tmp_path, monkeypatch):

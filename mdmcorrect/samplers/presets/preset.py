@@ -5,14 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
-from ... import _checks
+from ... import _checks, _hub
 from ..call import Runs
 from ..pool import kappa_values
 from ..sampler import step_count
 from ..scoring import Scoring
 from ..unmask import TIES
+from . import written
+
+P = TypeVar("P", bound="Preset")
 
 # A setting means the same in every preset that has it; `limits` of a preset says where it does not. Settings that are
 # not here are names and parts, which the parts they go to hold against what they know.
@@ -104,6 +109,46 @@ class Preset(Runs):
                 _checks.settle(self, **{setting.name: rule})
         self.parts()  # so that a wrong setting is refused where it is written
 
+    def to_json(self) -> str:
+        """The preset's name and all its settings, as JSON; a model among them (a critic) is named, not written."""
+        return written.to_json(self)
+
+    @classmethod
+    def from_json(cls: type[P], text: str, **settings: Any) -> P:
+        """The preset that :meth:`to_json` wrote. ``Preset.from_json`` reads any.
+
+        Args:
+            text: what it returned.
+            settings: instead of those written, and those that could not be.
+
+        Raises:
+            ValueError: no such text, a preset or setting that does not exist, or one of another kind than ``cls``.
+            TypeError: a setting of the wrong type.
+        """
+        preset = written.from_json(text, _kinds(), settings)
+        if not isinstance(preset, cls):
+            raise ValueError(f"preset: expected {cls.__name__}, got {type(preset).__name__}")
+        return preset
+
+    def save_pretrained(self, directory: str | PathLike[str]) -> Path:
+        """Write ``sampler.json`` to a folder, such as a model's; its path."""
+        return written.save(self, directory)
+
+    @classmethod
+    def from_pretrained(cls: type[P], name: str | PathLike[str], *, revision: str | None = None, **settings: Any) -> P:
+        """The preset of a folder's ``sampler.json``, or of a repository ``owner/name`` on the Hugging Face hub.
+
+        Args:
+            name: a folder or file; else, with huggingface_hub installed, a repository.
+            revision: of the repository.
+            settings: as for :meth:`from_json`.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ImportError: a repository, but no huggingface_hub.
+        """
+        return cls.from_json(_hub.located(name, written.FILE_NAME, revision).read_text(encoding="utf-8"), **settings)
+
     def _scoring(self, **settings: Any) -> Scoring:
         """The scoring of these settings, and of what the method says besides."""
         if self.top_p is not None:
@@ -111,6 +156,17 @@ class Preset(Runs):
         return Scoring(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, suppress=self.suppress, **settings
         )
+
+
+def _kinds() -> dict[str, type[Preset]]:
+    """Every preset there is, those of other modules too: subclasses with their names."""
+    found: dict[str, type[Preset]] = {}
+    left: list[type[Preset]] = [Preset]
+    while left:
+        for kind in left.pop().__subclasses__():
+            found.setdefault(kind.__name__, kind)
+            left.append(kind)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
