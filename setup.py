@@ -39,7 +39,7 @@ def setuptools_version() -> tuple[int, ...]:
 
 
 def licence() -> dict[str, str]:
-    """As an SPDX expression where setuptools knows these (PEP 639, from 77.0.3 on)."""
+    """As an SPDX expression where setuptools takes one from here (PEP 639): 77.0.3 does not yet."""
     return {"license_expression" if setuptools_version() >= (77, 1) else "license": "Apache-2.0"}
 
 
@@ -61,12 +61,10 @@ def check_setuptools() -> None:
 
 
 def package_folders() -> Iterator[Path]:
-    """Where packages are: of the interpreter as it runs, then of the environment that it belongs to.
+    """Where the environment that the interpreter belongs to has its packages: an isolated build does not see them.
 
-    They differ in an isolated build, which sees only its own packages. Headers and libraries are all that is needed of
-    torch, and these are found by path.
+    Headers and libraries are all that is needed of torch, and these are found by path.
     """
-    yield from map(Path, filter(None, sys.path))
     yield from (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
     yield from map(Path, site.getsitepackages())
     if sys.prefix == sys.base_prefix:  # a virtual environment does not see the user's

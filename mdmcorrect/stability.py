@@ -43,14 +43,11 @@ class Stability:
         if request.correction:
             return answer
         windows = listed_windows(request, type(self).__name__)
-        output = settled(answer) if answer.shift or answer.uncond_logits is not None else answer
-        kept: dict[tuple[int, int], _Kept] = request.run.setdefault(self, {})
-        steady = [
-            self._row(kept, window, logits, output.start or 0)
-            for window, logits in zip(windows, output.logits, strict=True)
-        ]
-        quality = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
+        output = settled(answer)
         first = output.start or 0
+        kept: dict[tuple[int, int], _Kept] = request.run.setdefault(self, {})
+        steady = [self._row(kept, window, logits, first) for window, logits in zip(windows, output.logits, strict=True)]
+        quality = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
         if steady:
             quality[:, first : first + output.logits.shape[1]] = torch.stack(steady)
         return replace(output, quality=quality)

@@ -38,15 +38,7 @@ def preset_of(name: str, settings: Sequence[str], steps: int | None) -> tuple[An
         raise UserError(f"--preset: expected one of {', '.join(types)}, got {name}")
     kind = types[found]
     known = [field.name for field in fields(kind)]
-    values: dict[str, Any] = {} if steps is None else {"steps": steps}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals or key not in known:
-            raise UserError(f"--set {setting}: expected name=value with a setting of {found}: {', '.join(known)}")
-        if key in values:
-            raise UserError(f"--set {setting}: {key} is given twice")
-        values[key] = _value(text.strip())
+    values = _values(settings, steps, known, f" with a setting of {found}: {', '.join(known)}")
     required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     missing = [key for key in required if key not in values]
     if missing:
@@ -61,17 +53,27 @@ def _written(name: str, settings: Sequence[str], steps: int | None) -> tuple[Any
     """The preset of a file, with these settings instead of its own."""
     from mdmcorrect.samplers import Preset
 
-    values: dict[str, Any] = {} if steps is None else {"steps": steps}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set {setting}: expected name=value")
-        values[key.strip().replace("-", "_")] = _value(text.strip())
     try:
-        preset = Preset.from_pretrained(name, **values)
+        preset = Preset.from_pretrained(name, **_values(settings, steps))
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"--preset {name}: {error}") from error
     return preset, {field.name: getattr(preset, field.name) for field in fields(preset)}
+
+
+def _values(
+    settings: Sequence[str], steps: int | None, known: Sequence[str] | None = None, expected: str = ""
+) -> dict[str, Any]:
+    """The settings of a line by name; ``known`` names, None if whoever takes them refuses the others."""
+    values: dict[str, Any] = {} if steps is None else {"steps": steps}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or (known is not None and key not in known):
+            raise UserError(f"--set {setting}: expected name=value{expected}")
+        if key in values:
+            raise UserError(f"--set {setting}: {key} is given twice")
+        values[key] = _value(text.strip())
+    return values
 
 
 def _value(text: str) -> Any:

@@ -43,15 +43,15 @@ class Steady:
     def wants(self) -> frozenset[str]:
         return frozenset({"confidence", "quality"}) | getattr(self.otherwise, "wants", frozenset())
 
-    def ready(self, masked: Tensor, scores: Scores) -> Tensor:
-        """bool ``[B, L]``."""
-        return masked & (scores["confidence"] > self.threshold) & (scores["quality"] > math.exp(-self.kl_threshold))
+    def ready(self, scores: Scores) -> Tensor:
+        """bool ``[B, L]``: positions that are sure and steady, masked or not."""
+        return (scores["confidence"] > self.threshold) & (scores["quality"] > math.exp(-self.kl_threshold))
 
     def before(self, state: State, view: View) -> Tensor:
         return self.otherwise.before(state, view)
 
     def after(self, quota: Tensor, masked: Tensor, scores: Scores) -> Tensor:
-        ready = self.ready(masked, scores).sum(1)
+        ready = (masked & self.ready(scores)).sum(1)
         return torch.where(ready > 0, ready, self.otherwise.after(quota, masked, scores))
 
 
@@ -76,8 +76,7 @@ class SteadyFirst(Unmask):
         return super().wants | self.count.wants
 
     def rank(self, state: State, scores: Scores) -> Tensor:
-        rank = super().rank(state, scores)
-        return rank.masked_fill(self.count.ready(torch.ones_like(state.fixed), scores), torch.inf)
+        return super().rank(state, scores).masked_fill(self.count.ready(scores), torch.inf)
 
     def how_many(self, quota: Tensor, masked: Tensor, scores: Scores, rank: Tensor) -> Tensor:
         return self.count.after(quota, masked, scores)

@@ -73,8 +73,8 @@ def check_loss(results: Results, arguments: Arguments, **options: Any) -> None:
     )
     dtype = arguments["hidden"].dtype
     expect_near("loss", results["output 0"], truth[0], rtol=5e-6, atol=5e-6)
+    tolerance, terms = 2 * cross_entropy.TOLERANCE[dtype], max(upstream.abs().tolist(), default=0.0)
     for name, exact in zip(("hidden", "weight", "bias"), truth[1:], strict=True):
-        tolerance, terms = 2 * cross_entropy.TOLERANCE[dtype], max(upstream.abs().tolist(), default=0.0)
         cross_entropy.assert_near(results[f"grad_{name}"], exact, tolerance, f"grad_{name}", terms)
 
 

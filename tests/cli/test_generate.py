@@ -266,5 +266,7 @@ def test_a_preset_that_was_written(prompts: Path, tmp_path: Path, monkeypatch: p
     assert preset_of("LLaDA", ["block_length=2"], 3)[0] == LLaDA(steps=3, block_length=2)
     with pytest.raises(UserError, match=r"^--preset model: LLaDA: expected one of .*got 'stepz'; did you mean steps\?"):
         preset_of("model", ["stepz=2"], None)
+    with pytest.raises(UserError, match=r"^--set steps=2: steps is given twice"):
+        preset_of("model", ["steps=2"], 3)
     with pytest.raises(UserError, match=r"^--preset .: name: expected a folder with sampler.json"):
         preset_of(".", [], None)

@@ -243,7 +243,7 @@ def test_ids_beyond_the_vocabulary_are_named(tokens, mask_id):
     with pytest.raises(IndexError, match=text):
         FixedSteps(LLaDA(steps=2), Embedding(), mask_id=mask_id)(tokens, seed=torch.tensor([1]))
     with pytest.raises(IndexError, match=text):
-        log_likelihood(Embedding(), torch.tensor([[1, 70, 2]]), mask_id=49, samples=2)
+        log_likelihood(Embedding(), torch.tensor([[1, 70, 2]]), mask_id=49, samples=2, seed=0)
 
 
 def test_a_canvas_without_the_mask_is_told(caplog):
